@@ -1,0 +1,82 @@
+"""The sessions a person types: `./nox -s NAME` needs nothing but Python 3.11 and installs the rest.
+
+All run in the one environment that `./nox` makes of the lock, .venv: none waits for one of its own, and none
+compiles 30 MB of Azure's models again.
+
+    ./nox -s demo      set this machine up and run the main job on it: build, test, scan, publish, promote
+                       dev -> staging -> prod behind canary gates; then a bad release that the gates catch
+    ./nox -s tests     the unit suite (about a minute), then the end-to-end suite on the embedded platform
+    ./nox -s lint      ruff, mypy --strict, actionlint, helm lint, kubeconform
+    ./nox -s bench     the speed claims, each a ratio against a peer in the same run
+    ./nox -s ship      build, test, scan and publish: one release        (what follows -- goes to `va ship`)
+    ./nox -s promote   move a release to its targets                    (what follows -- goes to `va promote`)
+
+Tests take pytest's arguments: `./nox -s unit -- -k gates`.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.default_venv_backend = "none"
+
+
+@nox.session(default=False)
+def demo(session: nox.Session) -> None:
+    """Set this machine up and run the main job on it, a good release and a bad one."""
+    session.run("va", "demo", *session.posargs)
+
+
+@nox.session(requires=["unit", "e2e"], default=False)
+def tests(session: nox.Session) -> None:
+    """Run the unit suite, then the end-to-end suite on the embedded platform."""
+    session.log("unit and e2e passed")
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Run the unit suite: no network, no platform, about a minute."""
+    chosen = ("-m", "not e2e and not conformance", "--ignore=tests/e2e", "--ignore=tests/helm")
+    session.run("pytest", *chosen, "-n", "auto", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session(default=False)
+def e2e(session: nox.Session) -> None:
+    """Run the end-to-end suite; sets the embedded platform up where it is not."""
+    session.run("va", "doctor", "--install")  # a test whose tool is missing is skipped, and shows nothing
+    session.run("va", "up")
+    session.run("pytest", "-m", "e2e", *session.posargs)
+
+
+@nox.session(default=False)
+def conformance(session: nox.Session) -> None:
+    """Compare the embedded session with a real Dagger engine; under `dagger run`."""
+    session.run("pytest", "-m", "conformance", "tests/conformance", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types, workflows and the chart."""
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("va", "lint")
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure the speed claims, each as a ratio against a peer in the same run."""
+    session.run("python", "-m", "benches", *session.posargs)
+
+
+@nox.session(default=False)
+def ship(session: nox.Session) -> None:
+    """Build, test, scan and publish: one release."""
+    session.run("va", "ship", *session.posargs)
+
+
+@nox.session(default=False)
+def promote(session: nox.Session) -> None:
+    """Move a release to its targets, wave after wave, behind canary gates."""
+    session.run("va", "promote", *session.posargs)
