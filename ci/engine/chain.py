@@ -1,0 +1,135 @@
+"""The chain of calls that makes an object: what an ID of the embedded session is.
+
+An object of the Dagger API is nothing but the calls that lead to it, `container.from("x").withExec(["y"])`. A
+`Call` is one of them, with what it was called on; objects among its arguments are calls again. An ID is that
+graph, each call written once, as compressed JSON in base64. So the server keeps no objects, everything is
+lazy, and two chains that read the same are the same object. Secrets are in it by name and MAC only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ci.errors import BadInput
+
+__all__ = ["Call", "decode", "encode"]
+
+
+class Call:
+    """One call of the chain. `args` holds JSON values, calls, and lists of them, defaults filled in.
+
+    `type` is the GraphQL type of what the call returns, `digest` names the whole chain up to here.
+    """
+
+    __slots__ = ("args", "digest", "field", "parent", "type")
+
+    digest: str
+
+    def __init__(self, parent: Call | None, type: str, field: str, args: Mapping[str, Any]) -> None:
+        self.parent = parent
+        self.type = type
+        self.field = field
+        self.args = dict(args)
+        plain = _dump(
+            [parent.digest if parent else None, type, field, _swap(self.args, lambda call: call.digest)]
+        )
+        self.digest = hashlib.sha256(plain).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Call) and other.digest == self.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"{self.parent or ''}.{self.field}".lstrip(".")
+
+    @property
+    def name(self) -> str:
+        """`Container.withExec`: the type it was called on and the field."""
+        return f"{self.parent.type if self.parent else 'Query'}.{self.field}"
+
+
+def encode(call: Call) -> str:
+    """The ID of the object that `call` makes."""
+    numbers: dict[Call, int] = {}
+    rows: list[list[Any]] = []
+    for each in _in_order(call):
+        parent = numbers[each.parent] if each.parent else None
+        numbers[each] = len(rows)
+        rows.append([parent, each.type, each.field, _swap(each.args, lambda arg: {"$call": numbers[arg]})])
+    return base64.urlsafe_b64encode(zlib.compress(_dump(rows))).decode()
+
+
+def decode(identity: str) -> Call:
+    """The call that an ID names; BadInput when it is none of ours."""
+    try:
+        rows = json.loads(zlib.decompress(base64.urlsafe_b64decode(identity.encode())))
+        calls: list[Call] = []
+        for parent, type, field, args in rows:
+            calls.append(
+                Call(calls[parent] if parent is not None else None, type, field, _restore(args, calls))
+            )
+        return calls[-1]
+    except (ValueError, TypeError, IndexError, AttributeError, binascii.Error, zlib.error) as error:
+        raise BadInput(
+            f"{identity[:40]!r} is not an ID of the embedded session",
+            hint="IDs of one engine mean nothing to another: pass objects, or IDs of the same session",
+        ) from error
+
+
+def _in_order(last: Call) -> Iterator[Call]:
+    """Every call of the graph once, each after those that it needs. A loop, as chains grow long."""
+    done: set[Call] = set()
+    stack = [(last, False)]
+    while stack:
+        call, ready = stack.pop()
+        if call in done:
+            continue
+        if ready:
+            done.add(call)
+            yield call
+            continue
+        stack.append((call, True))
+        stack.extend((need, False) for need in _needs(call) if need not in done)
+
+
+def _needs(call: Call) -> Iterator[Call]:
+    if call.parent:
+        yield call.parent
+    for value in call.args.values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, Call):
+                yield item
+
+
+def _swap(value: Any, replace: Any) -> Any:
+    if isinstance(value, Call):
+        return replace(value)
+    if isinstance(value, dict):
+        return {key: _swap(item, replace) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_swap(item, replace) for item in value]
+    return value
+
+
+def _restore(value: Any, calls: list[Call]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {"$call"}:
+            return calls[value["$call"]]
+        return {key: _restore(item, calls) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_restore(item, calls) for item in value]
+    return value
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
+        "utf-8", "surrogatepass"
+    )

@@ -1,0 +1,583 @@
+"""Answers of Container: what an image says, what is mounted, and the commands that run."""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ci.engine import oci
+from ci.engine.chain import Call
+from ci.engine.engine import Engine, NotSupported, answer
+from ci.engine.files import base_name, copied_directory, copied_file, exists, inside, removed, status
+from ci.engine.store import digest_of, full_disk_is_told
+from ci.engine.users import group_id, ids
+from ci.engine.values import (
+    CacheVolume,
+    Container,
+    Directory,
+    File,
+    MountKind,
+    MountPoint,
+    Place,
+    Port,
+    Record,
+    Secret,
+    Service,
+)
+from ci.errors import BadInput
+
+__all__ = [
+    "absolute",
+    "expanded",
+    "grown_by",
+    "owner_of",
+    "path_of",
+    "place_of",
+    "port_record",
+    "ports_of",
+    "with_image",
+]
+
+
+@answer("Query.container")
+async def container(engine: Engine, parent: None, call: Call) -> Container:
+    ours = f"linux/{oci.architecture()}"
+    platform = call.args["platform"] or ours
+    if platform != ours:
+        raise NotSupported(f"platform {platform} (this machine is {ours})")
+    return Container(
+        platform=platform, image={"architecture": oci.architecture(), "os": "linux", "config": {}}
+    )
+
+
+@answer("Query.defaultPlatform", "Container.platform")
+async def default_platform(engine: Engine, parent: Container | None, call: Call) -> str:
+    return parent.platform if parent else f"linux/{oci.architecture()}"
+
+
+@answer("Container.import")
+async def container_import(engine: Engine, parent: Container, call: Call) -> Container:
+    source: File = await engine.value(call.args["source"])
+    key = digest_of("import", source.layers, source.path, call.args["tag"])
+
+    def read() -> dict[str, Any]:
+        known = engine.store.result(key)
+        if known is None:
+            entry = engine.tree(source.layers).need(source.path)
+            with full_disk_is_told(engine.store.root):
+                image = oci.read_archive(engine.store, Path(entry.real[0]), call.args["tag"])
+            known = engine.store.keep(key, _row(image))
+        return known
+
+    return with_image(parent, await engine.once(key, lambda: asyncio.to_thread(read)))
+
+
+def _row(image: oci.Image) -> dict[str, Any]:
+    return {
+        "layers": list(image.layers),
+        "config": dict(image.config),
+        "annotations": dict(image.annotations),
+    }
+
+
+def with_image(parent: Container, row: Mapping[str, Any], ref: str = "") -> Container:
+    """A container that starts from an image; what surrounds its commands stays."""
+    return replace(
+        parent,
+        layers=tuple(row["layers"]),
+        image=row["config"],
+        annotations=row["annotations"],
+        comments=(),
+        ref=ref,
+        last=None,
+    )
+
+
+def with_config(parent: Container, **changes: Any) -> Container:
+    """The container with parts of its image's config changed; None takes a part away."""
+    config = {key: value for key, value in (parent.config | changes).items() if value is not None}
+    return replace(parent, image={**parent.image, "config": config})
+
+
+def expanded(parent: Container, text: str, expand: bool) -> str:
+    """`$NAME` and `${NAME}` by the container's environment; secrets may not be used so."""
+    if not expand:
+        return text
+    hidden = {name for name, _ in parent.secret_env}
+    env = parent.env
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name in hidden:
+            raise BadInput(f"expand cannot be used with secret env variable {name!r}")
+        return env.get(name, "")
+
+    return re.sub(r"\$(?:\{(\w+)\}|(\w+))", value, text)
+
+
+def path_of(parent: Container, call: Call, name: str = "path") -> str:
+    """An absolute path in the container, from its working folder, without the leading slash."""
+    given = expanded(parent, call.args[name], call.args.get("expand", False))
+    return absolute(parent, given).lstrip("/")
+
+
+def absolute(parent: Container, path: str) -> str:
+    return posixpath.normpath(posixpath.join("/", parent.config.get("WorkingDir") or "", path))
+
+
+def owner_of(engine: Engine, parent: Container, owner: str) -> tuple[int, int] | None:
+    if not owner:
+        return None
+    user, _, group = owner.partition(":")
+    uid, gid, _ = ids(engine.tree(parent.layers), user)
+    return uid, (group_id(engine.tree(parent.layers), group) if group else gid)
+
+
+# the image's config
+
+
+@answer("Container.withEnvVariable")
+async def with_env(engine: Engine, parent: Container, call: Call) -> Container:
+    name = call.args["name"]
+    env = parent.env | {name: expanded(parent, call.args["value"], call.args["expand"])}
+    kept = replace(parent, secret_env=tuple(item for item in parent.secret_env if item[0] != name))
+    return with_config(kept, Env=[f"{key}={value}" for key, value in env.items()])
+
+
+@answer("Container.withoutEnvVariable")
+async def without_env(engine: Engine, parent: Container, call: Call) -> Container:
+    env = [f"{key}={value}" for key, value in parent.env.items() if key != call.args["name"]]
+    return with_config(parent, Env=env or None)
+
+
+@answer("Container.envVariable")
+async def env_variable(engine: Engine, parent: Container, call: Call) -> str | None:
+    return parent.env.get(call.args["name"])
+
+
+@answer("Container.envVariables")
+async def env_variables(engine: Engine, parent: Container, call: Call) -> list[Record]:
+    return [Record({"name": name, "value": value}) for name, value in parent.env.items()]
+
+
+@answer("Container.withLabel")
+async def with_label(engine: Engine, parent: Container, call: Call) -> Container:
+    labels = dict(parent.config.get("Labels") or {}) | {call.args["name"]: call.args["value"]}
+    return with_config(parent, Labels=labels)
+
+
+@answer("Container.withoutLabel")
+async def without_label(engine: Engine, parent: Container, call: Call) -> Container:
+    labels = {
+        name: text for name, text in (parent.config.get("Labels") or {}).items() if name != call.args["name"]
+    }
+    return with_config(parent, Labels=labels or None)
+
+
+@answer("Container.label")
+async def label(engine: Engine, parent: Container, call: Call) -> str | None:
+    return (parent.config.get("Labels") or {}).get(call.args["name"])
+
+
+@answer("Container.labels")
+async def labels(engine: Engine, parent: Container, call: Call) -> list[Record]:
+    pairs = sorted((parent.config.get("Labels") or {}).items())
+    return [Record({"name": name, "value": value}) for name, value in pairs]
+
+
+@answer("Container.withAnnotation")
+async def with_annotation(engine: Engine, parent: Container, call: Call) -> Container:
+    return replace(parent, annotations={**parent.annotations, call.args["name"]: call.args["value"]})
+
+
+@answer("Container.withoutAnnotation")
+async def without_annotation(engine: Engine, parent: Container, call: Call) -> Container:
+    kept = {name: text for name, text in parent.annotations.items() if name != call.args["name"]}
+    return replace(parent, annotations=kept)
+
+
+@answer("Container.withWorkdir")
+async def with_workdir(engine: Engine, parent: Container, call: Call) -> Container:
+    return with_config(parent, WorkingDir="/" + path_of(parent, call))
+
+
+@answer("Container.withoutWorkdir")
+async def without_workdir(engine: Engine, parent: Container, call: Call) -> Container:
+    return with_config(parent, WorkingDir=None)
+
+
+@answer("Container.workdir")
+async def workdir(engine: Engine, parent: Container, call: Call) -> str:
+    return parent.config.get("WorkingDir") or ""
+
+
+@answer("Container.withUser")
+async def with_user(engine: Engine, parent: Container, call: Call) -> Container:
+    return with_config(parent, User=call.args["name"])
+
+
+@answer("Container.withoutUser")
+async def without_user(engine: Engine, parent: Container, call: Call) -> Container:
+    return with_config(parent, User=None)
+
+
+@answer("Container.user")
+async def user(engine: Engine, parent: Container, call: Call) -> str:
+    return parent.config.get("User") or ""
+
+
+@answer("Container.withEntrypoint", "Container.withoutEntrypoint")
+async def with_entrypoint(engine: Engine, parent: Container, call: Call) -> Container:
+    changes: dict[str, Any] = {"Entrypoint": call.args.get("args")}
+    if not call.args["keepDefaultArgs"]:
+        changes["Cmd"] = None
+    return with_config(parent, **changes)
+
+
+@answer("Container.entrypoint")
+async def entrypoint(engine: Engine, parent: Container, call: Call) -> list[str]:
+    return parent.config.get("Entrypoint") or []
+
+
+@answer("Container.withDefaultArgs", "Container.withoutDefaultArgs")
+async def with_default_args(engine: Engine, parent: Container, call: Call) -> Container:
+    return with_config(parent, Cmd=call.args.get("args"))
+
+
+@answer("Container.defaultArgs")
+async def default_args(engine: Engine, parent: Container, call: Call) -> list[str]:
+    return parent.config.get("Cmd") or []
+
+
+@answer("Container.withExposedPort")
+async def with_exposed_port(engine: Engine, parent: Container, call: Call) -> Container:
+    port = Port(
+        port=call.args["port"],
+        protocol=call.args["protocol"],
+        description=call.args["description"],
+        skip_check=call.args["experimentalSkipHealthcheck"],
+    )
+    others = tuple(item for item in parent.ports if (item.port, item.protocol) != (port.port, port.protocol))
+    exposed = dict(parent.config.get("ExposedPorts") or {}) | {_oci_port(port): {}}
+    return with_config(replace(parent, ports=(*others, port)), ExposedPorts=exposed)
+
+
+@answer("Container.withoutExposedPort")
+async def without_exposed_port(engine: Engine, parent: Container, call: Call) -> Container:
+    gone = Port(port=call.args["port"], protocol=call.args["protocol"])
+    others = tuple(item for item in parent.ports if (item.port, item.protocol) != (gone.port, gone.protocol))
+    exposed = dict(parent.config.get("ExposedPorts") or {})
+    exposed.pop(_oci_port(gone), None)
+    return with_config(replace(parent, ports=others), ExposedPorts=exposed or None)
+
+
+def _oci_port(port: Port) -> str:
+    return f"{port.port}/{port.protocol.lower()}"
+
+
+def ports_of(parent: Container) -> list[Port]:
+    """What the container exposes: said here, or by its image."""
+    known = {_oci_port(port): port for port in parent.ports}
+    for text in parent.config.get("ExposedPorts") or {}:
+        number, _, protocol = text.partition("/")
+        if text not in known and number.isdigit():
+            known[text] = Port(port=int(number), protocol=(protocol or "tcp").upper())
+    return list(known.values())
+
+
+@answer("Container.exposedPorts")
+async def exposed_ports(engine: Engine, parent: Container, call: Call) -> list[Record]:
+    return [port_record(port) for port in ports_of(parent)]
+
+
+def port_record(port: Port) -> Record:
+    """The Port object."""
+    return Record(
+        {
+            "port": port.port,
+            "protocol": port.protocol,
+            "description": port.description,
+            "experimentalSkipHealthcheck": port.skip_check,
+        }
+    )
+
+
+@answer("Container.withError", "Directory.withError")
+async def with_error(engine: Engine, parent: Container, call: Call) -> Container:
+    if call.args["err"]:
+        raise BadInput(call.args["err"])
+    return parent
+
+
+@answer("Container.imageRef")
+async def image_ref(engine: Engine, parent: Container, call: Call) -> str:
+    if not parent.ref:
+        raise BadInput("Image reference can only be retrieved immediately after the 'Container.From' call")
+    return parent.ref
+
+
+# its tree
+
+
+def _mounted(parent: Container, path: str) -> tuple[MountPoint, str] | None:
+    """The mount that a path is in, and the path within it."""
+    best = None
+    for mount in parent.mounts:
+        inner = mount.path.lstrip("/")
+        if path == inner or path.startswith(inner + "/"):
+            best = (mount, path[len(inner) :].lstrip("/"))
+    return best
+
+
+def writable(parent: Container, path: str) -> str:
+    found = _mounted(parent, path)
+    if found:
+        raise NotSupported(f"a change of /{path}, which is in the mount {found[0].path}")
+    return path
+
+
+def place_of(parent: Container, path: str) -> Place:
+    found = _mounted(parent, path)
+    if found is None:
+        return Place(parent.layers, path)
+    mount, rest = found
+    if mount.kind not in (MountKind.DIRECTORY, MountKind.FILE):
+        raise BadInput(f"/{path}: cannot be read from a mounted {mount.kind}")
+    return Place(mount.place.layers, inside(mount.place, rest) if rest else mount.place.path)
+
+
+def grown_by(parent: Container, layers: tuple[str, ...], comment: str) -> Container:
+    """The container on more layers; the history tells which call made each."""
+    new = len(layers) - len(parent.layers)
+    return replace(parent, layers=layers, comments=(*parent.comments, *([comment] * new)), ref="")
+
+
+@answer("Container.rootfs")
+async def rootfs(engine: Engine, parent: Container, call: Call) -> Directory:
+    return Directory(parent.layers)
+
+
+@answer("Container.withRootfs")
+async def with_rootfs(engine: Engine, parent: Container, call: Call) -> Container:
+    source: Directory = await engine.value(call.args["directory"])
+    layers = await copied_directory(engine, (), "", source, {}, None) if source.path else source.layers
+    image = {key: value for key, value in parent.image.items() if key != "history"}
+    return replace(parent, layers=layers, image=image, comments=("withRootfs",) * len(layers), ref="")
+
+
+@answer("Container.directory")
+async def container_directory(engine: Engine, parent: Container, call: Call) -> Directory:
+    place = place_of(parent, path_of(parent, call))
+    if not engine.tree(place.layers).need("/" + place.path).is_dir:
+        raise BadInput(f"/{place.path} is not a directory")
+    return Directory(place.layers, place.path)
+
+
+@answer("Container.file")
+async def container_file(engine: Engine, parent: Container, call: Call) -> File:
+    path = path_of(parent, call)
+    place = place_of(parent, path)
+    if not engine.tree(place.layers).need("/" + place.path).is_file:
+        raise BadInput(f"/{place.path} is not a file")
+    return File(place.layers, place.path, posixpath.basename(path))
+
+
+@answer("Container.exists")
+async def container_exists(engine: Engine, parent: Container, call: Call) -> bool:
+    place = place_of(parent, path_of(parent, call))
+    return exists(engine.tree(place.layers), place.path, call.args)
+
+
+@answer("Container.stat")
+async def container_stat(engine: Engine, parent: Container, call: Call) -> Record:
+    place = place_of(parent, path_of(parent, call))
+    return status(engine.tree(place.layers), place.path, follow=not call.args["doNotFollowSymlinks"])
+
+
+@answer("Container.withDirectory")
+async def with_directory(engine: Engine, parent: Container, call: Call) -> Container:
+    source: Directory = await engine.value(call.args["source"])
+    path = writable(parent, path_of(parent, call))
+    owner = owner_of(engine, parent, call.args["owner"])
+    layers = await copied_directory(engine, parent.layers, path, source, call.args, owner)
+    return grown_by(parent, layers, f"withDirectory /{path}")
+
+
+@answer("Container.withFile")
+async def with_file(engine: Engine, parent: Container, call: Call) -> Container:
+    source: File = await engine.value(call.args["source"])
+    path = writable(parent, path_of(parent, call))
+    owner = owner_of(engine, parent, call.args["owner"])
+    layers = await copied_file(engine, parent.layers, path, source, call.args["permissions"], owner)
+    return grown_by(parent, layers, f"withFile /{path}")
+
+
+@answer("Container.withFiles")
+async def with_files(engine: Engine, parent: Container, call: Call) -> Container:
+    path = writable(parent, path_of(parent, call))
+    owner = owner_of(engine, parent, call.args["owner"])
+    layers = parent.layers
+    for source in await asyncio.gather(*(engine.value(item) for item in call.args["sources"])):
+        target = posixpath.join(path, base_name(source))
+        layers = await copied_file(engine, layers, target, source, call.args["permissions"], owner)
+    return grown_by(parent, layers, f"withFiles /{path}")
+
+
+@answer("Container.withNewFile")
+async def with_new_file(engine: Engine, parent: Container, call: Call) -> Container:
+    path, mode = writable(parent, path_of(parent, call)), call.args["permissions"]
+    owner = owner_of(engine, parent, call.args["owner"]) or (0, 0)
+    data = call.args["contents"].encode("utf-8", "surrogateescape")
+    layers = await engine.layered(
+        parent.layers,
+        ("new file", path, call.args["contents"], mode, owner),
+        lambda layer: layer.write(layer.target(path), data, mode=mode, owner=owner),
+    )
+    return grown_by(parent, layers, f"withNewFile /{path}")
+
+
+@answer("Container.withSymlink")
+async def with_symlink(engine: Engine, parent: Container, call: Call) -> Container:
+    path = writable(parent, path_of(parent, call, "linkName"))
+    target = expanded(parent, call.args["target"], call.args["expand"])
+    layers = await engine.layered(
+        parent.layers,
+        ("symlink", path, target),
+        lambda layer: layer.symlink(
+            posixpath.join(layer.target(posixpath.dirname(path)), posixpath.basename(path)), target
+        ),
+    )
+    return grown_by(parent, layers, f"withSymlink /{path}")
+
+
+@answer("Container.withoutDirectory", "Container.withoutFile", "Container.withoutFiles")
+async def without_paths(engine: Engine, parent: Container, call: Call) -> Container:
+    given = call.args.get("paths") or [call.args["path"]]
+    paths = [expanded(parent, path, call.args["expand"]) for path in given]
+    targets = [writable(parent, absolute(parent, path).lstrip("/")) for path in paths]
+    return grown_by(parent, await removed(engine, parent.layers, targets), "without " + " ".join(given))
+
+
+# mounts, secrets, services
+
+
+def _with_mount(parent: Container, mount: MountPoint) -> Container:
+    others = tuple(item for item in parent.mounts if item.path != mount.path)
+    return replace(parent, mounts=(*others, mount))
+
+
+@answer("Container.withMountedDirectory")
+async def with_mounted_directory(engine: Engine, parent: Container, call: Call) -> Container:
+    source: Directory = await engine.value(call.args["source"])
+    owner = owner_of(engine, parent, call.args["owner"])
+    place: Place = source
+    if owner:
+        place = Place(await copied_directory(engine, (), "", source, {}, owner))
+    return _with_mount(
+        parent,
+        MountPoint(
+            kind=MountKind.DIRECTORY,
+            path="/" + path_of(parent, call),
+            place=Place(place.layers, place.path),
+            read_only=call.args["readOnly"],
+        ),
+    )
+
+
+@answer("Container.withMountedFile")
+async def with_mounted_file(engine: Engine, parent: Container, call: Call) -> Container:
+    source: File = await engine.value(call.args["source"])
+    owner = owner_of(engine, parent, call.args["owner"])
+    place: Place = source
+    if owner:
+        place = Place(await copied_file(engine, (), "file", source, None, owner), "file")
+    return _with_mount(
+        parent,
+        MountPoint(
+            kind=MountKind.FILE, path="/" + path_of(parent, call), place=Place(place.layers, place.path)
+        ),
+    )
+
+
+@answer("Container.withMountedCache")
+async def with_mounted_cache(engine: Engine, parent: Container, call: Call) -> Container:
+    cache: CacheVolume = await engine.value(call.args["cache"])
+    if call.args["sharing"] != "SHARED":
+        cache = replace(cache, sharing=call.args["sharing"])
+    if call.args["source"]:
+        cache = replace(cache, source=await engine.value(call.args["source"]))
+    return _with_mount(
+        parent,
+        MountPoint(
+            kind=MountKind.CACHE,
+            path="/" + path_of(parent, call),
+            cache=cache,
+            owner=call.args["owner"] or cache.owner,
+        ),
+    )
+
+
+@answer("Container.withMountedTemp")
+async def with_mounted_temp(engine: Engine, parent: Container, call: Call) -> Container:
+    mount = MountPoint(kind=MountKind.TEMP, path="/" + path_of(parent, call), size=call.args["size"])
+    return _with_mount(parent, mount)
+
+
+@answer("Container.withMountedSecret")
+async def with_mounted_secret(engine: Engine, parent: Container, call: Call) -> Container:
+    secret: Secret = await engine.value(call.args["source"])
+    return _with_mount(
+        parent,
+        MountPoint(
+            kind=MountKind.SECRET,
+            path="/" + path_of(parent, call),
+            secret=secret,
+            owner=call.args["owner"],
+            mode=call.args["mode"],
+        ),
+    )
+
+
+@answer("Container.withoutMount")
+async def without_mount(engine: Engine, parent: Container, call: Call) -> Container:
+    path = "/" + path_of(parent, call)
+    return replace(parent, mounts=tuple(item for item in parent.mounts if item.path != path))
+
+
+@answer("Container.mounts")
+async def mounts(engine: Engine, parent: Container, call: Call) -> list[str]:
+    return [mount.path for mount in parent.mounts]
+
+
+@answer("Container.withSecretVariable")
+async def with_secret_variable(engine: Engine, parent: Container, call: Call) -> Container:
+    secret: Secret = await engine.value(call.args["secret"])
+    others = tuple(item for item in parent.secret_env if item[0] != call.args["name"])
+    return replace(parent, secret_env=(*others, (call.args["name"], secret)))
+
+
+@answer("Container.withoutSecretVariable")
+async def without_secret_variable(engine: Engine, parent: Container, call: Call) -> Container:
+    return replace(
+        parent, secret_env=tuple(item for item in parent.secret_env if item[0] != call.args["name"])
+    )
+
+
+@answer("Query.cacheVolume")
+async def cache_volume(engine: Engine, parent: None, call: Call) -> CacheVolume:
+    source = await engine.value(call.args["source"]) if call.args["source"] else None
+    return CacheVolume(
+        key=call.args["key"], sharing=call.args["sharing"], source=source, owner=call.args["owner"]
+    )
+
+
+@answer("Container.withServiceBinding")
+async def with_service_binding(engine: Engine, parent: Container, call: Call) -> Container:
+    service: Service = await engine.value(call.args["service"])
+    others = tuple(item for item in parent.services if item[0] != call.args["alias"])
+    return replace(parent, services=(*others, (call.args["alias"], service)))

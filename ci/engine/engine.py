@@ -1,0 +1,207 @@
+"""The embedded engine of one session: it turns chains of calls into values, each chain once.
+
+Whatever a chain needs is evaluated first and independent branches run at the same time. Requests for the same
+step share one evaluation, which is cancelled when the last of them is. What a step made on disk is found
+again by its key, so that a warm chain starts no process at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ci.engine.masking import Masker, Secrets
+from ci.engine.store import Store, digest_of, full_disk_is_told
+from ci.engine.tree import Layer, Tree
+from ci.errors import BadInput
+
+if TYPE_CHECKING:
+    from ci.engine.chain import Call
+    from ci.reporting import Reporter
+
+__all__ = ["EPOCH", "Engine", "ExecFailed", "LogLine", "NotSupported", "answer", "answers"]
+
+EPOCH = 315532800
+"""1980-01-01 UTC, the time stamp of all that the engine puts into images unless SOURCE_DATE_EPOCH says
+another: the earliest that zip archives can hold. One for every commit, so that what did not change keeps its
+digest."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """A line that a running command printed, masked, and the step that it belongs to."""
+
+    step: str
+    text: str
+
+
+class NotSupported(BadInput):
+    """The embedded session does not answer this."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"not supported by the embedded session: {what}; run it on a Dagger engine",
+            hint="`dagger run` in front of the same command uses a Dagger engine",
+        )
+
+
+class ExecFailed(Exception):
+    """A command ended otherwise than expected; the extensions are the API's EXEC_ERROR."""
+
+    def __init__(self, message: str, *, cmd: list[str], code: int, stdout: str, stderr: str) -> None:
+        super().__init__(message)
+        self.extensions = {
+            "_type": "EXEC_ERROR",
+            "cmd": cmd,
+            "exitCode": code,
+            "stdout": stdout.strip(),
+            "stderr": stderr.strip(),
+        }
+
+
+class Engine:
+    """What one session holds: the store, its secrets, its running services, and the values of its chains."""
+
+    def __init__(
+        self,
+        store: Store,
+        reporter: Reporter,
+        *,
+        log: Callable[[LogLine], None] | None = None,
+        workdir: Path | None = None,
+        epoch: int | None = None,
+        parallel: int | None = None,
+    ) -> None:
+        from ci.engine.services import Services
+
+        self.store = store
+        self.reporter = reporter
+        self.log = log or (lambda _: None)
+        self.workdir = (workdir or Path.cwd()).resolve()
+        self.epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or EPOCH) if epoch is None else epoch
+        self.masker = Masker()
+        self.secrets = Secrets(store.secret_key(), self.masker)
+        self.auth: dict[str, tuple[str, str]] = {}
+        self.slots = asyncio.Semaphore(parallel or max(4, 2 * (os.cpu_count() or 1)))
+        self.volume_locks: dict[str, asyncio.Lock] = {}
+        self.services = Services(self)
+        self._shared = _Shared()
+
+    async def close(self) -> None:
+        """End everything that still runs."""
+        await self._shared.close()
+        await self.services.close()
+
+    async def value(self, call: Call) -> Any:
+        """The value of a chain's object."""
+        return await self._shared.get(call.digest, lambda: self._evaluate(call))
+
+    async def _evaluate(self, call: Call) -> Any:
+        parent = await self.value(call.parent) if call.parent else None
+        return await answers[call.name](self, parent, call)
+
+    async def once(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
+        """Run `make` once for all who ask for the key while the session lasts; failures are not kept."""
+        return await self._shared.get(key, make)
+
+    def tree(self, layers: tuple[str, ...]) -> Tree:
+        """What those layers show."""
+        return Tree([self.store.layers / layer for layer in layers])
+
+    async def layered(
+        self, base: tuple[str, ...], what: tuple[Any, ...], write: Callable[[Layer], None]
+    ) -> tuple[str, ...]:
+        """`base` with one layer more, that `write` makes; `what` says all that the layer depends on."""
+        key = digest_of("layer", what, base)
+
+        def make() -> tuple[str, ...]:
+            known = self.store.result(key)
+            if known is None:
+                with full_disk_is_told(self.store.root):
+                    folder = self.store.scratch("layer")
+                    layer = Layer(self.tree(base), folder)
+                    layer.folder("")
+                    write(layer)
+                    made = self.store.add_layer(folder, key)
+                known = self.store.keep(key, {"layers": [*base, made]})
+            return tuple(known["layers"])
+
+        return await self.once(key, lambda: asyncio.to_thread(make))
+
+    async def remembered(self, key: tuple[Any, ...], needs: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        """A fact about layers, which never change: computed once, then read from the index."""
+        name = digest_of("fact", key, needs)
+
+        def compute() -> Any:
+            known = self.store.result(name)
+            if known is None:
+                known = self.store.keep(name, {"fact": make(), "layers": list(needs)})
+            return known["fact"]
+
+        return await self.once(name, lambda: asyncio.to_thread(compute))
+
+
+@dataclass
+class _Sharing:
+    task: asyncio.Task[Any]
+    waiting: int = 0
+
+
+@dataclass
+class _Shared:
+    """Evaluations by key: those under way, and the results of those that went well."""
+
+    _known: dict[Hashable, _Sharing] = field(default_factory=dict)
+    _ending: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Cancelled ones that still clean up: waited for at the end, and not cancelled again."""
+
+    async def get(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
+        sharing = self._known.get(key)
+        if sharing is None:
+            sharing = self._known[key] = _Sharing(asyncio.ensure_future(make()))
+        sharing.waiting += 1
+        try:
+            result: T = await asyncio.shield(sharing.task)
+        except BaseException:
+            if self._known.get(key) is sharing and (sharing.waiting == 1 or sharing.task.done()):
+                del self._known[key]
+                if sharing.task.cancel():
+                    self._ending.add(sharing.task)
+                    sharing.task.add_done_callback(self._ending.discard)
+            raise
+        finally:
+            sharing.waiting -= 1
+        return result
+
+    async def close(self) -> None:
+        tasks = [sharing.task for sharing in self._known.values()]
+        self._known.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, *self._ending, return_exceptions=True)
+        while self._ending:
+            await asyncio.gather(*self._ending, return_exceptions=True)
+
+
+Answer = Callable[[Engine, Any, "Call"], Awaitable[Any]]
+AnAnswer = TypeVar("AnAnswer", bound=Answer)
+
+answers: dict[str, Answer] = {}
+"""Who answers which field of the API, by `Type.field`."""
+
+
+def answer(*names: str) -> Callable[[AnAnswer], AnAnswer]:
+    """Register a function `(engine, parent's value, call) -> value` as the answer to fields."""
+
+    def register(function: AnAnswer) -> AnAnswer:
+        for name in names:
+            answers[name] = function
+        return function
+
+    return register

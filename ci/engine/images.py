@@ -1,0 +1,248 @@
+"""Answers that meet registries and Dockerfiles: pulled images, published ones, and what buildah builds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ci.engine import oci
+from ci.engine.chain import Call
+from ci.engine.containers import expanded, with_image
+from ci.engine.engine import Engine, NotSupported, answer
+from ci.engine.files import file_export
+from ci.engine.secrets import plaintext
+from ci.engine.store import digest_of, full_disk_is_told
+from ci.engine.values import Container, File, Secret
+from ci.errors import BadInput, SystemUnavailable
+from ci.registry import (
+    BearerAuth,
+    Blob,
+    Bundle,
+    Descriptor,
+    Manifest,
+    Reference,
+    Registry,
+    is_azure,
+    parse_manifest,
+    parse_reference,
+    password_tokens,
+    push,
+    registry_at,
+)
+
+__all__ = ["reference_of"]
+
+_DOCKER_HUB = "registry-1.docker.io"
+
+
+def reference_of(address: str) -> Reference:
+    """An image's address, with Docker Hub for one that names no registry, and `latest` for one without a
+    tag."""
+    first, slash, _ = address.partition("/")
+    if not slash or not (set(".:") & set(first) or first == "localhost"):
+        address = f"{_DOCKER_HUB}/{address if slash else f'library/{address}'}"
+    elif first == "docker.io":
+        address = f"{_DOCKER_HUB}/{address.partition('/')[2]}"
+    found = parse_reference(address)
+    return found if found.tag or found.digest else parse_reference(f"{address}:latest")
+
+
+def _registry(engine: Engine, endpoint: str) -> Registry:
+    user, password = engine.auth.get(endpoint, ("", ""))
+    if not user and is_azure(endpoint):
+        return registry_at(endpoint)
+    return Registry(endpoint, auth=BearerAuth(password_tokens(user, password)))
+
+
+@answer("Container.withRegistryAuth")
+async def with_registry_auth(engine: Engine, parent: Container, call: Call) -> Container:
+    secret: Secret = await engine.value(call.args["secret"])
+    password = (await plaintext(engine, secret)).decode()
+    engine.auth[_endpoint(call.args["address"])] = (call.args["username"], password)
+    return parent
+
+
+@answer("Container.withoutRegistryAuth")
+async def without_registry_auth(engine: Engine, parent: Container, call: Call) -> Container:
+    engine.auth.pop(_endpoint(call.args["address"]), None)
+    return parent
+
+
+def _endpoint(address: str) -> str:
+    return (
+        reference_of(address).registry
+        if "/" in address
+        else _DOCKER_HUB
+        if address == "docker.io"
+        else address
+    )
+
+
+@answer("Container.from")
+async def container_from(engine: Engine, parent: Container, call: Call) -> Container:
+    """An image of a registry. Its tag is asked for once a session; layers that are here are not fetched
+    again."""
+    if call.args["registryService"]:
+        raise NotSupported("Container.from(registryService)")
+    reference = reference_of(call.args["address"])
+    row = await engine.once(("from", str(reference)), lambda: _pulled(engine, reference))
+    name = reference.registry.replace(_DOCKER_HUB, "docker.io")
+    tag = f":{reference.tag}" if reference.tag else ""
+    return with_image(parent, row, f"{name}/{reference.repository}{tag}@{row['digest']}")
+
+
+async def _pulled(engine: Engine, reference: Reference) -> dict[str, Any]:
+    store = engine.store
+    last_seen = digest_of("tag", str(reference))
+    async with _registry(engine, reference.registry) as registry:
+        digest = reference.digest
+        if digest is None:
+            assert reference.tag is not None
+            try:
+                manifest = await registry.manifest(reference.repository, reference.tag)
+            except SystemUnavailable:
+                known = store.result(last_seen)
+                if known is None:
+                    raise
+                engine.reporter.note(f"{reference.registry} does not answer: {reference} as it was last seen")
+                digest = known["digest"]
+            else:
+                digest = manifest.descriptor.digest
+                store.keep(last_seen, {"digest": digest})
+        key = digest_of("image", digest)
+        known = await asyncio.to_thread(store.result, key)
+        if known is not None:
+            return known
+        with engine.reporter.step(f"pull {reference}"):
+            folder = store.scratch("pull")
+            with full_disk_is_told(store.root):
+                await _download(registry, reference.repository, digest, folder)
+                image = await asyncio.to_thread(oci.read_layout, store, folder)
+        return store.keep(
+            key,
+            {
+                "layers": list(image.layers),
+                "config": dict(image.config),
+                "annotations": {},
+                "digest": digest,
+            },
+        )
+
+
+async def _download(registry: Registry, repository: str, digest: str, folder: Path) -> None:
+    """An image of this platform, as an OCI layout in a folder."""
+    manifest = await registry.manifest(repository, digest)
+    while manifest.manifests:
+        rows = json.loads(manifest.raw)["manifests"]
+        ours = [row for row in rows if (row.get("platform") or {}).get("architecture") == oci.architecture()]
+        if not ours:
+            raise BadInput(f"{repository}@{digest} has no image for linux/{oci.architecture()}")
+        manifest = await registry.manifest(repository, ours[0]["digest"])
+    (folder / "blobs" / "sha256").mkdir(parents=True)
+
+    def place(of: str) -> Path:
+        return folder / "blobs" / of.replace(":", "/")
+
+    place(manifest.descriptor.digest).write_bytes(manifest.raw)
+    wanted = {blob.digest for blob in manifest.blobs}
+    await asyncio.gather(*(registry.download(repository, blob, place(blob)) for blob in wanted))
+    (folder / "index.json").write_text(json.dumps({"manifests": [{"digest": manifest.descriptor.digest}]}))
+
+
+@answer("Container.publish")
+async def publish(engine: Engine, parent: Container, call: Call) -> str:
+    """Push the image; what the registry has is not sent again. Returns its address with the digest."""
+    if call.args["registryService"]:
+        raise NotSupported("Container.publish(registryService)")
+    reference = reference_of(call.args["address"])
+    raw, config, layers = await built(engine, parent, call.args)
+    manifest = parse_manifest(raw)
+    blobs = [
+        Blob(descriptor=_descriptor(one), source=engine.store.blobs / one.digest.removeprefix("sha256:"))
+        for one in {layer.digest: layer for layer in layers}.values()
+    ]
+    blobs.append(Blob(descriptor=_config_descriptor(manifest), source=config))
+    with engine.reporter.step(f"publish {reference}"):
+        async with _registry(engine, reference.registry) as registry:
+            tags = [reference.tag] if reference.tag else []
+            await push(
+                registry, reference.repository, Bundle(manifests=(manifest,), blobs=tuple(blobs)), tags
+            )
+    return f"{call.args['address'].partition('@')[0]}@{manifest.descriptor.digest}"
+
+
+def _descriptor(blob: oci.Blob) -> Descriptor:
+    return Descriptor(media_type=blob.media_type, digest=blob.digest, size=blob.size)
+
+
+def _config_descriptor(manifest: Manifest) -> Descriptor:
+    row = json.loads(manifest.raw)["config"]
+    return Descriptor(media_type=row["mediaType"], digest=row["digest"], size=row["size"])
+
+
+async def built(
+    engine: Engine, parent: Container, args: Mapping[str, Any]
+) -> tuple[bytes, bytes, list[oci.Blob]]:
+    """The container as an image: manifest, config and layers' blobs."""
+    if args["platformVariants"]:
+        raise NotSupported("platformVariants")
+    compression = args["forcedCompression"]
+    if compression not in (None, "Gzip", "Uncompressed"):
+        raise NotSupported(f"compression {compression}")
+
+    async def blob(layer: str) -> oci.Blob | None:
+        def make() -> oci.Blob | None:
+            with full_disk_is_told(engine.store.root):
+                return oci.layer_blob(engine.store, layer, compression=compression, epoch=engine.epoch)
+
+        return await engine.once(("blob", layer, compression), lambda: asyncio.to_thread(make))
+
+    made = dict(zip(parent.layers, await asyncio.gather(*map(blob, parent.layers)), strict=True))
+    image = oci.Image(layers=parent.layers, config=parent.image, annotations=parent.annotations)
+    return oci.manifest_of(
+        engine.store,
+        image,
+        compression=compression,
+        docker=args["mediaTypes"] == "DockerMediaTypes",
+        epoch=engine.epoch,
+        comments=parent.comments,
+        blob=made.__getitem__,
+    )
+
+
+@answer("Container.asTarball")
+async def as_tarball(engine: Engine, parent: Container, call: Call) -> File:
+    """The image as a tar in the OCI layout. The tar is a file of a layer, and found again by the image's
+    key."""
+    key = digest_of(
+        "tarball", parent.layers, parent.image, parent.annotations, parent.comments,
+        call.args["forcedCompression"], call.args["mediaTypes"], engine.epoch, oci.COMPRESSOR,
+    )  # fmt: skip
+
+    async def make() -> dict[str, Any]:
+        known = await asyncio.to_thread(engine.store.result, key)
+        if known:
+            return known
+        with engine.reporter.step("pack the image"):
+            manifest, config, blobs = await built(engine, parent, call.args)
+            return await asyncio.to_thread(write, manifest, config, blobs)
+
+    def write(manifest: bytes, config: bytes, blobs: list[oci.Blob]) -> dict[str, Any]:
+        with full_disk_is_told(engine.store.root):
+            folder = engine.store.scratch("tarball")
+            oci.write_archive(engine.store, folder / "image.tar", manifest, config, blobs, engine.epoch)
+            return engine.store.keep(key, {"layers": [engine.store.add_layer(folder, key)]})
+
+    row = await engine.once(key, make)
+    return File(tuple(row["layers"]), "image.tar", "image.tar")
+
+
+@answer("Container.export")
+async def container_export(engine: Engine, parent: Container, call: Call) -> str:
+    file = await as_tarball(engine, parent, call)
+    path = expanded(parent, call.args["path"], call.args["expand"])
+    target = Call(call.parent, "String", "export", {"path": path, "allowParentDirPath": False})
+    return await file_export(engine, file, target)

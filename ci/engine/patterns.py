@@ -1,0 +1,135 @@
+"""Which files of a tree are meant: include and exclude patterns, and .gitignore files.
+
+Patterns are those of a .dockerignore file, as Dagger and BuildKit read them: a path from the root, `*` within
+one name, `**` over any number of folders, `!` for an exception; what holds for a folder holds for all in it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+import pathspec
+
+from ci.engine.tree import Entry, Tree
+
+__all__ = ["choose", "glob", "matcher"]
+
+
+def choose(
+    tree: Tree,
+    root: Entry,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    gitignore: bool = False,
+) -> list[tuple[str, Entry]]:
+    """What is meant below `root`, by name relative to it, each folder before what is in it; the root is
+    ``""``.
+
+    With `include` a folder that holds nothing included is left out.
+    """
+    included, excluded = matcher(include), matcher(exclude)
+    exceptions = any(pattern.startswith("!") for pattern in exclude)
+    chosen: list[tuple[str, Entry]] = [("", root)]
+
+    def visit(folder: Entry, name: str, waiting: list[tuple[str, Entry]], ignores: list[_Ignore]) -> None:
+        if gitignore:
+            ignores = ignores + _ignore_of(tree, folder, name)
+        for entry in tree.children(folder):
+            path = posixpath.join(name, entry.name)
+            if gitignore and (entry.name == ".git" or _ignored(ignores, path, entry.is_dir)):
+                continue
+            out = excluded(path)
+            if out and not (entry.is_dir and exceptions):
+                continue
+            wanted = not out and (not include or included(path))
+            if wanted:
+                chosen.extend(waiting)
+                waiting.clear()
+                chosen.append((path, entry))
+            if entry.is_dir:
+                before = len(chosen)
+                ahead = [] if wanted else [*waiting, (path, entry)]
+                visit(entry, path, ahead, ignores)
+                if not wanted and len(chosen) > before:
+                    waiting.clear()
+
+    if root.is_dir:
+        visit(root, "", [], [])
+    return chosen
+
+
+def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a path, or a folder that it is in, matches; the last pattern that does decides."""
+    rules = [
+        (pattern.startswith("!"), _regex(pattern.lstrip("!"))) for pattern in patterns if pattern.strip()
+    ]
+
+    def matches(path: str) -> bool:
+        result = False
+        for negated, regex in rules:
+            if regex.match(path):
+                result = not negated
+        return result
+
+    return matches
+
+
+def glob(pattern: str, names: Iterator[str] | Sequence[str]) -> list[str]:
+    """The names that match one pattern themselves."""
+    regex = _regex(pattern, inside=False)
+    return [name for name in names if regex.match(name)]
+
+
+def _regex(pattern: str, *, inside: bool = True) -> re.Pattern[str]:
+    clean = posixpath.normpath(pattern.strip().lstrip("/"))
+    text, at = "", 0
+    while at < len(clean):
+        char = clean[at]
+        if clean.startswith("**", at):
+            at += 2
+            if clean.startswith("/", at):
+                at += 1
+                text += "(?:.*/)?"
+            else:
+                text += ".*"
+            continue
+        if char == "*":
+            text += "[^/]*"
+        elif char == "?":
+            text += "[^/]"
+        elif char == "[" and "]" in clean[at + 2 :]:
+            end = clean.index("]", at + 2)
+            body = clean[at + 1 : end].replace("\\", "\\\\")
+            text += f"[{'^' + body[1:] if body[0] in '!^' else body}]"
+            at = end
+        elif char == "\\" and at + 1 < len(clean):
+            at += 1
+            text += re.escape(clean[at])
+        else:
+            text += re.escape(char)
+        at += 1
+    return re.compile(f"(?s:{text}){'(?:/.*)?' if inside else ''}\\Z")
+
+
+_Ignore = tuple[str, pathspec.GitIgnoreSpec]
+
+
+def _ignore_of(tree: Tree, folder: Entry, name: str) -> list[_Ignore]:
+    entry = tree.child(folder, ".gitignore")
+    if entry is None or not entry.is_file:
+        return []
+    with open(entry.real[0], encoding="utf-8", errors="replace") as file:
+        return [(name, pathspec.GitIgnoreSpec.from_lines(file))]
+
+
+def _ignored(ignores: Sequence[_Ignore], path: str, is_dir: bool) -> bool:
+    """The .gitignore file nearest to the path decides; those above it only where it says nothing."""
+    for base, spec in reversed(ignores):
+        inner = posixpath.relpath(path, base) if base else path
+        verdict = spec.check_file(inner + "/" if is_dir else inner).include
+        if verdict is not None:
+            return verdict
+    return False

@@ -1,0 +1,183 @@
+"""The GraphQL face of the engine: the schema, and how its fields become chains and answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from graphql import (
+    ExecutionResult,
+    GraphQLArgument,
+    GraphQLDirective,
+    GraphQLError,
+    GraphQLInterfaceType,
+    GraphQLList,
+    GraphQLNonNull,
+    GraphQLObjectType,
+    GraphQLResolveInfo,
+    GraphQLSchema,
+    GraphQLString,
+    build_schema,
+    execute,
+    get_directive_values,
+    get_named_type,
+    parse,
+    validate,
+)
+
+from ci.engine import commands, containers, dockerfiles, files, images, secrets, services
+from ci.engine.chain import Call, decode, encode
+from ci.engine.engine import Engine, ExecFailed, NotSupported, answers
+from ci.engine.values import Record
+from ci.errors import BadInput, PipelineError
+
+__all__ = ["VERSION", "query", "schema"]
+
+_LOG = logging.getLogger(__name__)
+
+VERSION = "v0.21.0-embedded"
+
+_ROOMS = (commands, containers, dockerfiles, files, images, secrets, services)
+"""Imported for the answers that they register."""
+
+
+@cache
+def schema() -> GraphQLSchema:
+    """The schema of schema.graphql with our resolvers."""
+    built = build_schema(Path(__file__).with_name("schema.graphql").read_text())
+    for type in built.type_map.values():
+        if isinstance(type, GraphQLObjectType) and not type.name.startswith("__"):
+            for field in type.fields.values():
+                field.resolve = _resolve
+        if isinstance(type, GraphQLInterfaceType):
+            type.resolve_type = lambda value, *_: value.type
+    return built
+
+
+async def query(engine: Engine, text: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Answer one request: the `data` and `errors` of the GraphQL response."""
+    try:
+        document = parse(text)
+    except GraphQLError as error:
+        return {"errors": [error.formatted]}
+    if errors := validate(schema(), document):
+        return {"errors": [error.formatted for error in errors]}
+    result = execute(schema(), document, context_value=engine, variable_values=dict(variables or {}))
+    if not isinstance(result, ExecutionResult):
+        result = await result
+    response: dict[str, Any] = {"data": result.data}
+    if result.errors:
+        response["errors"] = [_told(engine, error) for error in result.errors]
+    return response
+
+
+def _told(engine: Engine, error: GraphQLError) -> dict[str, Any]:
+    """An error for the client, masked. Ours carry their kind and hint, so that the session can give them
+    back."""
+    told: dict[str, Any] = dict(error.formatted)
+    original = error.original_error
+    told["message"] = engine.masker.mask(
+        str(original) or type(original).__name__ if original else error.message
+    )
+    if isinstance(original, PipelineError):
+        told["extensions"] = {
+            "_type": "PIPELINE_ERROR",
+            "kind": next(kind.__name__ for kind in type(original).__mro__ if kind.__module__ == "ci.errors"),
+            "hint": engine.masker.mask(original.hint),
+        }
+    elif original is not None and not isinstance(original, ExecFailed):
+        _LOG.error("the embedded session failed", exc_info=original)
+        told["message"] = f"the embedded session failed: {type(original).__name__}: {told['message']}"
+    return told
+
+
+def _resolve(source: Call | None, info: GraphQLResolveInfo[Engine], /, **args: Any) -> Any:
+    """An object is its chain of calls, made at once; anything else is an answer, awaited."""
+    engine = info.context
+    type, field = info.parent_type.name, info.field_name
+    name = f"{type}.{field}"
+    named = get_named_type(info.return_type).name
+    if name == "Query.version":
+        return VERSION
+    if name == "Query.node":
+        return decode(args["id"])
+    if field == "id":
+        return encode(source) if source else encode(Call(None, "Query", "query", {}))
+    declared = info.parent_type.fields[field].args
+    given = {key: _argument(declared[key], args.get(key)) for key in declared}
+    if name == "Query.setSecret":
+        given = {"name": given["name"], "mac": engine.secrets.set(given["name"], given["plaintext"])}
+    if field == "sync" and source is not None:
+        return _sync(engine, source)
+    if type in _RECORDS and source is not None:
+        return _field(engine, source, field)
+    if name not in answers:
+        raise NotSupported(name)
+    call = Call(source, named, field, given)
+    if _is_list(info.return_type) and isinstance(info.schema.get_type(named), GraphQLObjectType):
+        return _list(engine, call)
+    if isinstance(info.schema.get_type(named), GraphQLObjectType):
+        return call
+    return _answer(engine, call)
+
+
+_RECORDS = frozenset({"EnvVariable", "Label", "Port", "Stat"})
+
+
+def _is_list(type: Any) -> bool:
+    return isinstance(type.of_type if isinstance(type, GraphQLNonNull) else type, GraphQLList)
+
+
+def _argument(argument: GraphQLArgument, value: Any) -> Any:
+    """An ID becomes the chain that it names, once it names an object of the right type."""
+    if get_named_type(argument.type).name != "ID" or value is None:
+        return value
+    if isinstance(value, list):
+        return [_object(argument, item) for item in value]
+    return _object(argument, value)
+
+
+def _object(argument: GraphQLArgument, identity: str) -> Call:
+    call = decode(identity)
+    wanted = _expected_type(argument) or call.type
+    if call.type != wanted:
+        raise BadInput(f"expected the ID of a {wanted}, got the ID of a {call.type}")
+    return call
+
+
+def _expected_type(argument: GraphQLArgument) -> str:
+    """The name in the argument's @expectedType directive, empty without one."""
+    node = argument.ast_node
+    expected = node and get_directive_values(GraphQLDirective("expectedType", [], _NAME), node)
+    return expected["name"] if expected else ""
+
+
+_NAME = {"name": GraphQLArgument(GraphQLNonNull(GraphQLString))}
+
+
+async def _answer(engine: Engine, call: Call) -> Any:
+    parent = await engine.value(call.parent) if call.parent else None
+    return await answers[call.name](engine, parent, call)
+
+
+async def _sync(engine: Engine, source: Call) -> str:
+    await engine.value(source)
+    return encode(source)
+
+
+async def _list(engine: Engine, call: Call) -> list[Call]:
+    """Objects of a list are chains that end in their position."""
+    items = await _answer(engine, call)
+    return [
+        Call(call.parent, call.type, call.field, {**call.args, "[]": number}) for number in range(len(items))
+    ]
+
+
+async def _field(engine: Engine, source: Call, field: str) -> Any:
+    value = await engine.value(source)
+    record = value[source.args["[]"]] if isinstance(value, list) else value
+    assert isinstance(record, Record)
+    return record.fields[field]
