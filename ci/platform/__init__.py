@@ -1,0 +1,131 @@
+"""The embedded platform: registries, a real Kubernetes, a gateway, Prometheus, Redis, LiveKit, all here.
+
+    up       brings it up, or what is missing of it; idempotent
+    lose     destroys parts, for drills
+    down     takes it down and leaves nothing: no process, mount, network namespace, filter rule or file
+    status   says of each part how it is
+
+It needs root, for namespaces and mounts, and nothing else that a bare Debian 12 lacks: see `ci.tools`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ci import tools
+from ci.errors import SystemUnavailable, ToolMissing
+from ci.locks import locked
+from ci.platform.instance import REGIONS, Instance, instance
+from ci.platform.part import PartStatus, bring_up, look, take_down
+from ci.platform.plan import all_parts, chosen, tools_of
+from ci.platform.processes import marked
+from ci.reporting import Reporter, SilentReporter
+
+__all__ = ["PartStatus", "Platform", "addresses", "down", "lose", "status", "tools_needed", "up"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Platform:
+    """Where a platform is, as seen from the host."""
+
+    kubeconfig: Path
+    context: str
+    registries: dict[str, str]
+    """By region, the home first: `127.0.0.1:5501`, without a scheme (they speak HTTP)."""
+    replicator: str
+    prometheus: str
+    gateway: str
+    livekit: str
+    livekit_env: Path
+    redis: str
+    signing: Path
+    """The folder of the key pair that releases are signed with: see ci.signing.KeyPair."""
+
+
+def addresses(place: Instance | None = None) -> Platform:
+    """Where the platform is, up or not."""
+    place = place or instance()
+    return Platform(
+        kubeconfig=place.kubeconfig,
+        context=place.cluster.node,
+        registries={region: f"127.0.0.1:{place.registry(region)}" for region in REGIONS},
+        replicator=f"http://127.0.0.1:{place.replicator}",
+        prometheus=f"http://127.0.0.1:{place.prometheus}",
+        gateway=f"http://127.0.0.1:{place.gateway}",
+        livekit=f"ws://127.0.0.1:{place.livekit}",
+        livekit_env=place.livekit_env,
+        redis=f"redis://127.0.0.1:{place.redis}",
+        signing=place.signing,
+    )
+
+
+def tools_needed() -> tuple[str, ...]:
+    """What `up` provides first, in the order in which it builds."""
+    return tools_of(chosen(all_parts(instance()), None))
+
+
+async def up(reporter: Reporter, parts: Sequence[str] | None = None) -> Platform:
+    """Bring the platform up, or only the named parts and what they need; returns when all are healthy.
+
+    Raises ToolMissing (not root, or a tool that cannot be had), SystemUnavailable (a port is taken, with its
+    owner; a part does not come up, with the end of its log), BadInput (an unknown part).
+    """
+    place = instance()
+    wanted = chosen(all_parts(place), parts)
+    if os.geteuid() != 0:
+        raise ToolMissing("the embedded platform needs root", hint="sudo -E va up")
+    await tools.ensure(tools_of(wanted), reporter)
+    with _said_plainly(place):
+        async with _alone(place, reporter):
+            await bring_up(wanted, reporter)
+    return addresses(place)
+
+
+async def down(reporter: Reporter) -> None:
+    """Take everything down, whatever there is of it, and remove the platform's folder."""
+    place = instance()
+    with _said_plainly(place):
+        async with _alone(place, reporter):
+            await take_down(all_parts(place), reporter)
+            await asyncio.to_thread(shutil.rmtree, place.folder)
+
+
+async def lose(names: Sequence[str]) -> None:
+    """Destroy the named parts and their data, as a disaster would: without a word to them before."""
+    place = instance()
+    async with locked(place.folder / ".lock", lambda: None):
+        for process in marked(place.folder):
+            if process.part in names:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+        await take_down([part for part in all_parts(place) if part.name in names], SilentReporter())
+
+
+async def status() -> list[PartStatus]:
+    """How each part is now, in the order in which they come up; of those on request, the ones that run."""
+    found = await look(parts := all_parts(instance()))
+    return [one for part, one in zip(parts, found, strict=True) if one.pid or not part.on_request]
+
+
+def _alone(place: Instance, reporter: Reporter) -> AbstractAsyncContextManager[None]:
+    """Nobody else may change the platform meanwhile."""
+    return locked(place.folder / ".lock", lambda: reporter.note("waiting: another va changes the platform"))
+
+
+@contextmanager
+def _said_plainly(place: Instance) -> Iterator[None]:
+    """A full disk, a folder that cannot be written: an expected failure like any other."""
+    try:
+        yield
+    except OSError as error:
+        raise SystemUnavailable(
+            f"the platform's folder {place.folder} cannot be used: {error}",
+            hint="make room or set VA_STATE to another folder, then run the same command again",
+        ) from error

@@ -1,0 +1,212 @@
+"""What the cluster holds before anything is deployed: the Gateway API, the Gateway, and the way to the host.
+
+Everything is applied from the server's side, so that applying it again changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Any
+
+import httpx
+import yaml
+
+from ci import tools
+from ci.errors import SystemUnavailable
+from ci.platform.cluster import client
+from ci.platform.gateway import CONTROLLER
+from ci.platform.instance import Instance
+from ci.platform.livekit import API_KEY, livekit_secret
+from ci.platform.part import Part, PartStatus, Say
+
+__all__ = ["apply", "objects"]
+
+SYSTEM_NAMESPACE = "va-system"
+
+_PLURALS = {
+    "Namespace": "namespaces",
+    "Secret": "secrets",
+    "Service": "services",
+    "EndpointSlice": "endpointslices",
+    "GatewayClass": "gatewayclasses",
+    "Gateway": "gateways",
+    "CustomResourceDefinition": "customresourcedefinitions",
+    "ClusterRoleBinding": "clusterrolebindings",
+    "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
+}
+
+
+def objects(place: Instance) -> Part:
+    """Applies them all each time: a person may have changed some."""
+    name = f"{place.cluster.node} objects"
+
+    async def up(say: Say) -> bool:
+        changed = False
+        async with client(place.kubeconfig) as api:
+            for wanted in await _definitions(api):
+                say(str(wanted["metadata"]["name"]))
+                changed |= await apply(api, wanted)
+            say("waiting for the Gateway API")
+            await _established(api)
+            for wanted in _objects(place):
+                changed |= await apply(api, wanted)
+        return changed
+
+    async def status() -> PartStatus:
+        if not place.kubeconfig.exists():
+            return PartStatus(name=name, problem="not applied")
+        try:
+            async with client(place.kubeconfig) as api:
+                found = await api.get(_path(_gateway(place)), timeout=3)
+        except (OSError, httpx.HTTPError) as error:
+            return PartStatus(name=name, problem=str(error) or type(error).__name__)
+        return PartStatus(name=name, problem="" if found.is_success else "not applied")
+
+    async def down() -> None:
+        """They go with the cluster."""
+
+    needs = (f"{place.cluster.node} kube-apiserver",)
+    return Part(name=name, up=up, status=status, down=down, needs=needs, tools=("gateway-api",))
+
+
+def _objects(place: Instance) -> list[dict[str, Any]]:
+    return [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}},
+        {
+            # kubeadm's own: the API server asks the kubelet as a member of this group, for logs say.
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": "kubeadm:cluster-admins"},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": "cluster-admin",
+            },
+            "subjects": [
+                {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "Group",
+                    "name": "kubeadm:cluster-admins",
+                }
+            ],
+        },
+        {
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "GatewayClass",
+            "metadata": {"name": "va"},
+            "spec": {"controllerName": CONTROLLER},
+        },
+        _gateway(place),
+        *_to_host(place, "redis", 6379, place.redis),
+        *_to_host(place, "livekit", 7880, place.livekit),
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": _meta("livekit"),
+            "type": "Opaque",
+            "data": {
+                "api-key": base64.b64encode(API_KEY.encode()).decode(),
+                "api-secret": base64.b64encode(livekit_secret(place).encode()).decode(),
+            },
+        },
+    ]
+
+
+def _meta(name: str) -> dict[str, Any]:
+    return {"name": name, "namespace": SYSTEM_NAMESPACE}
+
+
+def _gateway(place: Instance) -> dict[str, Any]:
+    listener = {
+        "name": "http",
+        "protocol": "HTTP",
+        "port": place.gateway,
+        "allowedRoutes": {"namespaces": {"from": "All"}},
+    }
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": _meta("voice"),
+        "spec": {"gatewayClassName": "va", "listeners": [listener]},
+    }
+
+
+def _to_host(place: Instance, name: str, port: int, host_port: int) -> list[dict[str, Any]]:
+    """A Service whose one endpoint is a process on the host, at the host's end of the link."""
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": _meta(name),
+            "spec": {"ports": [{"name": name, "port": port, "targetPort": host_port}]},
+        },
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {**_meta(f"{name}-host"), "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4",
+            "ports": [{"name": name, "port": host_port, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [place.cluster.host_ip], "conditions": {"ready": True}}],
+        },
+    ]
+
+
+async def _definitions(api: httpx.AsyncClient) -> list[dict[str, Any]]:
+    """The Gateway API's CRDs that the cluster lacks."""
+    folder = tools.path("gateway-api")
+    # Only their names: the definitions are long.
+    there = await api.get(
+        "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+        headers={"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"},
+    )
+    items = (there.json()["items"] or []) if there.is_success else []
+    names = {str(item["metadata"]["name"]) for item in items}
+    missing = [
+        file
+        for file in sorted(folder.glob("gateway.networking.k8s.io_*.yaml"))
+        if f"{file.stem.split('_', 1)[1]}.gateway.networking.k8s.io" not in names
+    ]
+    return [await asyncio.to_thread(_parse, file.read_text()) for file in missing]
+
+
+def _parse(text: str) -> dict[str, Any]:
+    # The C parser: these files are long.
+    found: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+    return found
+
+
+async def _established(api: httpx.AsyncClient) -> None:
+    for _ in range(100):
+        found = await api.get("/apis/gateway.networking.k8s.io/v1")
+        if found.is_success and any(item["name"] == "httproutes" for item in found.json()["resources"]):
+            return
+        await asyncio.sleep(0.1)
+    raise SystemUnavailable("the cluster does not serve the Gateway API", hint="run va up again")
+
+
+async def apply(api: httpx.AsyncClient, wanted: dict[str, Any]) -> bool:
+    """Apply one object; True when that changed anything."""
+    path = _path(wanted)
+    before = await api.get(path)
+    response = await api.patch(
+        path,
+        params={"fieldManager": "va", "force": "true"},
+        json=wanted,
+        headers={"Content-Type": "application/apply-patch+yaml"},
+    )
+    if not response.is_success:
+        said = response.json().get("message", response.text)
+        raise SystemUnavailable(f"the cluster refused {wanted['kind']} {wanted['metadata']['name']}: {said}")
+    if not before.is_success:
+        return True
+    return bool(
+        before.json()["metadata"]["resourceVersion"] != response.json()["metadata"]["resourceVersion"]
+    )
+
+
+def _path(wanted: dict[str, Any]) -> str:
+    version, meta = wanted["apiVersion"], wanted["metadata"]
+    root = f"/apis/{version}" if "/" in version else f"/api/{version}"
+    namespace = f"/namespaces/{meta['namespace']}" if "namespace" in meta else ""
+    return f"{root}{namespace}/{_PLURALS[wanted['kind']]}/{meta['name']}"

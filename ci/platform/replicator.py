@@ -1,0 +1,388 @@
+"""Keeps the replicas of the home registry: what ACR does between its regions, as one process.
+
+    POST /events            what the home registry tells of each push (docker-registry's `notifications`)
+    GET  /state             how far each region is: a list of `ci.replication.Replica`
+    POST /reconcile         compare all of home with all replicas, down to each blob; answers when it is done
+    GET  /faults            the faults that are set, by region
+    PUT  /faults/{region}   set them, for tests and drills: `Faults` as JSON, {} for none
+
+An event waits in memory until it is done; one that fails is tried again, less and less often. What was lost
+(events of a moment in which this process or the home registry ended) a reconcile finds: at the start, and
+every half a minute. Run as `python -m ci.platform.replicator CONFIG`, with `Settings` as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from ci import places
+from ci.concurrency import together
+from ci.errors import PipelineError, SystemUnavailable
+from ci.platform.daemon import Daemon, answers, as_part
+from ci.platform.instance import REGIONS, Instance
+from ci.platform.part import Part
+from ci.registry import Registry
+from ci.replication import Copier, Downloads, Event, Pace, Replica, Replicated, Visited
+
+__all__ = ["Faults", "Follower", "Settings", "app", "events_in", "replicator"]
+
+_LONGEST_PAUSE = 5.0
+_FIRST_PAUSE = 0.25
+_EXPECTED = (PipelineError, OSError)
+"""A registry that is down; this machine's own disk that is full."""
+_ALL = "*"
+"""Where a problem of the whole comparison is kept, beside those of single repositories."""
+
+
+class Settings(BaseModel):
+    """What the process is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    port: int
+    home: str
+    replicas: Mapping[str, str]
+    """Endpoint by region."""
+    reconcile_every: float = 30.0
+    """Seconds."""
+
+
+class Faults(BaseModel):
+    """What goes wrong on purpose between home and one replica."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    delay: float = Field(default=0.0, ge=0)
+    """Seconds that every event waits. Meanwhile nothing else, like a comparison, brings it either."""
+    shuffle: bool = False
+    """Events are done one by one, in any order."""
+    lose: int = Field(default=0, ge=0)
+    """So many of the next events are lost."""
+    down: bool = False
+    """As if the replica did not answer."""
+
+
+def replicator(place: Instance) -> Part:
+    """The process, told by the first region's registry, that keeps the others like it."""
+    home, *replicas = REGIONS
+    settings = Settings(
+        port=place.replicator,
+        home=f"127.0.0.1:{place.registry(home)}",
+        replicas={region: f"127.0.0.1:{place.registry(region)}" for region in replicas},
+    )
+    config = place.folder / "replicator.json"
+
+    def daemon() -> Daemon:
+        return Daemon(
+            name="replicator",
+            argv=(sys.executable, "-m", "ci.platform.replicator", str(config)),
+            files={config: settings.model_dump_json(indent=2)},
+            env={"PYTHONPATH": str(places.checkout())},
+            check=answers(f"http://127.0.0.1:{settings.port}/faults"),
+            ports=(settings.port,),
+        )
+
+    needs = tuple(f"registry {region}" for region in REGIONS)
+    return as_part(place, daemon, name="replicator", needs=needs, grace=3.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pending:
+    event: Event
+    seen: float
+    """Monotonic."""
+
+
+class Follower:
+    """Keeps one replica like the home registry while `run` runs. Repositories do not wait for each other."""
+
+    def __init__(
+        self,
+        region: str,
+        home: Registry,
+        replica: Registry,
+        *,
+        reconcile_every: float,
+        downloads: Downloads | None = None,
+    ) -> None:
+        self.region = region
+        self._home = home
+        self._replica = replica
+        self._every = reconcile_every
+        self._copier = Copier(home, replica, downloads)
+        self._faults = Faults()
+        self._pending: list[_Pending] = []
+        self._lanes: dict[str, asyncio.Task[None]] = {}
+        self._problems: dict[str, str] = {}
+        self._known: dict[tuple[str, str], str] = {}
+        self._comparing = asyncio.Lock()
+        self._nudge = asyncio.Event()
+        self._started = time.monotonic()
+        self._last_event: datetime | None = None
+        self._last_copied: datetime | None = None
+        self._reconciled: datetime | None = None
+
+    @property
+    def faults(self) -> Faults:
+        """The faults that are set. Setting them makes whatever waits look again."""
+        return self._faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self._faults = faults
+        nudge, self._nudge = self._nudge, asyncio.Event()
+        nudge.set()
+
+    def tell(self, event: Event) -> None:
+        """Take note of an event; it is done when `state` has no more of it pending."""
+        self._last_event = datetime.now(UTC)
+        if self._faults.lose:
+            self._faults = self._faults.model_copy(update={"lose": self._faults.lose - 1})
+            return
+        self._pending.append(_Pending(event=event, seen=time.monotonic()))
+        lane = self._lanes.get(event.repository)
+        if lane is None or lane.done():
+            self._lanes[event.repository] = asyncio.create_task(self._work(event.repository))
+
+    async def run(self) -> None:
+        """Compare at the start and from time to time, until cancelled."""
+        failures = 0
+        try:
+            while True:
+                try:
+                    if not self._faults.delay:
+                        await self.reconcile()
+                    failures = 0
+                except _EXPECTED:
+                    failures += 1
+                if failures:
+                    await self._pause(min(self._every, _longer(failures)))
+                else:
+                    await asyncio.sleep(self._every)
+        finally:
+            for lane in self._lanes.values():
+                lane.cancel()
+            await asyncio.gather(*self._lanes.values(), return_exceptions=True)
+
+    async def reconcile(self, *, deep: bool = False) -> None:
+        """Bring whatever has a tag in the home registry; `deep`: and look at every blob of it.
+
+        SystemUnavailable when one of the two does not answer, or a fault is set that holds it back.
+        """
+        if self._faults.delay:
+            raise SystemUnavailable(
+                f"replication to {self.region} has a delay of {self._faults.delay:g} s set"
+            )
+        try:
+            async with self._comparing:
+                self._refuse()
+                found = await self._home.repositories()
+                self._count(await self._copier.reconcile(found, None if deep else self._known))
+        except _EXPECTED as error:
+            self._fail(_ALL, error)
+            raise
+        self._problems.pop(_ALL, None)
+        self._reconciled = datetime.now(UTC)
+
+    def state(self) -> Replica:
+        """How far this replica is now."""
+        waiting = [one.seen for one in self._pending]
+        if self._reconciled is None:
+            waiting.append(self._started)  # what happened before is not known yet
+        pace = Pace.FAILING if self._problems else Pace.BEHIND if waiting else Pace.IN_STEP
+        return Replica(
+            region=self.region,
+            endpoint=self._replica.endpoint,
+            pace=pace,
+            pending=len(self._pending),
+            lag=time.monotonic() - min(waiting) if waiting else 0.0,
+            last_event=self._last_event,
+            last_copied=self._last_copied,
+            reconciled=self._reconciled,
+            problem=next(iter(self._problems.values()), ""),
+        )
+
+    async def _work(self, repository: str) -> None:
+        """Do the events of one repository until none is left."""
+        failures = 0
+        while waiting := [one for one in self._pending if one.event.repository == repository]:
+            too_new = waiting[0].seen + self._faults.delay - time.monotonic()
+            if too_new > 0:
+                await self._pause(too_new)
+            elif await self._bring(waiting):
+                failures = 0
+                self._problems.pop(repository, None)
+            else:
+                failures += 1
+                await self._pause(_longer(failures))
+
+    async def _bring(self, waiting: list[_Pending]) -> bool:
+        """Do those that are due; False when one failed, which then waits behind the others."""
+        visited = Visited()
+        now = time.monotonic()
+        due = [one for one in waiting if one.seen + self._faults.delay <= now]
+        if self._faults.shuffle:
+            due = [random.choice(due)]  # noqa: S311
+        for event in dict.fromkeys(one.event for one in due):
+            mine = [one for one in due if one.event == event]
+            try:
+                self._refuse()
+                self._count(await self._copier.follow(event, visited))
+            except _EXPECTED as error:
+                self._fail(event.repository, error)
+                self._pending = [*(one for one in self._pending if one not in mine), *mine]
+                return False
+            self._pending = [one for one in self._pending if one not in mine]
+        return True
+
+    def _refuse(self) -> None:
+        if self._faults.down:
+            raise SystemUnavailable(
+                f"{self._replica.endpoint} does not answer: such is the fault that is set"
+            )
+
+    def _count(self, done: Replicated) -> None:
+        if done.manifests or done.blobs:
+            self._last_copied = datetime.now(UTC)
+
+    def _fail(self, where: str, error: Exception) -> None:
+        if self._problems.get(where) != str(error):
+            _log(f"{self.region}, {where}: {error}")
+        self._problems[where] = str(error)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not longer than until the faults change."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._nudge.wait(), seconds)
+
+
+def _longer(failures: int) -> float:
+    return min(_FIRST_PAUSE * 2.0**failures, _LONGEST_PAUSE)
+
+
+def _log(text: str) -> None:
+    print(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {text}", file=sys.stderr, flush=True)
+
+
+class _Target(BaseModel):
+    repository: str
+    digest: str
+    tag: str = ""
+
+
+class _Notification(BaseModel):
+    action: str
+    target: _Target
+
+
+class _Envelope(BaseModel):
+    events: list[_Notification]
+
+
+def events_in(body: bytes) -> Iterable[Event]:
+    """The pushes of manifests in a notification (`application/vnd.docker.distribution.events.v1+json`).
+
+    Pushes of blobs are left out by the registry, as it is configured. ValueError when it is none.
+    """
+    for one in _Envelope.model_validate_json(body).events:
+        if one.action == "push":
+            yield Event(repository=one.target.repository, reference=one.target.tag or one.target.digest)
+
+
+def app(followers: Iterable[Follower]) -> Starlette:
+    """The HTTP face; the followers run while it is served."""
+    by_region = {follower.region: follower for follower in followers}
+
+    async def events(request: Request) -> Response:
+        try:
+            told = list(events_in(await request.body()))
+        except ValidationError as error:
+            return PlainTextResponse(f"not a notification: {error.errors()[0]['msg']}", 400)
+        for event in told:
+            for follower in by_region.values():
+                follower.tell(event)
+        return Response(status_code=202)
+
+    async def state(_: Request) -> Response:
+        return JSONResponse([follower.state().model_dump(mode="json") for follower in by_region.values()])
+
+    async def reconcile(_: Request) -> Response:
+        try:
+            await together(follower.reconcile(deep=True) for follower in by_region.values())
+        except _EXPECTED as error:
+            return PlainTextResponse(str(error), 503)
+        return Response(status_code=204)
+
+    async def faults(request: Request) -> Response:
+        if request.method == "PUT":
+            try:
+                wanted = Faults.model_validate_json(await request.body())
+            except ValidationError as error:
+                return PlainTextResponse(error.errors()[0]["msg"], 400)
+            follower = by_region.get(request.path_params["region"])
+            if follower is None:
+                return PlainTextResponse(f"no such region; there is {', '.join(by_region)}", 404)
+            follower.faults = wanted
+        return JSONResponse({region: one.faults.model_dump() for region, one in by_region.items()})
+
+    @asynccontextmanager
+    async def running(_: Starlette) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(follower.run()) for follower in by_region.values()]
+        yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    return Starlette(
+        routes=[
+            Route("/events", events, methods=["POST"]),
+            Route("/state", state),
+            Route("/reconcile", reconcile, methods=["POST"]),
+            Route("/faults", faults),
+            Route("/faults/{region}", faults, methods=["PUT"]),
+        ],
+        lifespan=running,
+    )
+
+
+async def _serve(settings: Settings) -> None:
+    async with AsyncExitStack() as stack:
+        home = await stack.enter_async_context(Registry(settings.home, attempts=3))
+        downloads = Downloads(home)
+        followers = [
+            Follower(
+                region,
+                home,
+                await stack.enter_async_context(Registry(endpoint, attempts=3)),
+                reconcile_every=settings.reconcile_every,
+                downloads=downloads,
+            )
+            for region, endpoint in settings.replicas.items()
+        ]
+        config = uvicorn.Config(
+            app(followers),
+            host="127.0.0.1",
+            port=settings.port,
+            log_level="warning",
+            timeout_graceful_shutdown=1,
+        )
+        await uvicorn.Server(config).serve()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(Settings.model_validate_json(Path(sys.argv[1]).read_bytes())))
