@@ -1,0 +1,48 @@
+"""Azure Resource Manager: the one room that speaks to it.
+
+arm.py          resources, ids and templates, from the typed models of azure-mgmt-*
+network.py edge.py cluster.py data.py operations.py    what is rendered, an area each
+render.py       an architecture -> its modules: one template an area and region, in order
+schema.py       Azure's definition of each type, and what does not fit it
+offline.py      what can be said of templates without Azure: our rules, the definitions, checkov
+registry.py secrets.py    what is asked of the registry and of the vaults that are there
+deploy.py       plan, apply, drift, destroy: the client
+standin.py      a stand-in for Azure Resource Manager on this machine
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from typing import Any
+
+_MODELS_ONLY = (
+    "applicationinsights", "authorization", "consumption", "containerregistry", "containerservice",
+    "dashboard", "dns", "keyvault", "loganalytics", "msi", "network", "postgresqlflexibleservers",
+    "privatedns", "prometheusrulegroups", "redisenterprise", "storage", "trafficmanager",
+)  # fmt: skip
+
+
+def _load_clients_late(package: str) -> None:
+    """Importing a package's models loads its clients too, which takes as long again; rendering needs none.
+
+    The package itself is executed only when it is asked for a class: `from azure.mgmt.dns import X` works.
+    """
+    spec = importlib.util.find_spec(package)
+    if package in sys.modules or spec is None or spec.loader is None:
+        return
+    loader, module = spec.loader, importlib.util.module_from_spec(spec)
+
+    def load(attribute: str) -> Any:
+        if attribute[:1].islower() or attribute.startswith("_"):
+            raise AttributeError(attribute)  # a submodule: the import system finds it by itself
+        del module.__dict__["__getattr__"]
+        loader.exec_module(module)
+        return getattr(module, attribute)
+
+    module.__dict__["__getattr__"] = load
+    sys.modules[package] = module
+
+
+for _package in _MODELS_ONLY:
+    _load_clients_late(f"azure.mgmt.{_package}")

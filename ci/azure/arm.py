@@ -1,0 +1,225 @@
+"""ARM's own terms: a resource, its id, a template. Bodies come from the typed models of azure-mgmt-*.
+
+A misspelt keyword of such a model is a TypeError while rendering, not a failed deployment at two in the
+morning.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = [
+    "API",
+    "REGIONAL_ENDPOINTS_API",
+    "ROLES",
+    "Resource",
+    "as_json",
+    "expression",
+    "reference",
+    "resource_id",
+    "role_assignment",
+    "template",
+]
+
+API = {
+    "Microsoft.Authorization/locks": "2020-05-01",
+    "Microsoft.Authorization/roleAssignments": "2022-04-01",
+    "Microsoft.Cache/redisEnterprise": "2025-07-01",
+    "Microsoft.Cache/redisEnterprise/databases": "2025-07-01",
+    "Microsoft.Consumption/budgets": "2024-08-01",
+    "Microsoft.ContainerRegistry/registries": "2025-11-01",
+    "Microsoft.ContainerRegistry/registries/replications": "2025-11-01",
+    "Microsoft.ContainerRegistry/registries/webhooks": "2025-11-01",
+    "Microsoft.ContainerService/managedClusters": "2026-08-01",
+    "Microsoft.Dashboard/grafana": "2025-08-01",
+    "Microsoft.DBforPostgreSQL/flexibleServers": "2026-10-01",
+    "Microsoft.DBforPostgreSQL/flexibleServers/administrators": "2026-10-01",
+    "Microsoft.DBforPostgreSQL/flexibleServers/configurations": "2026-10-01",
+    "Microsoft.DBforPostgreSQL/flexibleServers/databases": "2026-10-01",
+    "Microsoft.AlertsManagement/prometheusRuleGroups": "2023-03-01",
+    "Microsoft.Insights/actionGroups": "2023-01-01",
+    "Microsoft.Insights/components": "2020-02-02",
+    "Microsoft.Insights/dataCollectionRuleAssociations": "2023-03-11",
+    "Microsoft.Insights/dataCollectionRules": "2023-03-11",
+    "Microsoft.Insights/diagnosticSettings": "2021-05-01-preview",
+    "Microsoft.KeyVault/vaults": "2026-05-15",
+    "Microsoft.ManagedIdentity/userAssignedIdentities": "2024-11-30",
+    "Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials": "2024-11-30",
+    "Microsoft.Monitor/accounts": "2023-04-03",
+    "Microsoft.Network/ApplicationGatewayWebApplicationFirewallPolicies": "2026-03-01",
+    "Microsoft.Network/applicationGateways": "2026-03-01",
+    "Microsoft.Network/dnsZones": "2018-05-01",
+    "Microsoft.Network/dnsZones/CNAME": "2018-05-01",
+    "Microsoft.Network/dnsZones/A": "2018-05-01",
+    "Microsoft.Network/loadBalancers": "2026-03-01",
+    "Microsoft.Network/natGateways": "2026-03-01",
+    "Microsoft.Network/networkSecurityGroups": "2026-03-01",
+    "Microsoft.Network/privateDnsZones": "2024-06-01",
+    "Microsoft.Network/privateDnsZones/virtualNetworkLinks": "2024-06-01",
+    "Microsoft.Network/privateEndpoints": "2026-03-01",
+    "Microsoft.Network/privateEndpoints/privateDnsZoneGroups": "2026-03-01",
+    "Microsoft.Network/publicIPAddresses": "2026-03-01",
+    "Microsoft.Network/trafficManagerProfiles": "2026-09-01",
+    "Microsoft.Network/virtualNetworks": "2026-03-01",
+    "Microsoft.Network/virtualNetworks/virtualNetworkPeerings": "2026-03-01",
+    "Microsoft.OperationalInsights/workspaces": "2025-07-01",
+    "Microsoft.OperationalInsights/workspaces/savedSearches": "2025-07-01",
+    "Microsoft.OperationalInsights/workspaces/tables": "2025-07-01",
+    "Microsoft.Storage/storageAccounts": "2026-09-01",
+    "Microsoft.Storage/storageAccounts/blobServices": "2026-09-01",
+    "Microsoft.Storage/storageAccounts/blobServices/containers": "2026-09-01",
+    "Microsoft.Storage/storageAccounts/managementPolicies": "2026-09-01",
+}
+"""The API version that each type is deployed with: the one that its SDK's models were generated from."""
+
+REGIONAL_ENDPOINTS_API = "2026-01-01-preview"
+"""The first version of the registry's API that has `regionalEndpoints`; the SDK's models are older."""
+
+ROLES = {
+    "AcrPull": "7f951dda-4ed3-4680-a7ca-43fe172d538d",
+    "AcrPush": "8311e382-0749-4cb8-b61a-304f252e45ec",
+    "Azure Kubernetes Service RBAC Admin": "3498e952-d568-435e-9b2c-8d77e338d7f7",
+    "Azure Kubernetes Service RBAC Cluster Admin": "b1ff04bb-8a4e-4dc4-8eb5-8693973ce19b",
+    "Azure Kubernetes Service RBAC Reader": "7f6c6a51-bcf8-42ba-9220-52d62157d7db",
+    "Azure Kubernetes Service RBAC Writer": "a7ffa36f-339b-4b5c-8bdf-e2c188b2c0eb",
+    "Contributor": "b24988ac-6180-42a0-ab88-20f7382dd24c",
+    "Key Vault Administrator": "00482a5a-887f-4fb3-b363-3b7fe8e74483",
+    "Key Vault Reader": "21090545-7ca7-4776-b22c-e363652d74d2",
+    "Key Vault Secrets User": "4633458b-17de-408a-b874-0445c86b69e6",
+    "Managed Identity Operator": "f1a07417-d97a-45cb-824c-7a7467783830",
+    "Monitoring Contributor": "749f88d5-cbae-40b8-bcfc-e573ddc772fa",
+    "Monitoring Reader": "43d0d8ad-25c7-4714-9337-8ba259a9fe05",
+    "Network Contributor": "4d97b98b-1d4f-4787-a291-c67834d212e7",
+    "Reader": "acdd72a7-3385-48ef-bd42-f606fba81ae7",
+    "Storage Blob Data Contributor": "ba92f5b4-2d11-453d-a403-e96b0029c9fe",
+}
+"""Azure's built-in roles by name. Source: "Azure built-in roles", learn.microsoft.com, read 2026-08."""
+
+_NAMESPACE = uuid.UUID("a3c1e7d0-5f0e-4b9e-9b5e-6a1d2f0c7e11")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """One resource of a template. A child's `name` holds its parents': `vault/secret`."""
+
+    type: str
+    name: str
+    body: Mapping[str, Any]
+    depends_on: tuple[str, ...] = ()
+    scope: str | None = None
+    """The id of what an extension resource (a lock, a role, a diagnostic setting) is attached to."""
+    api: str = ""
+    """The API version, where it is not its type's."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it stands in a template."""
+        found = {"type": self.type, "apiVersion": self.api or API[self.type], "name": self.name, **self.body}
+        if self.depends_on:
+            found["dependsOn"] = sorted(self.depends_on)
+        if self.scope is not None:
+            found["scope"] = self.scope
+        return found
+
+
+def as_json(model: Any) -> dict[str, Any]:
+    """A model's ARM JSON, without what only the service may set.
+
+    Older models serialize, newer ones are dicts.
+    """
+    if hasattr(model, "serialize"):
+        serialized: dict[str, Any] = model.serialize()
+        return serialized
+    plain: dict[str, Any] = model.as_dict(exclude_readonly=True)
+    return plain
+
+
+def expression(text: str) -> str:
+    """An ARM template expression."""
+    return f"[{text}]"
+
+
+def resource_id(group: str, kind: str, *names: str) -> str:
+    """The id of a resource in a resource group, as an expression."""
+    words = ", ".join(f"'{word}'" for word in (group, kind, *names))
+    return f"[resourceId({words})]"
+
+
+def reference(id_expression: str, kind: str, path: str) -> str:
+    """A property that exists only at run time: `[reference(resourceId(…), '2024-…').path]`."""
+    return f"[reference({id_expression.strip('[]')}, '{API[kind]}').{path}]"
+
+
+def role_assignment(
+    role: str,
+    principal: str,
+    principal_type: str,
+    *,
+    scope: str | None = None,
+    depends_on: Iterable[str] = (),
+) -> Resource:
+    """A role for a principal (an expression that gives its object id), on `scope` or the resource group.
+
+    The name is a GUID made of the three, so that rendering twice gives the same assignment.
+    """
+    from azure.mgmt.authorization.v2022_04_01.models import RoleAssignmentCreateParameters
+
+    name = str(uuid.uuid5(_NAMESPACE, f"{scope}|{principal}|{role}"))
+    definition = f"[subscriptionResourceId('Microsoft.Authorization/roleDefinitions', '{ROLES[role]}')]"
+    return Resource(
+        type="Microsoft.Authorization/roleAssignments",
+        name=name,
+        body=as_json(
+            RoleAssignmentCreateParameters(
+                role_definition_id=definition,
+                principal_id=principal,
+                principal_type=principal_type,
+                description=role,
+            )
+        ),
+        depends_on=tuple(depends_on),
+        scope=scope,
+    )
+
+
+def template(resources: Iterable[Resource], parameters: Iterable[str] = ()) -> dict[str, Any]:
+    """A deployment template: its resources sorted by type and name.
+
+    Its parameters strings without defaults.
+    """
+    ordered = sorted(resources, key=lambda one: (one.type, one.name))
+    found: dict[str, Any] = {
+        "$schema": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#",
+        "contentVersion": "1.0.0.0",
+        "resources": [resource.as_dict() for resource in ordered],
+    }
+    if names := sorted(set(parameters)):
+        found["parameters"] = {name: {"type": "string"} for name in names}
+    ordered_keys: dict[str, Any] = json.loads(json.dumps(found, sort_keys=True))
+    return ordered_keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class Module:
+    """One template, deployed on its own: an area in a region.
+
+    `needs` are areas that come first, in all regions.
+    """
+
+    area: str
+    region: str
+    group: str
+    resources: tuple[Resource, ...]
+    parameters: tuple[str, ...] = field(default=())
+
+    @property
+    def name(self) -> str:
+        """What its deployment is called."""
+        return f"va-{self.area}"
+
+    def template(self) -> dict[str, Any]:
+        """The template itself."""
+        return template(self.resources, self.parameters)

@@ -1,0 +1,228 @@
+"""What can be said of templates without Azure: our own rules, Azure's definitions of its types, checkov's.
+
+A finding that must stay has a waiver in `environments/architecture/waivers.yaml`: what, why, and until when.
+The file is for all environments: a waiver that one of them has no need of is no finding, an expired one is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from ci.azure.arm import Module
+from ci.azure.render import write
+from ci.azure.schema import misfits
+from ci.checkov import failed_checks
+from ci.waivers import sort_out
+
+__all__ = ["Checked", "Problem", "check_templates"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One finding in a template. `source` is `ours`, `schema` or `checkov`.
+
+    `resource` is `type name`, with the property behind them for `ARM-SCHEMA`: what a waiver is matched with.
+    """
+
+    source: str
+    id: str
+    resource: str
+    module: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What was found, what was waived, in how many resources, and which sources looked."""
+
+    problems: tuple[Problem, ...]
+    waived: tuple[Problem, ...]
+    resources: int
+    sources: tuple[str, ...]
+
+
+async def check_templates(
+    modules: Sequence[Module],
+    waivers_file: Path,
+    *,
+    today: date,
+    checkov: Path | None = None,
+) -> Checked:
+    """Our own rules and Azure's definitions on every rendered resource, and with its program checkov's.
+
+    StepFailed when checkov gives no report.
+    """
+    found = [*_ours(modules), *_unfitting(modules), *(await _checkov(checkov, modules) if checkov else ())]
+    sources = ("ours", "schema", "checkov") if checkov else ("ours", "schema")
+    return await asyncio.to_thread(_sorted_out, found, waivers_file, today, modules, sources)
+
+
+def _sorted_out(
+    found: list[Problem], file: Path, today: date, modules: Sequence[Module], sources: tuple[str, ...]
+) -> Checked:
+    done = sort_out(found, file, today=today)
+    expired = [
+        Problem(
+            source="ours", id="WAIVER", resource=one.waiver.id, module=str(one.place), message=one.message
+        )
+        for one in done.expired
+    ]
+    count = sum(len(module.resources) for module in modules)
+    return Checked(problems=(*done.left, *expired), waived=done.waived, resources=count, sources=sources)
+
+
+# --- our rules ---------------------------------------------------------------------------------
+
+
+def _ours(modules: Sequence[Module]) -> Iterator[Problem]:
+    seen: dict[tuple[str, str, str, str], str] = {}
+    for module in modules:
+        for resource in module.resources:
+            label = f"{resource.type} {resource.name}"
+            where = f"{module.region}/{module.area}"
+
+            def problem(code: str, message: str, label: str = label, where: str = where) -> Problem:
+                return Problem(source="ours", id=code, resource=label, module=where, message=message)
+
+            key = (module.group, resource.scope or "", resource.type.lower(), resource.name.lower())
+            if key in seen:
+                yield problem("ARM-TWICE", f"is rendered in {seen[key]} as well")
+            seen[key] = where
+            if resource.type.count("/") - 1 != resource.name.count("/") and not resource.name.startswith("["):
+                yield problem("ARM-NAME", "the name has another depth than the type")
+            body = json.dumps(resource.body)
+            if ": null" in body:
+                yield problem("ARM-NULL", "a property without a value")
+            if re.search(
+                r'(?i)"[^"]*(password|secretvalue|accountkey|connectionstring)[^"]*": '
+                r'"(?!Enabled|Disabled)[^"\[]',
+                body,
+            ):
+                yield problem("ARM-SECRET", "a secret's value in a template")
+            for rule, types, message in _RULES:
+                if resource.type == types and not rule(resource.body):
+                    yield problem("ARM-RULE", message)
+        ids = {(resource.type, resource.name) for resource in module.resources}
+        for resource in module.resources:
+            for need in resource.depends_on:
+                words = re.findall(r"'([^']*)'", need)
+                kind, name = words[1], "/".join(words[2:])
+                if words[0] != module.group or (kind, name) not in ids:
+                    yield Problem(
+                        source="ours",
+                        id="ARM-DEPENDS",
+                        resource=f"{resource.type} {resource.name}",
+                        module=f"{module.region}/{module.area}",
+                        message=f"depends on {kind} {name}, which is not in its template",
+                    )
+
+
+def _at(body: Mapping[str, Any], path: str) -> Any:
+    value: Any = body
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _is(path: str, *wanted: Any) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda body: _at(body, path) in wanted
+
+
+_RULES: list[tuple[Callable[[Mapping[str, Any]], bool], str, str]] = [
+    (
+        _is("properties.minimumTlsVersion", "TLS1_2", "TLS1_3"),
+        "Microsoft.Storage/storageAccounts",
+        "TLS below 1.2",
+    ),
+    (
+        _is("properties.allowBlobPublicAccess", False),
+        "Microsoft.Storage/storageAccounts",
+        "blobs may be public",
+    ),
+    (_is("properties.allowSharedKeyAccess", False), "Microsoft.Storage/storageAccounts", "account keys work"),
+    (
+        _is("properties.publicNetworkAccess", "Disabled"),
+        "Microsoft.Storage/storageAccounts",
+        "public network",
+    ),
+    (_is("properties.minimumTlsVersion", "1.2", "1.3"), "Microsoft.Cache/redisEnterprise", "TLS below 1.2"),
+    (_is("properties.publicNetworkAccess", "Disabled"), "Microsoft.Cache/redisEnterprise", "public network"),
+    (_is("properties.enablePurgeProtection", True), "Microsoft.KeyVault/vaults", "no purge protection"),
+    (
+        _is("properties.enableRbacAuthorization", True),
+        "Microsoft.KeyVault/vaults",
+        "access policies, not roles",
+    ),
+    (_is("properties.publicNetworkAccess", "disabled"), "Microsoft.KeyVault/vaults", "public network"),
+    (_is("properties.adminUserEnabled", False), "Microsoft.ContainerRegistry/registries", "the admin user"),
+    (
+        _is("properties.disableLocalAccounts", True),
+        "Microsoft.ContainerService/managedClusters",
+        "local accounts",
+    ),
+    (
+        _is("properties.securityProfile.workloadIdentity.enabled", True),
+        "Microsoft.ContainerService/managedClusters",
+        "no workload identity",
+    ),
+    (_is("properties.sku.tier", "WAF_v2"), "Microsoft.Network/applicationGateways", "no firewall"),
+    (
+        lambda body: bool(_at(body, "properties.firewallPolicy.id")),
+        "Microsoft.Network/applicationGateways",
+        "no firewall policy",
+    ),
+    (
+        _is("properties.policySettings.mode", "Prevention"),
+        "Microsoft.Network/ApplicationGatewayWebApplicationFirewallPolicies",
+        "the firewall only watches",
+    ),
+]
+
+
+# --- Azure's definitions -----------------------------------------------------------------------
+
+
+def _unfitting(modules: Sequence[Module]) -> Iterator[Problem]:
+    for module in modules:
+        for resource in module.resources:
+            for misfit in misfits(resource):
+                yield Problem(
+                    source="schema",
+                    id="ARM-SCHEMA",
+                    resource=f"{resource.type} {resource.name} {misfit.path}",
+                    module=f"{module.region}/{module.area}",
+                    message=misfit.message,
+                )
+
+
+# --- checkov -----------------------------------------------------------------------------------
+
+
+async def _checkov(program: Path, modules: Sequence[Module]) -> Iterable[Problem]:
+    with tempfile.TemporaryDirectory(prefix="va-checkov-") as folder:
+        await asyncio.to_thread(write, modules, Path(folder))
+        failed = await failed_checks(program, Path(folder), "arm")
+    return [
+        Problem(
+            source="checkov",
+            id=one.id,
+            resource=_resource(one.resource),
+            module=one.file.removesuffix(".json"),
+            message=one.title,
+        )
+        for one in failed
+    ]
+
+
+def _resource(text: str) -> str:
+    """`Microsoft.Storage/storageAccounts.name` -> `Microsoft.Storage/storageAccounts name`."""
+    match = re.match(r"(Microsoft\.[A-Za-z]+(?:/[A-Za-z]+)+)\.(.*)", text)
+    return f"{match[1]} {match[2]}" if match else text

@@ -1,0 +1,577 @@
+"""A stand-in for Azure Resource Manager on this machine: keeps state, takes time, conflicts, throttles.
+
+It speaks the part of ARM that ci.azure.deploy uses, closely enough that the real SDK cannot tell: resource
+groups, deployments as long-running operations that bring about one resource after another in the order of
+their dependencies, their operations, what-if on what is really stored, exported templates, locks that keep
+a group from being deleted. It evaluates the expressions that our templates use and refuses a reference to
+what is not there. It knows nothing of what Azure checks inside a resource: `va infra check` and Azure
+itself do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ci.serving import serving
+
+__all__ = ["Fault", "StandIn", "serve"]
+
+_NAMESPACE = uuid.UUID("5a3f1d2e-8f0b-4a55-9d7b-2b6d6f1f0a01")
+_IGNORED = ("provisioningState",)
+
+
+class _Refused(Exception):
+    """An ARM error answer."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+    def answer(self) -> JSONResponse:
+        return JSONResponse({"error": {"code": self.code, "message": str(self)}}, self.status)
+
+
+@dataclass
+class Fault:
+    """What goes wrong, `times` times: a request answered with `status`, or a resource that fails."""
+
+    times: int = 1
+    status: int = 0
+    path: str = ""
+    retry_after: str = "0"
+    resource: str = ""
+
+    def strikes(self) -> bool:
+        """Whether it happens now; uses one of its times up."""
+        self.times -= 1
+        return self.times >= 0
+
+
+@dataclass
+class StandIn:
+    """The whole of the stand-in: what is stored, how fast it works, what goes wrong.
+
+    `per_poll` resources come about each time someone asks how a deployment is doing. With `file`, what is
+    stored is there again after a restart, half-done deployments included.
+    """
+
+    file: Path | None = None
+    per_poll: int = 10_000
+    faults: list[Fault] = field(default_factory=list)
+    groups: dict[str, Any] = field(default_factory=dict)
+    resources: dict[str, Any] = field(default_factory=dict)
+    deployments: dict[str, Any] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    _results: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.file is not None and self.file.is_file():
+            kept = json.loads(self.file.read_text())
+            self.groups, self.resources, self.deployments = (
+                kept["groups"],
+                kept["resources"],
+                kept["deployments"],
+            )
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        methods = ["GET", "PUT", "POST", "DELETE", "HEAD", "PATCH"]
+        return Starlette(routes=[Route("/{path:path}", self._answer, methods=methods)])
+
+    async def _answer(self, request: Request) -> Response:
+        path = request.url.path
+        self.requests.append(f"{request.method} {path}")
+        for fault in self.faults:
+            if fault.status and fault.path in f"{request.method} {path}" and fault.strikes():
+                body = {"error": {"code": f"Fault{fault.status}", "message": "as the test asked"}}
+                # The SDK asks again whenever it is told when, whatever the status.
+                headers = {"Retry-After": fault.retry_after} if fault.status in (429, 503) else {}
+                return JSONResponse(body, fault.status, headers)
+        if not request.headers.get("authorization", "").startswith("Bearer "):
+            return _Refused(401, "AuthenticationFailed", "The 'Authorization' header is missing.").answer()
+        body = await request.json() if request.headers.get("content-length", "0") not in ("", "0") else {}
+        try:
+            answer = self._route(request, path, body)
+        except _Refused as refused:
+            answer = refused.answer()
+        if request.method != "GET" or "deployments" in path:
+            self._keep()
+        return answer
+
+    def _keep(self) -> None:
+        if self.file is not None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            kept = {"groups": self.groups, "resources": self.resources, "deployments": self.deployments}
+            partial = self.file.with_suffix(".new")
+            partial.write_text(json.dumps(kept))
+            partial.replace(self.file)
+
+    def _route(self, request: Request, path: str, body: Any) -> Response:
+        method = request.method
+        base = str(request.base_url).rstrip("/")
+        if match := re.fullmatch(r"/operations/(.+)", path):
+            return self._operation(match[1])
+        if match := re.fullmatch(r"(?i)/subscriptions/([^/]+)/resourcegroups/([^/]+)", path):
+            return self._group(method, match[1], match[2], body, base)
+        found = re.fullmatch(
+            r"(?i)/subscriptions/([^/]+)/resourcegroups/([^/]+)/providers/microsoft\.resources/deployments/([^/]+)(/.*)?",
+            path,
+        )
+        if found:
+            group = self._known_group(found[2])
+            return self._deployment(method, found[1], group, found[3], (found[4] or "").lower(), body, base)
+        if match := re.fullmatch(r"(?i)/subscriptions/[^/]+/resourcegroups/([^/]+)/resources", path):
+            group = self._known_group(match[1])
+            return JSONResponse({"value": list(self._in(group))})
+        if match := re.fullmatch(r"(?i)/subscriptions/[^/]+/resourcegroups/([^/]+)/providers/.*/locks", path):
+            group = self._known_group(match[1])
+            return JSONResponse({"value": [one for one in self._in(group) if one["type"].endswith("/locks")]})
+        if "/providers/" in path:
+            return self._resource(method, path, body)
+        raise _Refused(404, "NotFound", f"nothing at {path}")
+
+    # --- resource groups -----------------------------------------------------------------
+
+    def _known_group(self, group: str) -> str:
+        if group.lower() not in self.groups:
+            raise _Refused(404, "ResourceGroupNotFound", f"Resource group '{group}' could not be found.")
+        return group.lower()
+
+    def _in(self, group: str) -> Iterator[dict[str, Any]]:
+        mark = f"/resourcegroups/{group.lower()}/"
+        return (one for key, one in self.resources.items() if mark in key)
+
+    def _group(self, method: str, subscription: str, group: str, body: Any, base: str) -> Response:
+        key = group.lower()
+        if method == "PUT":
+            new = key not in self.groups
+            self.groups[key] = {
+                "id": f"/subscriptions/{subscription}/resourceGroups/{group}",
+                "name": group,
+                "type": "Microsoft.Resources/resourceGroups",
+                "location": body["location"],
+                "tags": body.get("tags", {}),
+                "properties": {"provisioningState": "Succeeded"},
+            }
+            return JSONResponse(self.groups[key], 201 if new else 200)
+        if method == "HEAD":
+            return Response(status_code=204 if key in self.groups else 404)
+        self._known_group(group)
+        if method == "DELETE":
+            if any(one["type"].endswith("/locks") for one in self._in(key)):
+                raise _Refused(409, "ScopeLocked", f"The scope '{group}' cannot be deleted: it is locked.")
+            for gone in [one["id"].lower() for one in self._in(key)]:
+                del self.resources[gone]
+            for gone in [one for one in self.deployments if one.startswith(f"{key}/")]:
+                del self.deployments[gone]
+            del self.groups[key]
+            return self._later(base, {"status": "Succeeded"}, polls=2)
+        return JSONResponse(self.groups[key])
+
+    def _later(self, base: str, result: Any, *, polls: int = 1) -> Response:
+        ticket = str(len(self._results) + 1)
+        self._results[ticket] = {"left": polls, "result": result}
+        return Response(
+            status_code=202, headers={"Location": f"{base}/operations/{ticket}", "Retry-After": "0"}
+        )
+
+    def _operation(self, ticket: str) -> Response:
+        if ticket.startswith("deployment/"):
+            key = ticket.removeprefix("deployment/")
+            if key not in self.deployments:
+                raise _Refused(404, "DeploymentNotFound", f"no deployment {key}")
+            self._advance(key)
+            deployment = self.deployments[key]
+            state = deployment["state"]
+            answer = {"status": state if state in ("Succeeded", "Failed", "Canceled") else "Running"}
+            if deployment["error"]:
+                answer["error"] = deployment["error"]
+            return JSONResponse(answer, headers={"Retry-After": "0"})
+        if ticket not in self._results:
+            raise _Refused(404, "NotFound", "no such operation")
+        waiting = self._results[ticket]
+        waiting["left"] -= 1
+        if waiting["left"] > 0:
+            return Response(status_code=202, headers={"Retry-After": "0"})
+        return JSONResponse(waiting["result"])
+
+    # --- single resources ----------------------------------------------------------------
+
+    def _resource(self, method: str, path: str, body: Any) -> Response:
+        key = path.lower()
+        if method == "GET" and len(path.rsplit("/providers/", 1)[-1].split("/")) % 2 == 0:
+            return self._children(path)
+        if method == "PUT":
+            self.resources[key] = {
+                **body,
+                "id": path,
+                "name": path.rsplit("/", 1)[-1],
+                "type": _type_of(path),
+            }
+            return JSONResponse(self.resources[key])
+        if key not in self.resources:
+            if method == "DELETE":
+                return Response(status_code=204)
+            raise _Refused(404, "ResourceNotFound", f"The resource '{path}' was not found.")
+        if method == "DELETE":
+            del self.resources[key]
+            return Response(status_code=200)
+        return JSONResponse(self.resources[key])
+
+    def _children(self, path: str) -> Response:
+        """All of one type below a resource: `…/registries/NAME/replications`."""
+        parent, _, kind = path.lower().rpartition("/")
+        if parent not in self.resources:
+            raise _Refused(404, "ResourceNotFound", f"The resource '{parent}' was not found.")
+        mark = f"{parent}/{kind}/"
+        found = [
+            {**one, "name": key.removeprefix(mark)}
+            for key, one in sorted(self.resources.items())
+            if key.startswith(mark) and "/" not in key.removeprefix(mark)
+        ]
+        return JSONResponse({"value": found})
+
+    # --- deployments ---------------------------------------------------------------------
+
+    def _deployment(
+        self, method: str, subscription: str, group: str, name: str, action: str, body: Any, base: str
+    ) -> Response:
+        key = f"{group}/{name.lower()}"
+        scope = _Scope(subscription, self.groups[group]["name"], self)
+        if action == "/whatif":
+            return self._later(
+                base, {"status": "Succeeded", "properties": {"changes": self._what_if(scope, body)}}, polls=2
+            )
+        if action == "/validate":
+            scope.resources(body["properties"])
+            return JSONResponse({"id": key, "name": name, "properties": {"provisioningState": "Succeeded"}})
+        if method == "PUT":
+            running = self.deployments.get(key)
+            if running and running["state"] == "Running":
+                raise _Refused(409, "DeploymentActive", f"The deployment '{name}' is already running.")
+            wanted = scope.resources(body["properties"])
+            self.deployments[key] = {
+                "id": f"/subscriptions/{subscription}/resourceGroups/{scope.group}"
+                f"/providers/Microsoft.Resources/deployments/{name}",
+                "name": name,
+                "tags": body.get("tags", {}),
+                "state": "Running",
+                "error": None,
+                "template": body["properties"]["template"],
+                "parameters": body["properties"].get("parameters", {}),
+                "subscription": subscription,
+                "todo": [one["id"] for one in wanted],
+                "done": [],
+            }
+            location = f"{base}/operations/deployment/{key}"
+            return JSONResponse(self._shown(key), 201, {"Azure-AsyncOperation": location, "Retry-After": "0"})
+        if key not in self.deployments:
+            raise _Refused(404, "DeploymentNotFound", f"Deployment '{name}' could not be found.")
+        deployment = self.deployments[key]
+        if action == "/cancel":
+            if deployment["state"] == "Running":
+                deployment["state"] = "Canceled"
+            return Response(status_code=204)
+        if action == "/exporttemplate":
+            return JSONResponse({"template": deployment["template"]})
+        if action == "/operations":
+            done = [
+                {
+                    "operationId": one.rsplit("/", 1)[-1],
+                    "properties": {
+                        "provisioningOperation": "Create",
+                        "provisioningState": "Succeeded",
+                        "targetResource": {
+                            "id": one,
+                            "resourceType": _type_of(one),
+                            "resourceName": one.split("/")[-1],
+                        },
+                    },
+                }
+                for one in deployment["done"]
+            ]
+            return JSONResponse({"value": done})
+        self._advance(key)
+        return JSONResponse(self._shown(key))
+
+    def _shown(self, key: str) -> dict[str, Any]:
+        deployment = self.deployments[key]
+        properties = {
+            "provisioningState": deployment["state"],
+            "mode": "Incremental",
+            "outputResources": [{"id": one} for one in deployment["done"]],
+            "parameters": deployment["parameters"],
+        }
+        if deployment["error"]:
+            properties["error"] = deployment["error"]
+        return {
+            "id": deployment["id"],
+            "name": deployment["name"],
+            "tags": deployment["tags"],
+            "properties": properties,
+        }
+
+    def _advance(self, key: str) -> None:
+        deployment = self.deployments[key]
+        if deployment["state"] != "Running":
+            return
+        group = self.groups[key.split("/")[0]]["name"]
+        scope = _Scope(deployment["subscription"], group, self)
+        body = {"template": deployment["template"], "parameters": deployment["parameters"]}
+        wanted = {one["id"]: one for one in scope.resources(body)}
+        try:
+            for _ in range(self.per_poll):
+                if not deployment["todo"]:
+                    break
+                ready = [
+                    one
+                    for one in deployment["todo"]
+                    if all(need not in deployment["todo"] for need in wanted[one]["dependsOn"])
+                ]
+                self._bring_about(scope, wanted[ready[0]])
+                deployment["todo"].remove(ready[0])
+                deployment["done"].append(ready[0])
+        except _Refused as refused:
+            details = [{"code": refused.code, "message": str(refused), "target": ready[0]}]
+            message = "At least one resource deployment operation failed."
+            deployment["error"] = {"code": "DeploymentFailed", "message": message, "details": details}
+            deployment["state"] = "Failed"
+        if not deployment["todo"]:
+            deployment["state"] = "Succeeded"
+
+    def _bring_about(self, scope: _Scope, wanted: dict[str, Any]) -> None:
+        for fault in self.faults:
+            if fault.resource and fault.resource.lower() in wanted["id"].lower() and fault.strikes():
+                raise _Refused(409, "SkuNotAvailable", "The requested size is currently not available here.")
+        body = scope.evaluate(wanted["body"], strict=True)
+        for mentioned in _ids(body):
+            if not self._there(mentioned) and not mentioned.lower().startswith(wanted["id"].lower()):
+                raise _Refused(
+                    400, "InvalidResourceReference", f"Resource {mentioned} referenced by it was not found."
+                )
+        if "/providers/" in wanted["scope"] and not self._there(wanted["scope"]):
+            raise _Refused(404, "ParentResourceNotFound", f"{wanted['scope']} was not found.")
+        stored = {**body, "id": wanted["id"], "type": wanted["type"], "name": wanted["name"]}
+        stored["properties"] = {**stored.get("properties", {}), "provisioningState": "Succeeded"}
+        self.resources[wanted["id"].lower()] = stored
+
+    def _there(self, mentioned: str) -> bool:
+        if re.search(r"(?i)/providers/Microsoft\.Authorization/roleDefinitions/", mentioned):
+            return True
+        parts = mentioned.lower().split("/")
+        # A part of a resource (a subnet, a listener) is there when the resource is.
+        return any("/".join(parts[:length]) in self.resources for length in range(9, len(parts) + 1, 2))
+
+    def _what_if(self, scope: _Scope, body: Any) -> list[dict[str, Any]]:
+        changes: list[dict[str, Any]] = []
+        wanted = scope.resources(body["properties"])
+        for one in wanted:
+            after = {"type": one["type"], "name": one["name"], **scope.evaluate(one["body"], strict=False)}
+            before = self.resources.get(one["id"].lower())
+            if before is None:
+                changes.append(
+                    {"resourceId": one["id"], "changeType": "Create", "after": {**after, "id": one["id"]}}
+                )
+                continue
+            delta = list(_delta({key: value for key, value in before.items() if key != "id"}, after))
+            kind = "Modify" if delta else "NoChange"
+            change = {"resourceId": one["id"], "changeType": kind, "before": before, "after": after}
+            changes.append({**change, "delta": delta} if delta else change)
+        mine = {one["id"].lower() for one in wanted}
+        for key, value in sorted(self.resources.items()):
+            if f"/resourcegroups/{scope.group.lower()}/" in key and key not in mine:
+                changes.append(
+                    {"resourceId": value["id"], "changeType": "Ignore", "before": value, "after": value}
+                )
+        return changes
+
+
+def _type_of(path: str) -> str:
+    kind, *pairs = path.rsplit("/providers/", 1)[-1].split("/")
+    return "/".join([kind, *pairs[::2]])
+
+
+def _ids(body: Any) -> Iterator[str]:
+    if isinstance(body, dict):
+        for key, value in body.items():
+            if isinstance(key, str) and key.startswith("/subscriptions/"):
+                yield key
+            yield from _ids(value)
+    elif isinstance(body, list):
+        for item in body:
+            yield from _ids(item)
+    elif isinstance(body, str) and re.match(r"/subscriptions/[^/]+/resourceGroups/", body):
+        yield body
+
+
+def _said(value: Any) -> bool:
+    """Whether there is more in it than what the service itself fills in."""
+    return not isinstance(value, dict) or bool(set(value) - set(_IGNORED))
+
+
+def _delta(before: Any, after: Any, path: str = "") -> Iterator[dict[str, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted(set(before) | set(after)):
+            here = f"{path}.{key}" if path else key
+            if key in _IGNORED:
+                continue
+            if key not in before:
+                yield {"path": here, "propertyChangeType": "Create", "after": after[key]}
+            elif key not in after and _said(before[key]):
+                yield {"path": here, "propertyChangeType": "Delete", "before": before[key]}
+            elif key in after:
+                yield from _delta(before[key], after[key], here)
+    elif before != after:
+        yield {"path": path, "propertyChangeType": "Modify", "before": before, "after": after}
+
+
+@dataclass(frozen=True)
+class _Scope:
+    """A resource group that a template is deployed to: ids and expressions are made sense of here."""
+
+    subscription: str
+    group: str
+    world: StandIn
+
+    def resources(self, properties: Any) -> list[dict[str, Any]]:
+        """The template's resources with their ids, and what each waits for."""
+        template = properties["template"]
+        given = {key: value["value"] for key, value in (properties.get("parameters") or {}).items()}
+        missing = sorted(set(template.get("parameters", {})) - set(given))
+        if missing:
+            raise _Refused(
+                400,
+                "InvalidTemplate",
+                f"The value for the template parameter '{missing[0]}' is not provided.",
+            )
+        found = []
+        for one in template["resources"]:
+            body = {
+                k: v for k, v in one.items() if k not in ("apiVersion", "dependsOn", "name", "scope", "type")
+            }
+            name = self._value(one["name"], given, strict=False)
+            home = f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
+            scope = self._value(one["scope"], given, strict=False) if "scope" in one else home
+            kind, *types = one["type"].split("/")
+            path = "/".join(f"{a}/{b}" for a, b in zip(types, name.split("/"), strict=True))
+            found.append(
+                {
+                    "id": f"{scope}/providers/{kind}/{path}",
+                    "type": one["type"],
+                    "name": name,
+                    "scope": scope,
+                    "body": self._walk(body, given),
+                    "dependsOn": [
+                        self._value(need, given, strict=False) for need in one.get("dependsOn", [])
+                    ],
+                }
+            )
+        ids = {one["id"].lower() for one in found}
+        for one in found:
+            for need in one["dependsOn"]:
+                if need.lower() not in ids:
+                    raise _Refused(
+                        400,
+                        "InvalidTemplate",
+                        f"{one['name']} depends on {need}, which is not in the template.",
+                    )
+        return found
+
+    def evaluate(self, body: Any, *, strict: bool) -> Any:
+        """`reference(…)` resolved: `strict` refuses one to what is not there."""
+        if isinstance(body, dict):
+            return {
+                self._reference(key, strict): self.evaluate(value, strict=strict)
+                for key, value in body.items()
+            }
+        if isinstance(body, list):
+            return [self.evaluate(item, strict=strict) for item in body]
+        return self._reference(body, strict)
+
+    def _walk(self, body: Any, given: dict[str, Any]) -> Any:
+        if isinstance(body, dict):
+            return {
+                self._value(key, given, strict=False): self._walk(value, given) for key, value in body.items()
+            }
+        if isinstance(body, list):
+            return [self._walk(item, given) for item in body]
+        return self._value(body, given, strict=False)
+
+    def _value(self, text: Any, given: dict[str, Any], *, strict: bool) -> Any:
+        if (
+            not isinstance(text, str)
+            or not (text.startswith("[") and text.endswith("]"))
+            or "reference(" in text
+        ):
+            return text
+        return _Expression(text[1:-1], self, given, strict).value()
+
+    def _reference(self, text: Any, strict: bool) -> Any:
+        if not isinstance(text, str) or not text.startswith("[reference("):
+            return text
+        return _Expression(text[1:-1], self, {}, strict).value()
+
+
+class _Expression:
+    """The few functions of ARM's template language that our templates call."""
+
+    def __init__(self, text: str, scope: _Scope, given: dict[str, Any], strict: bool) -> None:
+        self._tokens = re.findall(r"'[^']*'|[A-Za-z]+|[().,]", text)
+        self._scope, self._given, self._strict = scope, given, strict
+
+    def value(self) -> Any:
+        token = self._tokens.pop(0)
+        if token.startswith("'"):
+            return token[1:-1]
+        self._tokens.pop(0)  # the bracket
+        arguments = []
+        while self._tokens[0] != ")":
+            arguments.append(self.value())
+            if self._tokens[0] == ",":
+                self._tokens.pop(0)
+        self._tokens.pop(0)
+        path = []
+        while self._tokens and self._tokens[0] == ".":
+            self._tokens.pop(0)
+            path.append(self._tokens.pop(0))
+        return self._call(token, arguments, ".".join(path))
+
+    def _call(self, function: str, arguments: list[str], path: str) -> Any:
+        scope = self._scope
+        if function == "parameters":
+            return self._given[arguments[0]]
+        if function == "concat":
+            return "".join(arguments)
+        if function == "subscription":
+            return str(uuid.uuid5(_NAMESPACE, f"{scope.subscription}/{path}"))
+        if function == "subscriptionResourceId":
+            return f"/subscriptions/{scope.subscription}/providers/{arguments[0]}/{arguments[1]}"
+        if function == "resourceId":
+            group, kind, *names = arguments
+            namespace, *types = kind.split("/")
+            pairs = "/".join(f"{a}/{b}" for a, b in zip(types, names, strict=True))
+            return f"/subscriptions/{scope.subscription}/resourceGroups/{group}/providers/{namespace}/{pairs}"
+        if function == "reference":
+            if self._strict and arguments[0].lower() not in scope.world.resources:
+                raise _Refused(404, "ResourceNotFound", f"reference() to {arguments[0]}, which is not there.")
+            return str(uuid.uuid5(_NAMESPACE, f"{arguments[0].lower()}/{path}"))
+        raise _Refused(400, "InvalidTemplate", f"the stand-in does not know the function {function}")
+
+
+@contextlib.asynccontextmanager
+async def serve(world: StandIn) -> AsyncIterator[str]:
+    """The stand-in on a free port of this machine; yields its address."""
+    async with serving(world.app()) as port:
+        yield f"http://127.0.0.1:{port}"
