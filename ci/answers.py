@@ -1,0 +1,92 @@
+"""How a command of `va` answers: a table or JSON on stdout; a failure as message, hint and exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import typer
+
+from ci.errors import Interrupted, PipelineError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from ci.reporting import Reporter
+
+__all__ = ["answer", "fail", "failing", "show_result", "write_json"]
+
+_PIPE_WIDTH = 150
+
+T = TypeVar("T")
+
+
+def answer(
+    flow: Callable[[Reporter], Coroutine[Any, Any, T]],
+    *,
+    json: bool,
+    show: Callable[[T], RenderableType] | None = None,
+) -> T:
+    """Run a flow and print its result; an expected failure becomes its message and its exit code."""
+    from ci.reporting import console_reporter
+
+    with failing(json):
+        result = asyncio.run(_interruptible(flow, console_reporter()))
+    show_result(result, json=json, show=show)
+    return result
+
+
+async def _interruptible(flow: Callable[[Reporter], Coroutine[Any, Any, T]], reporter: Reporter) -> T:
+    """SIGTERM ends the flow as Ctrl-C does: the flow is cancelled and cleans up on its way out."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await flow(reporter)
+
+
+def show_result(result: object, *, json: bool, show: Callable[[T], RenderableType] | None) -> None:
+    """Print a result as JSON, or as `show` draws it."""
+    if json:
+        write_json(result)
+    elif show is not None:
+        from rich.console import Console
+
+        # Where no terminal says how wide it is, tables get the room they need.
+        width = None if sys.stdout.isatty() else _PIPE_WIDTH
+        Console(highlight=False, width=width).print(show(result))  # type: ignore[arg-type]
+
+
+@contextmanager
+def failing(json: bool) -> Iterator[None]:
+    """Turn what is expected to go wrong in the block, and an interruption, into its message and exit code."""
+    try:
+        yield
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        fail(Interrupted("interrupted", hint="run the same command again: it goes on from here"), json=json)
+    except PipelineError as error:
+        fail(error, json=json)
+
+
+def fail(error: PipelineError, *, json: bool) -> NoReturn:
+    """Print the error on stderr, with `json` also on stdout, and exit with its code."""
+    from rich.console import Console
+    from rich.text import Text
+
+    if json:
+        write_json({"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint}})
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(Text.assemble(("error: ", "bold red"), str(error)))
+    if error.hint:
+        console.print(Text.assemble(("next:  ", "bold"), error.hint))
+    raise typer.Exit(error.exit_code)
+
+
+def write_json(result: object) -> None:
+    """A model, dataclass or plain value, on stdout."""
+    from pydantic_core import to_json
+
+    sys.stdout.write(to_json(result, indent=2).decode() + "\n")

@@ -1,0 +1,325 @@
+"""Kubernetes, as far as promotion needs it: pods, namespaces, secrets, HTTPRoutes. Only this module asks it.
+
+The official client blocks, so every call runs in a thread; each has a short timeout, and every failure is
+SystemUnavailable, so that a cluster that is down is said within seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, TypeVar
+
+import urllib3
+from kubernetes import client, config
+
+from ci.errors import BadInput, SystemUnavailable
+
+__all__ = ["Cluster", "Pod", "PodImage", "connect", "understood_pod"]
+
+_CONNECT_SECONDS = 3.0
+_READ_SECONDS = 10.0
+_GATEWAY_API = ("gateway.networking.k8s.io", "v1")
+_RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+"""What the chart's pods keep to: kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
+(but LiveKit's, which has a namespace of its own)."""
+_KEEPS_TO_IT = {
+    "runAsNonRoot": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_BAD_WAITING = ("ImagePullBackOff", "ErrImagePull", "CrashLoopBackOff", "CreateContainerConfigError")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodImage:
+    """The image of one container of a pod."""
+
+    container: str
+    wanted: str
+    """The reference in the pod's spec."""
+    running: str
+    """What the runtime says that it runs (`repository@digest`, or a bare digest); empty before it does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """One pod of a release as the cluster sees it now."""
+
+    name: str
+    app: str
+    """`<helm release>-api` or `…-agent`: its app.kubernetes.io/name."""
+    track: str
+    release: str
+    ready: bool
+    leaving: bool
+    restarts: int
+    out_of_memory: bool
+    memory_limit: float | None
+    """Bytes, over all containers; None when one has no limit."""
+    trouble: str
+    """Why a container does not start, in Kubernetes's words; empty when nothing is wrong."""
+    node: str = ""
+    images: tuple[PodImage, ...] = ()
+
+
+class Cluster:
+    """One cluster, through one context of a kubeconfig."""
+
+    def __init__(self, api: client.ApiClient, name: str) -> None:
+        self.name = name
+        self._api = api
+        self._core = client.CoreV1Api(api)
+        self._apps = client.AppsV1Api(api)
+        self._custom = client.CustomObjectsApi(api)
+
+    async def version(self) -> str:
+        """The server's version: the quickest way to see that it answers."""
+        info = await self._call(client.VersionApi(self._api).get_code)
+        return str(info.git_version)
+
+    async def pods(self, namespace: str) -> tuple[Pod, ...]:
+        """The pods of both tracks in a namespace; none when there is no such namespace."""
+        found = await self._call(self._core.list_namespaced_pod, namespace, label_selector="va.dev/track")
+        plain = self._api.sanitize_for_serialization(found)  # type: ignore[no-untyped-call]
+        return tuple(understood_pod(pod) for pod in plain["items"])
+
+    async def images_on_nodes(self) -> dict[str, frozenset[str]]:
+        """By node, the references that its container runtime lists; none where nodes may not be read."""
+        found = await self._call(self._core.list_node, allowed=(403,))
+        nodes = found.items if found else []
+        return {
+            str(node.metadata.name): frozenset(
+                str(name) for image in node.status.images or () for name in image.names or ()
+            )
+            for node in nodes
+        }
+
+    async def last_words(self, namespace: str, pod: str, *, previous: bool = True) -> str:
+        """The last line that a container which has ended printed; empty when there is none to be had.
+
+        That of the container before the one that runs now; with `previous=False`, of the only one there was.
+        """
+        try:
+            log = await self._call(
+                self._core.read_namespaced_pod_log, pod, namespace, previous=previous, tail_lines=5
+            )
+        except SystemUnavailable:
+            return ""
+        return next((line.strip() for line in reversed(str(log).splitlines()) if line.strip()), "")[:300]
+
+    async def refusals(self, namespace: str) -> dict[str, str]:
+        """Why the cluster does not even make pods, by the name of the set that asks for them."""
+        found = await self._call(self._apps.list_namespaced_replica_set, namespace)
+        return {
+            str(item.metadata.name): str(condition.message)
+            for item in found.items
+            for condition in item.status.conditions or ()
+            if condition.type == "ReplicaFailure" and condition.status == "True"
+        }
+
+    async def migrations(self, namespace: str) -> dict[str, str]:
+        """What keeps the chart's migrations from their end, by pod: Kubernetes' words, or their last ones."""
+        selector = "app.kubernetes.io/name=migrate"
+        found = await self._call(self._core.list_namespaced_pod, namespace, label_selector=selector)
+        plain = self._api.sanitize_for_serialization(found)  # type: ignore[no-untyped-call]
+        said = {}
+        for pod in plain["items"]:
+            name, trouble = pod["metadata"]["name"], understood_pod(pod).trouble
+            if not trouble and (pod.get("status") or {}).get("phase") == "Failed":
+                trouble = await self.last_words(namespace, name, previous=False)
+            if trouble:
+                said[name] = trouble
+        return said
+
+    async def refuses(self, namespace: str, image: str) -> str:
+        """Why the cluster would not run a pod of that image there; empty when it would. No pod is made."""
+        body: Any = {
+            "metadata": {"generateName": "would-it-run-"},
+            "spec": {"containers": [{"name": "main", "image": image, "securityContext": _KEEPS_TO_IT}]},
+        }
+        try:
+            await asyncio.to_thread(
+                self._core.create_namespaced_pod,
+                namespace, body, dry_run="All", _request_timeout=(_CONNECT_SECONDS, _READ_SECONDS),
+            )  # fmt: skip
+        except client.ApiException as error:
+            if error.status == HTTPStatus.FORBIDDEN:
+                return _said(error)
+            raise SystemUnavailable(f"the cluster {self.name} answered: {_said(error)}") from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise SystemUnavailable(f"the cluster {self.name} does not answer: {_root(error)}") from error
+        return ""
+
+    async def ensure_namespace(self, namespace: str, labels: Mapping[str, str]) -> None:
+        """Have a namespace with these labels that lets in restricted pods only.
+
+        SystemUnavailable while one of that name is still being deleted.
+        """
+        labels = {"app.kubernetes.io/part-of": "voice-assistant", **_RESTRICTED, **labels}
+        body = {"metadata": {"name": namespace, "labels": labels}}
+        made = await self._call(self._core.create_namespace, body, allowed=(409,))
+        there = made or await self._call(self._core.read_namespace, namespace)
+        if there.status and there.status.phase == "Terminating":
+            raise SystemUnavailable(
+                f"the namespace {namespace} is being deleted", hint="wait until it is gone, then run it again"
+            )
+        if not labels.items() <= (there.metadata.labels or {}).items():
+            await self._call(self._core.patch_namespace, namespace, {"metadata": {"labels": labels}})
+
+    async def ensure_secret_copy(
+        self, name: str, namespace: str, *, source: str, source_namespace: str, keys: dict[str, str]
+    ) -> None:
+        """Have a secret with the values of another one, under other keys (`{new key: source's key}`)."""
+        there = await self._call(self._core.read_namespaced_secret, source, source_namespace, allowed=(404,))
+        if there is None:
+            raise SystemUnavailable(
+                f"{self.name} has no secret {source} in {source_namespace}", hint="va up makes it"
+            )
+        missing = [key for key in keys.values() if key not in (there.data or {})]
+        if missing:
+            raise SystemUnavailable(f"the secret {source_namespace}/{source} has no key {', '.join(missing)}")
+        data = {new: there.data[old] for new, old in keys.items()}
+        body = {"metadata": {"name": name}, "type": "Opaque", "data": data}
+        now = await self._call(self._core.read_namespaced_secret, name, namespace, allowed=(404,))
+        if now is None:
+            await self._call(self._core.create_namespaced_secret, namespace, body, allowed=(409,))
+        elif now.data != data:
+            await self._call(self._core.patch_namespaced_secret, name, namespace, {"data": data})
+
+    async def route(self, name: str, namespace: str) -> dict[str, Any] | None:
+        """An HTTPRoute as plain data; None when it is not there."""
+        group, version = _GATEWAY_API
+        found: dict[str, Any] | None = await self._call(
+            self._custom.get_namespaced_custom_object,
+            group, version, namespace, "httproutes", name, allowed=(404,),
+        )  # fmt: skip
+        return found
+
+    async def replace_route(self, route: dict[str, Any]) -> None:
+        """Write an HTTPRoute that was read before; a change by someone else in between is an error."""
+        group, version = _GATEWAY_API
+        meta = route["metadata"]
+        await self._call(
+            self._custom.replace_namespaced_custom_object,
+            group, version, meta["namespace"], "httproutes", meta["name"], route,
+        )  # fmt: skip
+
+    async def _call(
+        self, ask: Callable[..., T], *args: Any, allowed: tuple[int, ...] = (), **more: Any
+    ) -> Any:
+        timeout = (_CONNECT_SECONDS, _READ_SECONDS)
+        try:
+            return await asyncio.to_thread(ask, *args, _request_timeout=timeout, **more)
+        except client.ApiException as error:
+            if error.status in allowed:
+                return None
+            said = _said(error)
+            hint = "check the rights of this kubeconfig's user" if error.status in (401, 403) else ""
+            raise SystemUnavailable(f"the cluster {self.name} answered: {said}", hint=hint) from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise SystemUnavailable(
+                f"the cluster {self.name} does not answer: {_root(error)}",
+                hint="va status says which part is down, va up starts it again; then run the same command",
+            ) from error
+
+
+def connect(kubeconfig: Path, context: str) -> Cluster:
+    """The cluster of that context. Nothing is asked yet; BadInput lists the contexts there are."""
+    if not kubeconfig.is_file():
+        raise SystemUnavailable(
+            f"there is no kubeconfig {kubeconfig}", hint="for the embedded platform, va up makes it"
+        )
+    try:
+        contexts, _ = config.list_kube_config_contexts(str(kubeconfig))  # type: ignore[no-untyped-call]
+        known = [str(item["name"]) for item in contexts]
+        if context not in known:
+            raise BadInput(
+                f"{kubeconfig} has no context {context!r}",
+                hint=f"contexts there: {', '.join(known) or 'none'}",
+            )
+        settings = client.Configuration()
+        config.load_kube_config(  # type: ignore[no-untyped-call]
+            config_file=str(kubeconfig),
+            context=context,
+            client_configuration=settings,
+            persist_config=False,
+        )
+    except config.ConfigException as error:
+        raise BadInput(f"{kubeconfig} is not a usable kubeconfig: {error}") from error
+    settings.retries = urllib3.Retry(total=1, backoff_factor=0.2)
+    return Cluster(client.ApiClient(settings), context)
+
+
+def understood_pod(pod: dict[str, Any]) -> Pod:
+    """A pod from Kubernetes's JSON."""
+    meta, status = pod["metadata"], pod.get("status") or {}
+    labels = meta.get("labels") or {}
+    containers = status.get("containerStatuses") or []
+    conditions = {item["type"]: item["status"] for item in status.get("conditions") or []}
+    states = [part for item in containers for part in (item.get("state") or {}, item.get("lastState") or {})]
+    waiting = [state["waiting"] for state in states if "waiting" in state]
+    return Pod(
+        name=meta["name"],
+        app=labels.get("app.kubernetes.io/name", ""),
+        track=labels.get("va.dev/track", ""),
+        release=labels.get("va.dev/release", ""),
+        ready=conditions.get("Ready") == "True",
+        leaving="deletionTimestamp" in meta,
+        restarts=sum(int(item.get("restartCount") or 0) for item in containers),
+        out_of_memory=any((s.get("terminated") or {}).get("reason") == "OOMKilled" for s in states),
+        memory_limit=_memory_limit(pod.get("spec") or {}),
+        trouble="; ".join(
+            f"{item['reason']}: {item.get('message', '')}".rstrip(": ")
+            for item in waiting
+            if item.get("reason") in _BAD_WAITING
+        ),
+        node=(pod.get("spec") or {}).get("nodeName") or "",
+        images=tuple(_images(pod.get("spec") or {}, containers)),
+    )
+
+
+def _images(spec: dict[str, Any], containers: list[dict[str, Any]]) -> Iterator[PodImage]:
+    running = {item.get("name"): item.get("imageID") or "" for item in containers}
+    for item in spec.get("containers") or []:
+        name = item.get("name", "")
+        yield PodImage(container=name, wanted=item.get("image", ""), running=running.get(name, ""))
+
+
+_SUFFIXES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def _memory_limit(spec: dict[str, Any]) -> float | None:
+    limits = [
+        ((item.get("resources") or {}).get("limits") or {}).get("memory")
+        for item in spec.get("containers") or []
+    ]
+    if not limits or None in limits:
+        return None
+    return sum(_bytes(str(limit)) for limit in limits)
+
+
+def _bytes(quantity: str) -> float:
+    for suffix, factor in _SUFFIXES.items():
+        if quantity.endswith(suffix):
+            return float(quantity.removesuffix(suffix)) * factor
+    return float(quantity)
+
+
+def _said(error: client.ApiException) -> str:
+    try:
+        return str(json.loads(error.body or "")["message"])
+    except (TypeError, ValueError, KeyError):
+        return f"{error.status} {error.reason}"
+
+
+def _root(error: BaseException) -> str:
+    reason = getattr(error, "reason", None)
+    return _root(reason) if isinstance(reason, BaseException) else f"{type(error).__name__}: {error}"

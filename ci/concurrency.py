@@ -1,0 +1,34 @@
+"""Independent work at the same time, with the plain errors of sequential code."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+__all__ = ["both", "together"]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all of it at once and return the results in order.
+
+    The first failure cancels the others, waits until they have cleaned up, and is raised as it is (a
+    TaskGroup would wrap it in an ExceptionGroup, which no caller of ours wants to take apart).
+    """
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """Run two things of different kinds at once, as `together` does."""
+    results: list[Any] = await together([first, second])
+    return results[0], results[1]

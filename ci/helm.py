@@ -1,0 +1,300 @@
+"""Helm releases of a target, through pyhelm3 and the `helm` program. The only place that runs it.
+
+An upgrade is atomic: it is there with all pods ready, or the revision before is back. A promotion that was
+killed may leave a release `pending-…`; `mend` brings it to where it can go on. Charts are pulled by digest
+from the target's registry and verified before Helm sees them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyhelm3
+from pyhelm3.command import Command
+from pyhelm3.errors import Error as HelmError
+from pyhelm3.errors import ReleaseNotFoundError
+
+from ci import places, tools
+from ci.errors import BadInput, StepFailed, SystemUnavailable
+from ci.registry import Registry
+from ci.release import Chart
+
+__all__ = ["Helm", "Revision", "Values", "changes", "pull_chart"]
+
+CHART_LAYER = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+_CHARTS = "charts"
+_SETTLED = ("deployed", "superseded", "failed", "uninstalled")
+_DOWN = re.compile(
+    r"kubernetes cluster unreachable|connection refused|no route to host|i/o timeout|etcdserver|"
+    r"tls handshake timeout|context deadline exceeded.*(get|post) \"https",
+    re.IGNORECASE,
+)
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revision:
+    """One revision of a Helm release. `values` are those that were given, without the chart's defaults."""
+
+    name: str
+    number: int
+    status: str
+    """Helm's word: deployed, failed, superseded, pending-upgrade, …"""
+    updated: datetime
+    description: str
+    values: Values
+
+    @property
+    def release(self) -> str:
+        """The name of our Release that it installed; empty when it was not us."""
+        return str(self.values.get("release", ""))
+
+    @property
+    def deployed(self) -> bool:
+        """Whether this revision is what runs."""
+        return self.status == "deployed"
+
+
+class Helm:
+    """Helm in one namespace of one cluster.
+
+    Two processes never work on one namespace at once: while a `helm` of ours runs it holds a lock file, which
+    it keeps when we are killed. Then the next run waits for it instead of working against it.
+    """
+
+    def __init__(self, *, kubeconfig: Path, context: str, namespace: str) -> None:
+        self._namespace = namespace
+        self._command = _Command(
+            executable=str(tools.path("helm")),
+            kubeconfig=kubeconfig,
+            kubecontext=context,
+            lock=places.state() / "locks" / f"helm-{context}-{namespace}.lock",
+        )
+        self._client = pyhelm3.Client(self._command, executable=str(tools.path("helm")))
+
+    async def revision(self, name: str) -> Revision | None:
+        """The newest revision of a release, whatever its status; None when it is not installed."""
+        try:
+            found = await self._client.get_current_revision(name, namespace=self._namespace)
+            values = await found.values()
+        except ReleaseNotFoundError:
+            return None
+        except HelmError as error:
+            raise self._failed(error, f"cannot read the release {name}") from error
+        return Revision(
+            name=name,
+            number=found.revision,
+            status=str(found.status.value),
+            updated=found.updated,
+            description=found.description or "",
+            values=values or {},
+        )
+
+    async def history(self, name: str) -> tuple[Revision, ...]:
+        """All revisions that Helm keeps, the newest first; none when it is not installed."""
+        try:
+            rows = await self._command.history(name, max_revisions=20, namespace=self._namespace)
+            numbers = sorted((int(row["revision"]) for row in rows), reverse=True)
+            values = [
+                await self._command.get_values(name, namespace=self._namespace, revision=number)
+                for number in numbers
+            ]
+        except ReleaseNotFoundError:
+            return ()
+        except HelmError as error:
+            raise self._failed(error, f"cannot read the history of {name}") from error
+        by_number = {int(row["revision"]): row for row in rows}
+        return tuple(
+            Revision(
+                name=name,
+                number=number,
+                status=str(by_number[number]["status"]),
+                updated=datetime.fromisoformat(str(by_number[number]["updated"])[:19] + "+00:00"),
+                description=str(by_number[number].get("description") or ""),
+                values=given or {},
+            )
+            for number, given in zip(numbers, values, strict=True)
+        )
+
+    async def upgrade(
+        self, name: str, chart: Path, values: Values, *, timeout: float, description: str
+    ) -> Revision:
+        """Install or upgrade, atomically: returns when all pods are ready, within `timeout` seconds.
+
+        StepFailed when the release does not get ready; the revision before is then back (or, at a first
+        install, nothing is left).
+        """
+        try:
+            await self._client.install_or_upgrade_release(
+                name,
+                await self._client.get_chart(chart),
+                dict(values),
+                atomic=True,
+                wait=True,
+                reset_values=True,
+                cleanup_on_fail=True,
+                create_namespace=False,
+                namespace=self._namespace,
+                timeout=f"{timeout:.0f}s",
+                description=description,
+            )
+        except HelmError as error:
+            raise self._failed(error, f"{name} was not installed to {self._namespace}") from error
+        revision = await self.revision(name)
+        assert revision is not None
+        return revision
+
+    async def rollback(self, name: str, number: int, *, timeout: float) -> None:
+        """Make revision `number` the current one again and wait until its pods are ready."""
+        try:
+            await self._command.rollback(
+                name,
+                number,
+                cleanup_on_fail=True,
+                namespace=self._namespace,
+                timeout=f"{timeout:.0f}s",
+                wait=True,
+            )
+        except HelmError as error:
+            raise self._failed(error, f"{name} did not go back to revision {number}") from error
+
+    async def uninstall(self, name: str, *, timeout: float = 60.0) -> None:
+        """Remove a release; fine when it is not there. Its pods end in their own time (running calls)."""
+        try:
+            await self._client.uninstall_release(
+                name, namespace=self._namespace, timeout=f"{timeout:.0f}s", wait=False
+            )
+        except HelmError as error:
+            raise self._failed(error, f"{name} was not removed") from error
+
+    async def mend(self, name: str, *, timeout: float) -> str:
+        """Bring a release that an interrupted run left in between to where it can go on.
+
+        Returns what was done, or an empty string when nothing had to be. Nobody else is at it: this run
+        holds the namespace's lock, which a `helm` of a killed run would hold.
+        """
+        revision = await self.revision(name)
+        if revision is None or revision.status in _SETTLED:
+            return ""
+        good = [past for past in await self.history(name) if past.status in ("deployed", "superseded")]
+        if not good or revision.status == "uninstalling":
+            await self.uninstall(name, timeout=timeout)
+            return f"{name} was left {revision.status}: removed"
+        await self.rollback(name, good[0].number, timeout=timeout)
+        return f"{name} was left {revision.status}: back at revision {good[0].number}"
+
+    def _failed(self, error: HelmError, what: str) -> SystemUnavailable | StepFailed:
+        said = error.stderr.decode(errors="replace").strip().removeprefix("Error: ")
+        last = said.splitlines()[-1] if said else f"exit code {error.returncode}"
+        if _DOWN.search(said):
+            return SystemUnavailable(
+                f"{what}: the cluster does not answer ({last})",
+                hint="va status says which part is down, va up starts it again; then run the same command",
+            )
+        return StepFailed(f"{what}: {last}", hint=f"kubectl -n {self._namespace} get pods,events shows more")
+
+
+async def pull_chart(registry: Registry, chart: Chart) -> Path:
+    """The chart's package, fetched by digest from that registry and kept in the cache."""
+    kept = places.cache() / _CHARTS / f"{chart.name}-{chart.digest.removeprefix('sha256:')[:16]}.tgz"
+    if kept.is_file():
+        return kept
+    manifest = await registry.manifest(chart.name, chart.digest)
+    layer = next((layer for layer in manifest.layers if layer.media_type == CHART_LAYER), None)
+    if layer is None:
+        raise BadInput(f"{registry.endpoint}/{chart.name}@{chart.digest} is not a Helm chart")
+    content = await registry.blob(chart.name, layer.digest)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(f".{os.getpid()}.part")
+    part.write_bytes(content)
+    part.replace(kept)
+    return kept
+
+
+def changes(before: Values, after: Values) -> tuple[str, ...]:
+    """What differs between two sets of values: `images.api.digest: sha256:… -> sha256:…`, one line each."""
+    return tuple(
+        f"{key}: {_shown(old)} -> {_shown(new)}"
+        for key, old, new in _differences(dict(before), dict(after), "")
+    )
+
+
+def _differences(before: Any, after: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in sorted(before.keys() | after.keys()):
+            yield from _differences(before.get(key), after.get(key), f"{path}.{key}" if path else key)
+    elif before != after:
+        yield path, before, after
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return value[:19] if value.startswith("sha256:") else value
+    return "nothing" if value is None else json.dumps(value)
+
+
+class _Command(Command):  # type: ignore[misc]  # pyhelm3 has no types
+    """pyhelm3's command, run without a shell, out of reach of the terminal's Ctrl-C, and under a lock.
+
+    Ctrl-C reaches our process alone, which then tells Helm to stop (SIGTERM) and waits while an atomic
+    upgrade puts the revision before back. The lock is inherited by the child: it outlives us with it.
+    """
+
+    def __init__(self, *, executable: str, kubeconfig: Path, kubecontext: str, lock: Path) -> None:
+        super().__init__(executable=executable, kubeconfig=kubeconfig, kubecontext=kubecontext)
+        self._access = ["--kubeconfig", str(kubeconfig), "--kube-context", kubecontext]
+        self._lock = lock
+
+    async def run(self, command: list[Any], input: bytes | None = None) -> bytes:
+        """Run `helm` with these arguments; pyhelm3's errors for what went wrong."""
+        words = [self._executable, *(str(part) for part in command), *self._access]
+        held = await _locked(self._lock)
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *words,
+                stdin=asyncio.subprocess.PIPE if input is not None else asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=(held,),
+            )
+        finally:
+            os.close(held)  # from here on the child alone holds it
+        try:
+            stdout, stderr = await child.communicate(input)
+        except asyncio.CancelledError:
+            if child.returncode is None:
+                child.terminate()
+            await child.communicate()  # and not only wait: it may have more to say than a pipe holds
+            raise
+        if child.returncode == 0:
+            return stdout
+        said = stderr.decode(errors="replace").lower()
+        kind = ReleaseNotFoundError if "release: not found" in said else HelmError
+        raise kind(child.returncode, stdout, stderr)
+
+
+async def _locked(path: Path) -> int:
+    """A file descriptor that holds the lock; waits for a `helm` that is still at work there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return held
+            except BlockingIOError:
+                await asyncio.sleep(0.1)
+    except BaseException:
+        os.close(held)
+        raise
