@@ -1,0 +1,187 @@
+"""The vulnerability database: mirror it, say which one is used, and have it here before a scan."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ci.errors import BadInput, SystemUnavailable
+from ci.registry import Reference, Registry, parse_reference, registry_at
+from ci.reporting import Reporter
+from ci.scan import (
+    JAVA,
+    VULNERABILITIES,
+    Database,
+    DatabaseKind,
+    LocalDatabase,
+    Mirrored,
+    Policy,
+    database_complaint,
+    fetch,
+)
+from ci.scan import mirror as copy
+
+__all__ = [
+    "DatabaseStatus",
+    "Databases",
+    "database_status",
+    "databases",
+    "mirror",
+    "show_database",
+    "show_mirrored",
+]
+
+_VARIABLES = {VULNERABILITIES.name: "VA_DATABASE", JAVA.name: "VA_JAVA_DATABASE"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Databases:
+    """What a scan is given; None where neither policy nor environment names one."""
+
+    vulnerabilities: LocalDatabase | None
+    java: LocalDatabase | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseStatus:
+    """Which database scans use now: what the policy has against it, and why it may not be the newest."""
+
+    reference: str | None
+    database: Database | None
+    age_hours: float | None
+    complaint: str
+    problem: str
+
+
+async def mirror(
+    source: str,
+    destination: str,
+    *,
+    digest: str | None,
+    max_age: timedelta | None,
+    reporter: Reporter,
+) -> Mirrored:
+    """Copy a database of Trivy's from one registry to another; see `ci.scan.mirror`."""
+    wanted, target = parse_reference(source), parse_reference(destination)
+    if target.digest:
+        raise BadInput(f"{destination} names a digest: a copy has the digest of its source")
+    if digest:
+        if wanted.digest and wanted.digest != digest:
+            raise BadInput(f"{source} names another digest than --digest {digest}")
+        wanted = parse_reference(f"{source.partition('@')[0]}@{digest}")
+    with reporter.step(f"mirror {wanted}") as step:
+        async with AsyncExitStack() as stack:
+            done = await copy(
+                await stack.enter_async_context(_client(wanted)),
+                wanted,
+                await stack.enter_async_context(_client(target)),
+                target,
+                max_age=max_age,
+                now=datetime.now(UTC),
+                say=step.say,
+            )
+        if done.unchanged:
+            step.cached("all of it was there")
+        else:
+            step.say(f"{done.bytes_sent / 2**20:.1f} MiB sent")
+    return done
+
+
+async def databases(policy: Policy, *, reporter: Reporter) -> Databases:
+    """The databases that the policy or the environment names, on this machine.
+
+    SystemUnavailable when one that is named cannot be had: whoever names one wants to scan with it.
+    """
+    return Databases(
+        vulnerabilities=await _have(VULNERABILITIES, policy.vulnerabilities.database, reporter),
+        java=await _have(JAVA, policy.vulnerabilities.java_database, reporter),
+    )
+
+
+async def database_status(policy: Policy, *, reporter: Reporter) -> DatabaseStatus:
+    """Which database scans use now; it is fetched when it is not here."""
+    found = (await databases(policy, reporter=reporter)).vulnerabilities
+    if found is None:
+        complaint = (
+            "images are blocked: the policy requires a database" if policy.vulnerabilities.required else ""
+        )
+        return DatabaseStatus(reference=None, database=None, age_hours=None, complaint=complaint, problem="")
+    now = datetime.now(UTC)
+    return DatabaseStatus(
+        reference=found.reference,
+        database=found.database,
+        age_hours=(now - found.database.updated).total_seconds() / 3600,
+        complaint=database_complaint(found.database, policy.vulnerabilities, now.date()),
+        problem=found.problem,
+    )
+
+
+def show_mirrored(done: Mirrored) -> RenderableType:
+    """What the mirror has now, for people."""
+    database = done.database
+    table = Table.grid(padding=(0, 2))
+    table.add_row("from", done.source)
+    table.add_row("to", f"{done.destination} (tag {done.tag})")
+    table.add_row("made", _made(database))
+    table.add_row(
+        "sent", f"{done.bytes_sent:,} bytes" if not done.unchanged else "nothing: all of it was there"
+    )
+    table.add_row("pin", f"database: {done.destination}")
+    return table
+
+
+def show_database(status: DatabaseStatus) -> RenderableType:
+    """Which database is used, for people."""
+    if status.database is None:
+        lines = [Text("no database: images are not scanned for vulnerabilities", style="yellow")]
+        lines.append(
+            Text("va db mirror copies one; `vulnerabilities.database` in policy.yaml or VA_DATABASE names it")
+        )
+        return Group(*lines, *([Text(status.complaint, style="red")] if status.complaint else []))
+    table = Table.grid(padding=(0, 2))
+    table.add_row("database", status.reference or "")
+    table.add_row("digest", status.database.digest or "")
+    table.add_row("made", _made(status.database))
+    table.add_row("age", f"{status.age_hours:.1f} h")
+    if status.problem:
+        table.add_row("note", Text(status.problem, style="yellow"))
+    table.add_row(
+        "policy", Text(status.complaint or "accepts it", style="red" if status.complaint else "green")
+    )
+    return table
+
+
+async def _have(kind: DatabaseKind, named: str | None, reporter: Reporter) -> LocalDatabase | None:
+    text = os.environ.get(_VARIABLES[kind.name]) or named
+    if not text:
+        return None
+    reference = parse_reference(text)
+    with reporter.step(f"{kind.name} {reference}") as step:
+        try:
+            async with _client(reference) as registry:
+                found = await fetch(registry, reference, kind=kind, say=step.say)
+        except SystemUnavailable as error:
+            raise SystemUnavailable(
+                f"the database that scans shall use cannot be had: {error}",
+                hint="bring its registry back, or name another one in policy.yaml or by"
+                f" {_VARIABLES[kind.name]}; with none named, images are not scanned for vulnerabilities",
+            ) from error
+        step.say(
+            f"of {found.database.updated:%Y-%m-%d %H:%M}" + (f"; {found.problem}" if found.problem else "")
+        )
+    return found
+
+
+def _client(reference: Reference) -> Registry:
+    return registry_at(reference.registry)
+
+
+def _made(database: Database) -> str:
+    due = f", the next one due {database.next_update:%Y-%m-%d %H:%M}" if database.next_update else ""
+    return f"{database.updated:%Y-%m-%d %H:%M} UTC{due}"

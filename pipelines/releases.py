@@ -1,0 +1,210 @@
+"""Releases that were made: list them, bring one here, show one, and say what differs between two."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ci import places
+from ci.attestations import RELEASES, Kind, attached, release_bundle
+from ci.comparison import ImageChange, ReleaseChange, compare
+from ci.concurrency import both, together
+from ci.errors import BadInput, SystemUnavailable
+from ci.helm import CHART_LAYER
+from ci.registry import Registry
+from ci.release import Chart, Release, read_release
+from ci.scan import Findings
+from ci.source import commits_between
+from pipelines.registries import AvailableIn, availability_line, where_available
+
+__all__ = [
+    "ShownRelease",
+    "diff",
+    "pull",
+    "releases",
+    "show_diff",
+    "show_release",
+    "show_releases",
+    "with_regions",
+]
+
+
+def releases() -> tuple[Release, ...]:
+    """The releases that were shipped from here, the one shipped last first."""
+    found = (places.state() / "releases").glob("*.json")
+    return tuple(
+        read_release(file) for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
+    )
+
+
+async def pull(registry: Registry, name: str) -> Release:
+    """The release of that name as the registry has it, for a machine that did not ship it.
+
+    Nothing is proven by that: whoever may push can have named something else so. `pipelines.verify`, and so
+    every promotion, asks for its signature, by its digest. BadInput when there is none, or another one.
+    """
+    manifest = await registry.find_manifest(RELEASES, name)
+    where = f"{registry.endpoint}/{RELEASES}:{name}"
+    if manifest is None:
+        raise BadInput(f"there is no release {where}", hint="va ship says the name of what it publishes")
+    try:
+        (layer,) = manifest.layers
+        release = Release.model_validate_json(await registry.blob(RELEASES, layer.digest))
+    except (ValidationError, ValueError) as error:
+        raise BadInput(f"{where} is no release that this version knows: {error}") from error
+    if release.name != name or release_bundle(release).digest != manifest.descriptor.digest:
+        raise BadInput(
+            f"{where} is {release.name}, or was not written as a release is",
+            hint="that tag was replaced, or another version of this project made it",
+        )
+    return release
+
+
+async def diff(registry: Registry, before: Release, after: Release) -> ReleaseChange:
+    """What differs from one release to another, by what the registry has attached to their images.
+
+    BadInput when an image has no scan attached, or the registry lacks one of the releases.
+    """
+    images = {image.digest: image.name for image in (*before.images, *after.images)}
+    scans, values = await both(
+        together(_scan(registry, name, digest) for digest, name in images.items()),
+        together([_values(registry, before.chart), _values(registry, after.chart)]),
+    )
+    return compare(
+        before,
+        after,
+        scans=dict(zip(images, scans, strict=True)),
+        commits=await commits_between(places.checkout(), before.commit.sha, after.commit.sha),
+        values=(values[0], values[1]),
+    )
+
+
+async def _scan(registry: Registry, name: str, digest: str) -> Findings:
+    found = (await attached(registry, name, digest)).get(Kind.SCAN)
+    if found is None:
+        raise BadInput(
+            f"no scan is attached to {registry.endpoint}/{name}@{digest}",
+            hint="va ship attaches one; releases made before that cannot be compared",
+        )
+    try:
+        findings = Findings.model_validate_json(found.content)
+    except ValidationError as error:
+        raise SystemUnavailable(
+            f"the scan attached to {registry.endpoint}/{name}@{digest} cannot be read: "
+            f"{error.errors()[0]['msg']}",
+            hint="it was made by another version of this project, or is damaged: va ship makes a new one",
+        ) from error
+    if findings.subject != digest:
+        raise SystemUnavailable(f"the scan attached to {name}@{digest} is one of {findings.subject}")
+    return findings
+
+
+async def _values(registry: Registry, chart: Chart) -> Mapping[str, Any]:
+    """values.yaml of a chart in the registry."""
+    manifest = await registry.manifest(chart.name, chart.digest)
+    layer = next((one for one in manifest.layers if one.media_type == CHART_LAYER), None)
+    if layer is None:
+        raise BadInput(f"{registry.endpoint}/{chart.name}@{chart.digest} is not a Helm chart")
+    content = await registry.blob(chart.name, layer.digest)
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
+            file = tar.extractfile(f"{chart.name}/values.yaml")
+            values = yaml.safe_load(file.read()) if file else {}
+    except KeyError:
+        return {}
+    except (tarfile.TarError, OSError, yaml.YAMLError) as error:
+        raise BadInput(f"the chart {chart.name}@{chart.digest} cannot be read: {error}") from error
+    return values if isinstance(values, dict) else {}
+
+
+def show_releases(found: tuple[Release, ...]) -> Table:
+    """A line for each release, for people."""
+    table = Table("release", "created", "commit", "images", "engine")
+    for release in found:
+        dirty = " (dirty)" if release.commit.dirty else ""
+        images = "\n".join(f"{image.name} {image.digest[7:19]}" for image in release.images)
+        created = f"{release.created:%Y-%m-%d %H:%M}"
+        table.add_row(release.name, created, release.commit.sha[:12] + dirty, images, release.engine)
+    return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownRelease:
+    """A release, which never changes, and which regions have it, as it was last asked."""
+
+    release: Release
+    available: AvailableIn | None
+
+
+def with_regions(release: Release) -> ShownRelease:
+    """The release, and what was last found out about its regions."""
+    return ShownRelease(release=release, available=where_available(release))
+
+
+def show_release(shown: ShownRelease) -> RenderableType:
+    """All that a release says of itself, and which regions have it, for people."""
+    release = shown.release
+    table = Table("image", "digest", "size", "tests", "vulnerabilities", "attached")
+    for image in release.images:
+        found = image.scan.vulnerabilities
+        table.add_row(
+            image.name,
+            image.digest,
+            f"{image.size / 2**20:.1f} MiB",
+            f"{image.tests.passed} passed",
+            "not scanned"
+            if found is None
+            else ", ".join(f"{n} {s.lower()}" for s, n in found.items()) or "none",
+            ", ".join(sorted(image.attestations)) or "nothing",
+        )
+    dirty = " with uncommitted changes" if release.commit.dirty else ""
+    return Group(
+        Text(release.name, style="bold"),
+        Text(
+            f"commit {release.commit.sha}{dirty}, made {release.created:%Y-%m-%d %H:%M} by {release.engine}"
+        ),
+        table,
+        Text(f"chart {release.chart.name} {release.chart.version} {release.chart.digest}"),
+        availability_line(shown.available),
+    )
+
+
+def show_diff(change: ReleaseChange) -> RenderableType:
+    """What differs, for people."""
+    lines: list[RenderableType] = [Text(f"{change.before} -> {change.after}", style="bold")]
+    if change.same:
+        lines.append(Text("both deploy the same bytes"))
+    lines += [Text(f"  commit {commit}") for commit in change.commits]
+    for image in change.images:
+        lines += _image_lines(image)
+    if change.chart:
+        lines.append(Text(f"chart {change.chart[0][7:19]} -> {change.chart[1][7:19]}"))
+    lines += [Text(f"  {one.path}: {one.before!r} -> {one.after!r}") for one in change.values]
+    return Group(*lines)
+
+
+def _image_lines(image: ImageChange) -> list[RenderableType]:
+    if not image.changed:
+        return [Text(f"{image.name} is unchanged ({(image.after or '')[7:19]})")]
+    lines = [Text(f"{image.name} {(image.before or 'none')[7:19]} -> {(image.after or 'none')[7:19]}")]
+    for package in image.packages:
+        if package.before is None:
+            lines.append(Text(f"  + {package.name} {package.after}", style="green"))
+        elif package.after is None:
+            lines.append(Text(f"  - {package.name} {package.before}", style="red"))
+        else:
+            lines.append(Text(f"  ~ {package.name} {package.before} -> {package.after}", style="yellow"))
+    lines += [Text(f"  new {one.kind}: {one.severity} {one.name}", style="red") for one in image.new]
+    lines += [Text(f"  fixed {one.kind}: {one.severity} {one.name}", style="green") for one in image.fixed]
+    if not image.vulnerabilities_compared:
+        lines.append(Text("  vulnerabilities: not scanned in both", style="dim"))
+    return [*lines]

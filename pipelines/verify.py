@@ -1,0 +1,159 @@
+"""Verify a release where it would be pulled from: who signed it, and whether it proves what is asked of it.
+
+Nothing is believed that was not read from that registry now, by digest: the release's own artifact, which
+names all the rest, its signature, those of images and chart, and the documents attached to the images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from ci import places
+from ci.attestations import RELEASES, named, release_bundle
+from ci.concurrency import together
+from ci.environments import Environment, Trust
+from ci.errors import PipelineError, PolicyBlocked
+from ci.registry import Registry, registry_at
+from ci.release import Image, Release
+from ci.scan import Policy, read_policy
+from ci.signing import signature_of
+from ci.verification import Check, checks
+
+__all__ = ["Verification", "Verified", "show_verification", "verify"]
+
+_CHART, _RELEASE, _SIGNATURE = "chart", "release", "signature"
+_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What one registry proves of a release, to the environments that pull from it and trust the same."""
+
+    endpoint: str
+    environments: tuple[str, ...]
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """All of it; `error` says what refuses the release."""
+
+    release: str
+    digest: str
+    places: tuple[Verified, ...]
+
+    @property
+    def error(self) -> PipelineError | None:
+        grouped: dict[str, list[str]] = {}
+        for place in self.places:
+            unsigned = {check.subject for check in place.checks if check.what == _SIGNATURE and check.reason}
+            for check in place.checks:
+                # What is attached to something that nobody signed says nothing.
+                if check.passes or (check.what != _SIGNATURE and check.subject in unsigned):
+                    continue
+                line = f"{_subject(check)}: {check.reason.replace(f'{place.endpoint}/', '')}"
+                grouped.setdefault(line, []).append(place.endpoint)
+        if not grouped:
+            return None
+        lines = [f"  {line} ({', '.join(dict.fromkeys(where))})" for line, where in grouped.items()]
+        shown = lines[:_SHOWN]
+        if len(lines) > _SHOWN:
+            shown.append(f"  and {len(lines) - _SHOWN} more")
+        return PolicyBlocked(
+            "\n".join([f"the release {self.release} is refused:", *shown]),
+            hint="nothing was touched; va ship makes, scans and signs a release that can be promoted",
+        )
+
+
+async def verify(release: Release, environments: Sequence[Environment]) -> Verification:
+    """Verify a release in every registry that these environments pull from, by what each of them asks.
+
+    All questions are asked at once. What refuses it is in the result; SystemUnavailable when a registry does
+    not answer or sends bytes that are not those of their digest.
+    """
+    policy = read_policy(places.checkout() / "policy.yaml")
+    today = datetime.now(UTC).date()
+    wanted: dict[tuple[str, str], tuple[Trust, list[str]]] = {}
+    for environment in environments:
+        for target in environment.targets.values():
+            key = (target.registry, environment.trust.model_dump_json())
+            _, names = wanted.setdefault(key, (environment.trust, []))
+            if environment.name not in names:
+                names.append(environment.name)
+
+    async def one(endpoint: str, trust: Trust, names: Sequence[str]) -> Verified:
+        async with registry_at(endpoint) as registry:
+            found = await _verify(registry, release, trust, policy, today)
+        return Verified(endpoint=endpoint, environments=tuple(names), checks=tuple(found))
+
+    found = await together(one(endpoint, *asked) for (endpoint, _), asked in sorted(wanted.items()))
+    return Verification(release=release.name, digest=release_bundle(release).digest, places=tuple(found))
+
+
+async def _verify(
+    registry: Registry, release: Release, trust: Trust, policy: Policy, today: date
+) -> list[Check]:
+    async def signed(subject: str, repository: str, digest: str) -> list[Check]:
+        """The artifact itself is fetched too, and its bytes are checked."""
+        if await registry.find_manifest(repository, digest) is None:
+            return [
+                Check(subject=subject, what=_SIGNATURE, reason=_lost(registry, subject, repository, digest))
+            ]
+        try:
+            who = (await signature_of(registry, repository, digest, trust.signers)).who
+        except PolicyBlocked as refused:
+            return [Check(subject=subject, what=_SIGNATURE, reason=refused.message)]
+        return [Check(subject=subject, what=_SIGNATURE, said=f"by {who}")]
+
+    async def documents(image: Image) -> list[Check]:
+        attached = await named(registry, image)
+        return checks(release, image, attached, trust=trust, policy=policy, today=today)
+
+    found = await together(
+        [
+            signed(_RELEASE, RELEASES, release_bundle(release).digest),
+            signed(_CHART, release.chart.name, release.chart.digest),
+            *(signed(image.name, image.name, image.digest) for image in release.images),
+            *(documents(image) for image in release.images),
+        ]
+    )
+    return [check for each in found for check in each]
+
+
+def _lost(registry: Registry, subject: str, repository: str, digest: str) -> str:
+    lost = f"{registry.endpoint}/{repository}@{digest} is not there"
+    if subject == _RELEASE:
+        return f"{lost}: it was not published there, or its file was altered since"
+    return lost
+
+
+def _subject(check: Check) -> str:
+    the = "the " if check.subject in (_CHART, _RELEASE) else ""
+    return f"{check.what} of {the}{check.subject}"
+
+
+def show_verification(result: Verification) -> RenderableType:
+    """A line for each check and a column for each registry, for people."""
+    # Who signed is never cut: the end of an identity tells main from a branch.
+    said = Column("what it says", overflow="fold")
+    table = Table("subject", "check", said, *(place.endpoint for place in result.places))
+    rows: dict[tuple[str, str], list[Check]] = {}
+    for place in result.places:
+        for check in place.checks:
+            rows.setdefault((check.subject, check.what), []).append(check)
+    for (subject, what), found in rows.items():
+        says = next((check.said for check in found if check.passes), "-")
+        marks = ["[green]✓[/]" if check.passes else "[red]✗ refused[/]" for check in found]
+        table.add_row(subject, what, says, *marks)
+    verdict = (
+        Text("refused", style="bold red")
+        if result.error
+        else Text("verified in every registry", style="green")
+    )
+    return Group(Text.assemble((result.release, "bold"), f"  {result.digest}"), table, verdict)
