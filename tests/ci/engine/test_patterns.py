@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ci.engine.patterns import choose, glob, matcher
+from ci.engine.tree import Tree
+
+
+@pytest.mark.parametrize(
+    ("patterns", "path", "expected"),
+    [
+        (["a"], "a", True),
+        (["a"], "a/b/c", True),
+        (["a"], "b/a", False),
+        (["/a/"], "a", True),
+        (["**/a"], "b/c/a", True),
+        (["**/a"], "a", True),
+        (["*.py"], "x.py", True),
+        (["*.py"], "d/x.py", False),
+        (["**/*.py"], "d/e/x.py", True),
+        (["a/**"], "a/b/c", True),
+        (["a?c"], "abc", True),
+        (["[a-c]x"], "bx", True),
+        (["[!a-c]x"], "bx", False),
+        (["*.md", "!README.md"], "README.md", False),
+        (["*.md", "!README.md"], "x.md", True),
+        (["a.b"], "axb", False),
+        ([], "a", False),
+    ],
+)
+def test_a_pattern_matches_as_in_a_dockerignore_file(patterns: list[str], path: str, expected: bool) -> None:
+    assert matcher(patterns)(path) is expected
+
+
+def test_glob_matches_names_themselves_only() -> None:
+    assert glob("a", ["a", "a/b"]) == ["a"]
+    assert glob("**/*.py", ["x.py", "a/y.py", "a/z.txt"]) == ["x.py", "a/y.py"]
+
+
+def _tree(folder: Path, *names: str) -> Tree:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if name.endswith("/") else path.write_text(name)
+    return Tree([folder])
+
+
+def _chosen(tree: Tree, **filters: object) -> list[str]:
+    return [name for name, _ in choose(tree, tree.root, **filters) if name]  # type: ignore[arg-type]
+
+
+def test_excluded_folders_are_left_out_whole(tmp_path: Path) -> None:
+    tree = _tree(tmp_path, "a/x", "b/x", "b/c/x")
+
+    assert _chosen(tree, exclude=["b"]) == ["a", "a/x"]
+
+
+def test_an_exception_brings_back_what_is_in_an_excluded_folder(tmp_path: Path) -> None:
+    tree = _tree(tmp_path, "b/x", "b/keep")
+
+    assert _chosen(tree, exclude=["b", "!b/keep"]) == ["b", "b/keep"]
+
+
+def test_included_files_bring_their_folders_and_no_others(tmp_path: Path) -> None:
+    tree = _tree(tmp_path, "a/b/x.py", "a/c/x.txt", "d/")
+
+    assert _chosen(tree, include=["**/*.py"]) == ["a", "a/b", "a/b/x.py"]
+
+
+def test_an_empty_folder_counts_without_filters(tmp_path: Path) -> None:
+    assert _chosen(_tree(tmp_path, "d/")) == ["d"]
+
+
+def test_gitignore_files_hold_for_their_folder_and_the_nearest_decides(tmp_path: Path) -> None:
+    tree = _tree(
+        tmp_path,
+        ".git/HEAD",
+        "a.log",
+        "sub/b.log",
+        "sub/keep.log",
+        "sub/deep/keep.log",
+        "build/x",
+        "src/build/y",
+    )
+    (tmp_path / ".gitignore").write_text("*.log\n/build/\n")
+    (tmp_path / "sub" / ".gitignore").write_text("!keep.log\n")
+
+    names = _chosen(tree, gitignore=True)
+
+    assert "sub/keep.log" in names and "sub/deep/keep.log" in names and "src/build/y" in names
+    assert not {"a.log", "sub/b.log", "build", ".git"} & set(names)

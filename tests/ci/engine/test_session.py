@@ -1,0 +1,253 @@
+"""The unmodified SDK against the embedded session: everything that needs no container."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import dagger
+import gql
+import httpx
+import pytest
+
+from ci.engine import explained, session
+from ci.engine.server import embedded
+from ci.errors import BadInput, StepFailed
+from ci.reporting import SilentReporter
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded engine needs root")
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[dagger.Client], Awaitable[Any]]], Any]:
+    """Run a piece of pipeline in a session whose working folder is tmp_path/work."""
+    monkeypatch.setenv("VA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VA_ENGINE", "embedded")
+    monkeypatch.delenv("DAGGER_SESSION_PORT", raising=False)
+    (tmp_path / "work").mkdir()
+
+    def go(pipeline: Callable[[dagger.Client], Awaitable[Any]]) -> Any:
+        async def main() -> Any:
+            async with session(SilentReporter(), workdir=tmp_path / "work") as (client, engine):
+                assert engine == "embedded"
+                return await pipeline(client)
+
+        return asyncio.run(main())
+
+    return go
+
+
+def test_files_go_in_and_out(run: Any, tmp_path: Path) -> None:
+    source = tmp_path / "work" / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "script").write_text("echo hi")
+    (source / "deep" / "script").chmod(0o750)
+    (source / "link").symlink_to("deep/script")
+
+    async def pipeline(client: dagger.Client) -> list[str]:
+        folder = client.host().directory("source").with_new_file("new/file", "text", permissions=0o600)
+        await folder.export("out")
+        return await folder.entries()
+
+    assert run(pipeline) == ["deep/", "link", "new/"]
+    out = tmp_path / "work" / "out"
+    assert (out / "deep" / "script").stat().st_mode & 0o777 == 0o750
+    assert (out / "link").readlink() == Path("deep/script")
+    assert ((out / "new/file").read_text(), (out / "new/file").stat().st_mode & 0o777) == ("text", 0o600)
+
+
+def test_a_folder_is_the_same_while_its_content_is(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "work" / "a").write_text("1")
+    os.utime(tmp_path / "work" / "a", (1, 1))
+
+    async def digest(client: dagger.Client) -> str:
+        return await client.host().directory(".").digest()
+
+    first = run(digest)
+    os.utime(tmp_path / "work" / "a")
+    assert run(digest) == first
+    (tmp_path / "work" / "a").write_text("2")
+    assert run(digest) != first
+
+
+def test_directories_are_put_together(run: Any) -> None:
+    async def pipeline(client: dagger.Client) -> Any:
+        one = (
+            client.directory()
+            .with_new_file("a.py", "1")
+            .with_new_file("b.txt", "2")
+            .with_new_file("d/c.py", "3")
+        )
+        both = (
+            client.directory()
+            .with_directory("sub", one, include=["**/*.py"])
+            .with_file("x", one.file("b.txt"))
+        )
+        return (
+            await both.glob("**/*"),
+            await one.without_file("a.py").without_directory("d").entries(),
+            await one.filter(exclude=["*.py"]).entries(),
+            await one.directory("d").file("c.py").contents(),
+            await one.diff(one.with_new_file("b.txt", "changed").with_new_file("e", "5")).entries(),
+            await one.file("b.txt").size(),
+            await one.exists("d", expected_type=dagger.ExistsType.DIRECTORY_TYPE),
+            await one.exists("nothing"),
+            await one.with_symlink("b.txt", "s").file("s").contents(),
+        )
+
+    found, without, filtered, inner, changed, size, there, nothing, link = run(pipeline)
+    assert found == ["sub/", "sub/a.py", "sub/d/", "sub/d/c.py", "x"]
+    assert (without, filtered, inner, changed) == (["b.txt"], ["b.txt", "d/"], "3", ["b.txt", "e"])
+    assert (size, there, nothing, link) == (1, True, False, "2")
+
+
+def test_what_an_image_says_is_changed_without_running_anything(run: Any) -> None:
+    async def pipeline(client: dagger.Client) -> Any:
+        base = (
+            client.container()
+            .with_env_variable("A", "1")
+            .with_env_variable("B", "$A/${A}", expand=True)
+            .with_workdir("/app")
+            .with_workdir("sub")
+            .with_user("app")
+            .with_label("l", "v")
+            .with_default_args(["serve"])
+            .with_exposed_port(8000, description="http")
+        )
+        started = base.with_entrypoint(["/init"], keep_default_args=True)
+        variables = [(await item.name(), await item.value()) for item in await base.env_variables()]
+        ports = [
+            (await port.port(), await port.protocol(), await port.description())
+            for port in await base.exposed_ports()
+        ]
+        return (
+            variables,
+            await base.workdir(),
+            await base.user(),
+            await base.label("l"),
+            await base.label("none"),
+            await started.default_args(),
+            await base.with_entrypoint(["/init"]).default_args(),
+            await started.entrypoint(),
+            ports,
+            await base.platform(),
+            [await label.name() for label in await base.labels()],
+        )
+
+    variables, workdir, user, label, none, kept, dropped, entrypoint, ports, platform, labels = run(pipeline)
+    assert variables == [("A", "1"), ("B", "1/1")]
+    assert (workdir, user, label, none) == ("/app/sub", "app", "v", None)
+    assert (kept, dropped, entrypoint) == (["serve"], [], ["/init"])
+    assert ports == [(8000, dagger.NetworkProtocol.TCP, "http")]
+    assert str(platform).startswith("linux/") and labels == ["l"]
+
+
+def test_syncing_and_awaiting_give_the_object_back(run: Any) -> None:
+    async def pipeline(client: dagger.Client) -> tuple[str, str]:
+        folder = await client.directory().with_new_file("a", "1")
+        again = await folder.file("a").sync()
+        return await folder.file("a").contents(), await again.contents()
+
+    assert run(pipeline) == ("1", "1")
+
+
+def test_an_expected_error_leaves_the_session_as_ours(run: Any) -> None:
+    async def pipeline(client: dagger.Client) -> None:
+        await client.host().directory("nowhere").sync()
+
+    with pytest.raises(BadInput, match="nowhere is not a directory on this machine"):
+        run(pipeline)
+
+
+def test_an_error_among_several_is_found_in_its_group(run: Any) -> None:
+    async def pipeline(client: dagger.Client) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(client.directory().file("missing").contents())
+            tasks.create_task(asyncio.sleep(5))
+
+    with pytest.raises(BadInput, match="missing: no such file"):
+        run(pipeline)
+
+
+def test_an_image_without_a_command_is_written_the_same_twice(run: Any, tmp_path: Path) -> None:
+    async def pipeline(client: dagger.Client) -> None:
+        for name in ("one.tar", "two.tar"):
+            await (
+                client.container()
+                .with_new_file("/a", "1")
+                .with_label("x", "y")
+                .as_tarball(forced_compression=dagger.ImageLayerCompression.Gzip)
+                .export(name)
+            )
+
+    run(pipeline)
+
+    assert (tmp_path / "work/one.tar").read_bytes() == (tmp_path / "work/two.tar").read_bytes()
+
+
+def test_a_failed_command_is_explained_with_the_last_lines_that_it_printed() -> None:
+    raw = {
+        "message": "exit code: 2",
+        "extensions": {
+            "_type": "EXEC_ERROR",
+            "cmd": ["make"],
+            "exitCode": 2,
+            "stdout": "",
+            "stderr": "no rule",
+        },
+    }
+    value = dagger._exceptions.QueryErrorValue(**raw)
+    error = dagger.QueryError([value], gql.gql("{ version }"))
+
+    assert isinstance(error, dagger.ExecError) and error.command == ["make"]
+    told = explained(error)
+    assert isinstance(told, StepFailed) and str(told) == "exit code: 2\nno rule"
+
+
+def test_a_wrong_token_is_turned_away(tmp_path: Path) -> None:
+    async def main() -> tuple[int, int]:
+        async with embedded(SilentReporter(), store=tmp_path / "cache") as address:
+            url = f"http://127.0.0.1:{address.port}/query"
+            async with httpx.AsyncClient() as client:
+                body = {"query": "{ version }"}
+                wrong = await client.post(url, json=body, auth=("no", ""))
+                right = await client.post(url, json=body, auth=(address.token, ""))
+        return wrong.status_code, right.status_code
+
+    assert asyncio.run(main()) == (401, 200)
+
+
+@pytest.mark.e2e
+def test_it_stands_in_for_the_dagger_cli(tmp_path: Path) -> None:
+    cli = tmp_path / "dagger"
+    cli.write_text(f'#!/bin/sh\nexec {sys.executable} -m ci.engine "$@"\n')
+    cli.chmod(0o755)
+    script = (
+        "import asyncio, dagger\n"
+        "async def main():\n"
+        "    async with dagger.connection():\n"
+        "        print(await dagger.dag.directory().with_new_file('a', 'it works').file('a').contents())\n"
+        "asyncio.run(main())\n"
+    )
+    checkout = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={
+            **os.environ,
+            "_EXPERIMENTAL_DAGGER_CLI_BIN": str(cli),
+            "VA_CACHE": str(tmp_path / "cache"),
+            "PYTHONPATH": str(checkout),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.stdout, done.returncode) == ("it works\n", 0), done.stderr

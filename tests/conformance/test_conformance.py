@@ -1,0 +1,84 @@
+"""The embedded session against a real Dagger engine: the same pipelines, the same facts.
+
+It runs where an engine is configured: under `dagger run` (DAGGER_SESSION_PORT), or with VA_CONFORMANCE_CLI,
+the path of a Dagger CLI. VA_CONFORMANCE_PYTHON names another Python for the real engine, one whose SDK is of
+the engine's age. docs/engines.md tells what was seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cases
+import pytest
+from tiny_image import can_run_containers
+
+_CASES_FILE = Path(cases.__file__)
+_CLI = os.environ.get("VA_CONFORMANCE_CLI")
+_SESSION = os.environ.get("DAGGER_SESSION_PORT")
+_WHY_NOT = can_run_containers() or (
+    "" if _CLI or _SESSION else "no Dagger engine: run under `dagger run`, or set VA_CONFORMANCE_CLI"
+)
+
+pytestmark = [
+    pytest.mark.conformance,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT),
+]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("conformance")
+
+
+@pytest.fixture(scope="session")
+def embedded(folder: Path) -> dict[str, Any]:
+    """The facts of the embedded session, from an empty cache."""
+    cli = folder / "embedded-cli"
+    cli.write_text(f'#!/bin/sh\nexec {sys.executable} -m ci.engine "$@"\n')
+    cli.chmod(0o755)
+    hidden = {"DAGGER_SESSION_PORT": None, "DAGGER_SESSION_TOKEN": None}
+    checkout = str(_CASES_FILE.parents[2])
+    return _facts(
+        sys.executable,
+        folder,
+        {
+            **hidden,
+            "_EXPERIMENTAL_DAGGER_CLI_BIN": str(cli),
+            "VA_CACHE": str(folder / "cache"),
+            "PYTHONPATH": checkout,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def real(folder: Path) -> dict[str, Any]:
+    """The facts of the real engine."""
+    python = os.environ.get("VA_CONFORMANCE_PYTHON", sys.executable)
+    return _facts(python, folder, {"_EXPERIMENTAL_DAGGER_CLI_BIN": _CLI} if _CLI else {})
+
+
+def _facts(python: str, folder: Path, changes: Mapping[str, str | None]) -> dict[str, Any]:
+    env = {**os.environ, **{name: value for name, value in changes.items() if value is not None}}
+    for name in [name for name, value in changes.items() if value is None]:
+        env.pop(name, None)
+    done = subprocess.run(
+        [python, str(_CASES_FILE), str(folder)], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if results := os.environ.get("VA_CONFORMANCE_RESULTS"):
+        Path(results, f"{found['version']}.json").write_text(json.dumps(found, indent=1))
+    return found
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_both_engines_give_the_same(name: str, embedded: dict[str, Any], real: dict[str, Any]) -> None:
+    assert embedded["cases"][name]["facts"] == real["cases"][name]["facts"]

@@ -1,0 +1,194 @@
+"""A small registry in memory, behind an httpx transport: the distribution protocol, and the faults we want.
+
+`answers` are responses (or exceptions) given to the next requests that match instead of the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import httpx
+
+from ci.registry import digest_of
+
+Fault = httpx.Response | Exception
+
+
+@dataclass
+class FakeRegistry(httpx.AsyncBaseTransport):
+    """What it holds, what it was asked, and which faults come next."""
+
+    blobs: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    manifests: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
+    uploads: dict[str, bytearray] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+    """Digests of the blobs whose bytes were sent, one entry each time."""
+    sent: Counter[str] = field(default_factory=Counter)
+    """Bytes of each blob that were asked for."""
+    faults: list[tuple[str, str, Fault]] = field(default_factory=list)
+    cut_after: int | None = None
+    """Cut the next upload's connection after as many bytes of a request's body."""
+    cut_answers: list[int] = field(default_factory=list)
+    """Cut the next answers with a blob after as many bytes, one each."""
+    forget_cut_uploads: bool = False
+    has_referrers: bool = False
+    has_ranges: bool = True
+    page: int = 1000
+    gate: Callable[[httpx.Request], httpx.Response | None] = lambda _: None
+    slow: Callable[[], Awaitable[None]] | None = None
+    """Awaited before an upload begins."""
+
+    def fail(self, method: str, path: str, *faults: Fault) -> None:
+        """The next requests of that method whose path matches the pattern get these, one each."""
+        self.faults += [(method, path, fault) for fault in faults]
+
+    def count(self, method: str, path: str = "") -> int:
+        return sum(m == method and bool(re.search(path, p)) for m, p in self.asked)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        method, path = request.method, request.url.path
+        self.asked.append((method, path))
+        for fault in self.faults:
+            if fault[0] == method and re.search(fault[1], path):
+                self.faults.remove(fault)
+                if isinstance(fault[2], Exception):
+                    raise fault[2]
+                return fault[2]
+        if refused := self.gate(request):
+            return refused
+        if path == "/v2/":
+            return httpx.Response(200)
+        if path == "/v2/_catalog":
+            names = sorted({repository for repository, _ in self.manifests})
+            return httpx.Response(200, json={"repositories": names})
+        found = re.fullmatch(r"/v2/(.+)/(manifests|blobs|tags|referrers)/(.*)", path)
+        assert found, path
+        repository, kind, rest = found.groups()
+        if rest.startswith("uploads") or repository.endswith("/blobs"):
+            repository = repository.removesuffix("/blobs")
+            return await self._upload(request, repository, rest.removeprefix("uploads/"))
+        if kind == "blobs":
+            content = self.blobs.get((repository, rest))
+            if content is None:
+                return error(404, "BLOB_UNKNOWN")
+            if method == "HEAD":
+                return httpx.Response(200, headers={"Content-Length": str(len(content))})
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
+            status = 200
+            if wanted and self.has_ranges:
+                status, content = 206, content[int(wanted[1]) : int(wanted[2]) + 1]
+            self.sent[rest] += len(content)
+            if self.cut_answers:
+                return httpx.Response(status, content=cut(content, self.cut_answers.pop(0)))
+            return httpx.Response(status, content=content)
+        if kind == "manifests":
+            return await self._manifest(request, repository, rest)
+        if kind == "tags":
+            return self._tags(request, repository)
+        return self._referrers(repository, rest)
+
+    async def _upload(self, request: httpx.Request, repository: str, name: str) -> httpx.Response:
+        query = request.url.params
+        if request.method == "POST":
+            if self.slow:
+                await self.slow()
+            mounted = self.blobs.get((query.get("from", ""), query.get("mount", "")))
+            if mounted is not None:
+                self.blobs[repository, query["mount"]] = mounted
+                return httpx.Response(201)
+            name = uuid.uuid4().hex
+            self.uploads[name] = bytearray()
+        if name not in self.uploads:
+            return error(404, "BLOB_UPLOAD_UNKNOWN")
+        upload = self.uploads[name]
+        if request.method in ("PATCH", "PUT"):
+            start = request.headers.get("Content-Range", f"{len(upload)}-").partition("-")[0]
+            if int(start) != len(upload):
+                return error(416, "RANGE_INVALID")
+            got = 0
+            assert isinstance(request.stream, httpx.AsyncByteStream)
+            async for chunk in request.stream:
+                if self.cut_after is not None and got + len(chunk) > self.cut_after:
+                    upload += chunk[: self.cut_after - got]
+                    self.cut_after = None
+                    if self.forget_cut_uploads:
+                        del self.uploads[name]
+                    raise httpx.WriteError("connection reset by peer")
+                got += len(chunk)
+                upload += chunk
+            assert got == int(request.headers["Content-Length"])
+        if request.method == "PUT":
+            if digest_of(upload) != query["digest"]:
+                return error(400, "DIGEST_INVALID")
+            self.blobs[repository, query["digest"]] = bytes(self.uploads.pop(name))
+            self.finished.append(query["digest"])
+            return httpx.Response(201)
+        headers = {
+            "Location": f"/v2/{repository}/blobs/uploads/{name}",
+            "Range": f"0-{max(0, len(upload) - 1)}",
+        }
+        return httpx.Response(204 if request.method == "GET" else 202, headers=headers)
+
+    async def _manifest(self, request: httpx.Request, repository: str, reference: str) -> httpx.Response:
+        if request.method == "PUT":
+            content = await request.aread()
+            fields = json.loads(content)
+            needed = [fields["config"], *fields["layers"]] if "config" in fields else []
+            if any((repository, one["digest"]) not in self.blobs for one in needed):
+                return error(400, "MANIFEST_BLOB_UNKNOWN")
+            for name in {reference, digest_of(content)}:
+                self.manifests[repository, name] = (request.headers["Content-Type"], content)
+            headers = {"Docker-Content-Digest": digest_of(content)}
+            if self.has_referrers and "subject" in fields:
+                headers["OCI-Subject"] = fields["subject"]["digest"]
+            return httpx.Response(201, headers=headers)
+        if (repository, reference) not in self.manifests:
+            return error(404, "MANIFEST_UNKNOWN")
+        media_type, content = self.manifests[repository, reference]
+        headers = {"Content-Type": media_type, "Docker-Content-Digest": digest_of(content)}
+        return httpx.Response(200, headers=headers, content=content)
+
+    def _tags(self, request: httpx.Request, repository: str) -> httpx.Response:
+        names = sorted(name for at, name in self.manifests if at == repository and ":" not in name)
+        if not names:
+            return error(404, "NAME_UNKNOWN")
+        after = request.url.params.get("last", "")
+        names = [name for name in names if name > after]
+        more = len(names) > self.page
+        names = names[: self.page]
+        link = {"Link": f'</v2/{repository}/tags/list?last={names[-1]}>; rel="next"'} if more else {}
+        return httpx.Response(200, headers=link, json={"name": repository, "tags": names})
+
+    def _referrers(self, repository: str, digest: str) -> httpx.Response:
+        if not self.has_referrers:
+            return error(404, "UNSUPPORTED")
+        found = {}
+        for (at, _), (media_type, content) in self.manifests.items():
+            fields = json.loads(content)
+            if at == repository and fields.get("subject", {}).get("digest") == digest:
+                found[digest_of(content)] = {
+                    "mediaType": media_type,
+                    "digest": digest_of(content),
+                    "size": len(content),
+                    "artifactType": fields.get("artifactType"),
+                }
+        index = {"schemaVersion": 2, "manifests": list(found.values())}
+        return httpx.Response(
+            200, headers={"Content-Type": "application/vnd.oci.image.index.v1+json"}, json=index
+        )
+
+
+async def cut(content: bytes, after: int) -> AsyncIterator[bytes]:
+    """The beginning of a body whose connection is then lost."""
+    yield content[:after]
+    raise httpx.ReadError("connection reset by peer")
+
+
+def error(status: int, code: str, message: str = "") -> httpx.Response:
+    return httpx.Response(status, json={"errors": [{"code": code, "message": message}]})

@@ -1,0 +1,355 @@
+"""The chart as Kubernetes sees it: rendered by helm for both tracks and every environment, then looked at.
+
+Marked e2e because it needs the tools helm and kubeconform, which the platform's set-up builds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from ci import places, tools
+from ci.environments import estates, names, read_environment
+from ci.errors import StepFailed
+from ci.manifests import validate
+from ci.process import run
+from ci.reporting import SilentReporter
+from ci.traffic import canary_weight
+
+pytestmark = pytest.mark.e2e
+
+CHART = places.checkout() / "helm/voice-assistant"
+DIGEST = {name: f"sha256:{digit * 64}" for name, digit in (("api", "a"), ("agent", "b"), ("web", "c"))}
+VALUES: dict[str, Any] = {
+    "release": "20261123-1a2b3c",
+    "images": {
+        "api": {"repository": "127.0.0.1:5501/fastapi-backend", "digest": DIGEST["api"]},
+        "agent": {"repository": "127.0.0.1:5501/livekit-agent", "digest": DIGEST["agent"]},
+        "web": {"repository": "127.0.0.1:5501/web-client", "digest": DIGEST["web"]},
+    },
+}
+PARTS = ("api", "agent", "web")
+TRACKS = {"stable": "voice", "canary": "voice-canary"}
+Object = dict[str, Any]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def helm() -> None:
+    asyncio.run(tools.ensure(["helm"], SilentReporter()))
+
+
+def laid_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: laid_over(base[key], value)
+        if isinstance(value, dict) and isinstance(base.get(key), dict)
+        else value
+        for key, value in over.items()
+    }
+    return {**base, **nested}
+
+
+@functools.cache
+def helm_template(name: str, values: str) -> str:
+    words = ("template", name, CHART, "--namespace", "va-test", "--values", "-")
+    return asyncio.run(run(tools.path("helm"), *words, stdin=values)).stdout
+
+
+def rendered(track: str = "stable", **values: Any) -> str:
+    given = laid_over(VALUES | {"track": track}, values)
+    return helm_template(TRACKS.get(track, "voice"), yaml.safe_dump(given))
+
+
+def objects(track: str = "stable", **values: Any) -> dict[tuple[str, str], Object]:
+    found = [one for one in yaml.safe_load_all(rendered(track, **values)) if one]
+    by_name = {(one["kind"], one["metadata"]["name"]): one for one in found}
+    assert len(by_name) == len(found)
+    return by_name
+
+
+def deployments(track: str = "stable", **values: Any) -> Iterator[tuple[str, Object]]:
+    for part in PARTS:
+        yield part, objects(track, **values)["Deployment", f"{TRACKS[track]}-{part}"]
+
+
+def pod(deployment: Object) -> Object:
+    spec: Object = deployment["spec"]["template"]["spec"]
+    return spec
+
+
+def container(deployment: Object) -> Object:
+    (only,) = pod(deployment)["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def environment(deployment: Object) -> dict[str, str | None]:
+    variables = container(deployment)["env"]
+    names = [one["name"] for one in variables]
+    assert len(names) == len(set(names)), "a variable is set twice"
+    return {one["name"]: one.get("value") for one in variables}
+
+
+def test_stable_has_everything_and_canary_no_route_and_no_budget() -> None:
+    stable = {kind for kind, _ in objects("stable")}
+    canary = {kind for kind, _ in objects("canary")}
+    assert stable == {"Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "HTTPRoute", "Pod"}
+    assert canary == stable - {"HTTPRoute", "PodDisruptionBudget"}
+
+
+def test_both_tracks_fit_into_one_namespace() -> None:
+    assert not set(objects("stable")) & set(objects("canary"))
+    assert all(one["metadata"]["namespace"] == "va-test" for one in objects("stable").values())
+
+
+def test_no_selector_meets_a_pod_of_the_other_track_or_part() -> None:
+    selectors, labels = {}, {}
+    for track in TRACKS:
+        for part, deployment in deployments(track):
+            selectors[track, part] = deployment["spec"]["selector"]["matchLabels"]
+            labels[track, part] = deployment["spec"]["template"]["metadata"]["labels"]
+        for part in ("api", "web"):
+            service = objects(track)["Service", f"{TRACKS[track]}-{part}"]
+            selectors[track, f"{part} service"] = service["spec"]["selector"]
+    for (track, part), selector in selectors.items():
+        wanted = {(track, part.removesuffix(" service"))}
+        assert {pod for pod, own in labels.items() if selector.items() <= own.items()} == wanted
+
+
+def test_selectors_do_not_change_with_the_release() -> None:
+    for (_, one), (_, other) in zip(deployments(), deployments(release="another"), strict=True):
+        assert one["spec"]["selector"] == other["spec"]["selector"]
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_pods_are_labelled_and_annotated_for_prometheus(track: str) -> None:
+    ports = {"api": "8000", "agent": "9465"}
+    for part, deployment in deployments(track):
+        metadata = deployment["spec"]["template"]["metadata"]
+        assert metadata["labels"]["app.kubernetes.io/name"] == part
+        assert metadata["labels"]["va.dev/track"] == track
+        assert metadata["labels"]["va.dev/release"] == VALUES["release"]
+        if part in ports:  # the page's server counts nothing
+            assert metadata["annotations"] == {
+                "prometheus.io/scrape": "true",
+                "prometheus.io/port": ports[part],
+                "prometheus.io/path": "/metrics",
+            }
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_pods_are_restricted(track: str) -> None:
+    for _, deployment in deployments(track):
+        spec, security = pod(deployment), container(deployment)["securityContext"]
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert security["runAsUser"] == 10001
+        assert container(deployment)["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
+
+
+def test_images_are_pulled_by_digest() -> None:
+    for part, deployment in deployments():
+        image = VALUES["images"][part]
+        assert container(deployment)["image"] == f"{image['repository']}@{DIGEST[part]}"
+
+
+def test_a_pod_may_finish_its_work() -> None:
+    values = {
+        "api": {"drainSeconds": 7, "shutdownSeconds": 30},
+        "agent": {"drainTimeoutSeconds": 3600},
+        "web": {"drainSeconds": 4, "shutdownSeconds": 9},
+    }
+    found = dict(deployments(**values))
+    api, agent = (environment(found[part]) for part in ("api", "agent"))
+    assert (api["DRAIN_SECONDS"], api["SHUTDOWN_SECONDS"], agent["DRAIN_TIMEOUT_SECONDS"]) == (
+        "7",
+        "30",
+        "3600",
+    )
+    assert pod(found["api"])["terminationGracePeriodSeconds"] > 7 + 30
+    # livekit-agents: the drain, then its shutdown_process_timeout (10 s) and session_end_timeout (300 s).
+    assert pod(found["agent"])["terminationGracePeriodSeconds"] > 3600 + 10 + 300
+    assert container(found["web"])["lifecycle"] == {"preStop": {"sleep": {"seconds": 4}}}
+    assert environment(found["web"])["SHUTDOWN_SECONDS"] == "9"
+    assert pod(found["web"])["terminationGracePeriodSeconds"] > 4 + 9
+
+
+def test_an_upgrade_never_has_fewer_pods() -> None:
+    for _, deployment in deployments():
+        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+def test_probes_ask_ports_that_are_there() -> None:
+    for part, deployment in deployments():
+        one = container(deployment)
+        ports = {port["name"] for port in one["ports"]}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert one[probe]["httpGet"]["port"] in ports
+        # The one that restarts must not look at Redis or LiveKit: a restart does not mend them.
+        assert one["livenessProbe"]["httpGet"]["path"] in ("/healthz", "/")
+        assert one["readinessProbe"]["httpGet"]["path"] == ("/healthz" if part == "web" else "/readyz")
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_a_tracks_sessions_go_to_its_own_agents(track: str) -> None:
+    api, agent, web = (environment(deployment) for _, deployment in deployments(track))
+    assert api["AGENT_NAME"] == agent["AGENT_NAME"] == f"va-test-{TRACKS[track]}"
+    assert api["VA_TRACK"] == agent["VA_TRACK"] == web["VA_TRACK"] == track
+
+
+def test_secrets_are_only_referred_to() -> None:
+    for track in TRACKS:
+        for part, deployment in deployments(track):
+            secret = {
+                one["name"]: one["valueFrom"]["secretKeyRef"]
+                for one in container(deployment)["env"]
+                if "valueFrom" in one
+            }
+            assert secret == {
+                name: {"name": "voice-livekit", "key": name}
+                for name in ("LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")
+                if part != "web"
+            }
+
+
+def test_a_redis_with_a_password_and_shards() -> None:
+    found = dict(deployments(redis={"url": "rediss://redis:6380", "cluster": True, "secret": "voice-redis"}))
+    assert environment(found["api"])["REDIS_CLUSTER"] == "true"
+    (password,) = (one for one in container(found["api"])["env"] if one["name"] == "REDIS_PASSWORD")
+    assert password["valueFrom"]["secretKeyRef"] == {"name": "voice-redis", "key": "REDIS_PASSWORD"}
+    assert "REDIS_PASSWORD" not in environment(dict(deployments())["api"])
+
+
+DATABASE = {"enabled": True, "url": "postgresql://db:5432/voice", "user": "voice", "secret": "voice-database"}
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_migrations_run_before_anything_of_a_release(track: str) -> None:
+    found = objects(track, database=DATABASE | {"migrator": "owner"}, networkPolicy={"enabled": True})
+    name = f"{TRACKS[track]}-migrate"
+    hooks = {}
+    for kind in ("ServiceAccount", "NetworkPolicy", "Job"):
+        annotations = found[kind, name]["metadata"]["annotations"]
+        assert annotations["helm.sh/hook"] == "pre-install,pre-upgrade"
+        assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+        hooks[kind] = int(annotations["helm.sh/hook-weight"])
+    assert max(hooks["ServiceAccount"], hooks["NetworkPolicy"]) < hooks["Job"]
+    job = found["Job", name]
+    assert pod(job)["serviceAccountName"] == name and "priorityClassName" not in pod(job)
+    # No track's pod: gates and services would take it for one.
+    assert "va.dev/track" not in job["spec"]["template"]["metadata"]["labels"]
+    api = found["Deployment", f"{TRACKS[track]}-api"]
+    assert container(job)["image"] == container(api)["image"]
+    for deployment, user in ((job, "owner"), (api, "voice")):
+        said = environment(deployment)
+        assert (said["DATABASE_URL"], said["DATABASE_USER"]) == (DATABASE["url"], user)
+        (password,) = (one for one in container(deployment)["env"] if one["name"] == "DATABASE_PASSWORD")
+        assert password["valueFrom"]["secretKeyRef"] == {"name": "voice-database", "key": "DATABASE_PASSWORD"}
+
+
+def test_without_a_database_there_is_no_job_and_no_variable() -> None:
+    found = objects()
+    assert not [one for one in found if one[0] == "Job"]
+    assert not [name for name in environment(found["Deployment", "voice-api"]) if "DATABASE" in name]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"database": DATABASE, "secrets": {"objects": {"voice-database": {"DATABASE_PASSWORD": "db"}}}},
+            "comes with the release",
+        ),
+        ({"database": DATABASE | {"secret": "", "entra": True}}, "database.identity"),
+        ({"database": DATABASE | {"url": "postgresql://user:password@db/voice"}}, "/database/url"),
+    ],
+)
+def test_migrations_that_could_not_log_in_are_refused(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(StepFailed) as error:
+        rendered(**values)
+    assert said in str(error.value)
+
+
+def test_parts_keep_to_their_node_pools() -> None:
+    taint = {"key": "agents", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+    found = dict(deployments(agent={"nodeSelector": {"agentpool": "agents"}, "tolerations": [taint]}))
+    assert pod(found["agent"])["nodeSelector"] == {"agentpool": "agents"}
+    assert pod(found["agent"])["tolerations"] == [taint]
+    assert "nodeSelector" not in pod(found["api"]) and "tolerations" not in pod(found["api"])
+
+
+@pytest.mark.parametrize("weight", [0, 10, 100])
+def test_the_route_splits_by_weight(weight: int) -> None:
+    traffic = {"canaryWeight": weight, "canary": "voice-canary", "hostname": "api.voice.test"}
+    route = objects(traffic=traffic)["HTTPRoute", "voice"]
+    for part in ("api", "web"):
+        assert canary_weight(route, {f"voice-{part}": f"voice-canary-{part}"}) == weight
+    assert route["spec"]["hostnames"] == ["api.voice.test"]
+    assert route["spec"]["parentRefs"] == [{"name": "voice", "namespace": "va-system"}]
+    services = {name for track in TRACKS for kind, name in objects(track) if kind == "Service"}
+    backends = [one["name"] for rule in route["spec"]["rules"] for one in rule["backendRefs"]]
+    assert set(backends) <= services
+
+
+def test_without_a_canary_all_goes_to_stable() -> None:
+    found = {
+        rule["matches"][0]["path"]["value"]: [(one["name"], one["weight"]) for one in rule["backendRefs"]]
+        for rule in objects()["HTTPRoute", "voice"]["spec"]["rules"]
+    }
+    assert found == {"/v1": [("voice-api", 100)], "/": [("voice-web", 100)]}
+
+
+def test_the_page_may_reach_the_livekit_that_callers_reach() -> None:
+    for livekit, said in (
+        ({"publicUrl": "wss://livekit.example"}, "wss://livekit.example"),
+        ({"publicUrl": "", "url": "ws://inside:7880"}, "ws://inside:7880"),
+    ):
+        assert environment(dict(deployments(livekit=livekit))["web"])["LIVEKIT_PUBLIC_URL"] == said
+
+
+def test_a_single_replica_has_no_budget_that_would_block_a_drain() -> None:
+    kinds = {kind for kind, _ in objects(**{part: {"replicas": 1} for part in PARTS})}
+    assert "PodDisruptionBudget" not in kinds
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"images": {"api": {"digest": "latest"}}}, "/images/api/digest"),
+        ({"images": {"api": {"tag": "v1"}}}, "tag"),
+        ({"track": "beta"}, "/track"),
+        ({"traffic": {"canaryWeight": 101}}, "/traffic/canaryWeight"),
+        ({"trafic": {}}, "trafic"),
+        ({"api": {"replica": 3}}, "replica"),
+        ({"api": {"env": {"AGENT_NAME": "x"}}}, "AGENT_NAME"),
+        ({"redis": {"url": "redis://:password@redis"}}, "/redis/url"),
+        ({"agent": {"drainTimeoutSeconds": 0}}, "/agent/drainTimeoutSeconds"),
+    ],
+)
+def test_wrong_values_are_refused_and_named(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(StepFailed) as error:
+        rendered(**values)
+    assert said in str(error.value)
+
+
+def test_helm_lint_finds_nothing() -> None:
+    words = ("lint", "--strict", CHART, "--values", "-")
+    asyncio.run(run(tools.path("helm"), *words, stdin=yaml.safe_dump(VALUES)))
+
+
+def test_kubernetes_would_take_it_in_every_environment() -> None:
+    manifests = {"defaults": rendered()}
+    for estate in estates():
+        for name in names(estate):
+            values = read_environment(estate, name).values
+            manifests |= {f"{estate}/{name} {track}": rendered(track, **values) for track in TRACKS}
+    count = asyncio.run(validate(manifests, SilentReporter()))
+    assert count == sum(text.count("\nkind: ") for text in manifests.values())

@@ -1,0 +1,420 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from promotion_world import AnyRegistry, World, environment, release
+
+from ci.environments import Environment
+from ci.errors import GateFailed, GateInconclusive, PolicyBlocked, StepFailed, SystemUnavailable
+from ci.gates import Verdict
+from ci.ledger import Event, Ledger
+from ci.promotion import Outcome, PromotionResult
+from ci.reporting import SilentReporter
+from ci.site import CANARY
+from ci.verification import Check
+from pipelines import promote as flow
+from pipelines import rollback as back
+from pipelines.verify import Verification, Verified
+
+GOOD, BETTER, BAD = release("good"), release("better"), release("bad")
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    made = World()
+    made.fails_every = {"bad": 10}
+    monkeypatch.setenv("VA_STATE", str(tmp_path))
+    monkeypatch.setattr(flow, "open_site", made.open_site)
+    monkeypatch.setattr(back, "open_site", made.open_site)
+    monkeypatch.setattr(flow, "registry_at", AnyRegistry)
+    monkeypatch.setattr(flow, "survey", AnyRegistry.known)
+    monkeypatch.setattr(flow, "prove", AnyRegistry.has)
+    monkeypatch.setattr(flow, "_SMOKE_SECONDS", 0.03)
+    monkeypatch.setattr(flow, "_SMOKE_RATE", 500)
+
+    async def chart(*_: object) -> Path:
+        return Path("chart.tgz")
+
+    async def proven(wanted, environments) -> Verification:
+        return Verification(release=wanted.name, digest=wanted.chart.digest, places=())
+
+    monkeypatch.setattr(flow, "pull_chart", chart)
+    monkeypatch.setattr(flow, "verify", proven)
+    return made
+
+
+@pytest.fixture
+def promote(monkeypatch: pytest.MonkeyPatch):
+    async def run(wanted, *environments: Environment) -> PromotionResult:
+        chosen = environments or (environment(),)
+        monkeypatch.setattr(flow, "read_environments", lambda estate, through=None: chosen)
+        monkeypatch.setattr(back, "read_environment", lambda estate, name: chosen[0])
+        return await flow.promote(wanted, "test", reporter=SilentReporter())
+
+    return run
+
+
+def events(name: str = "prod") -> list[str]:
+    return [entry.event.value for entry in Ledger("test", name).entries()]
+
+
+def test_the_first_release_is_installed_and_tried(world: World, promote) -> None:
+    result = asyncio.run(promote(GOOD))
+
+    (target,) = result.targets
+    assert (target.outcome, target.previous, target.steps) == (Outcome.INSTALLED, None, ())
+    assert target.requests is not None and target.requests.ok > 0 and target.requests.failed == 0
+    assert result.error is None
+    assert events() == ["started", "promoted"]
+
+
+def test_a_first_release_whose_sessions_fail_is_said_so(world: World, promote) -> None:
+    world.fails_every = {"bad": 1}
+    with pytest.raises(StepFailed, match="sessions of bad fail on prod/eastus"):
+        asyncio.run(promote(BAD))
+    assert events() == ["started"]
+
+
+def test_a_good_release_passes_its_steps_and_becomes_stable(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    world.log.clear()
+
+    result = asyncio.run(promote(BETTER))
+
+    (target,) = result.targets
+    assert (target.outcome, target.previous) == (Outcome.PROMOTED, "good")
+    assert [(step.weight, step.verdict) for step in target.steps] == [(20, Verdict.PASS), (50, Verdict.PASS)]
+    assert target.requests is not None and (target.requests.lost, target.requests.failed) == (0, 0)
+    assert world.log == [
+        "prod/eastus install voice-canary better",
+        "prod/eastus weight 20",
+        "prod/eastus weight 50",
+        "prod/eastus install voice better",
+        "prod/eastus weight 0",
+        "prod/eastus uninstall voice-canary",
+    ]
+    assert events()[-4:] == ["canary", "step passed", "step passed", "promoted"]
+
+
+def test_a_bad_release_is_caught_and_traffic_leaves_it_before_it_is_removed(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    world.log.clear()
+
+    result = asyncio.run(promote(BAD))
+
+    (target,) = result.targets
+    assert target.outcome is Outcome.FAILED
+    assert isinstance(result.error, GateFailed) and "errors fail, E" in str(result.error)
+    assert world.log[-2:] == ["prod/eastus weight 0", "prod/eastus uninstall voice-canary"]
+    assert not any("install voice bad" in event for event in world.log)
+    assert target.moving is not None and target.moving.lost == 0
+    last = Ledger("test", "prod").entries()[-1]
+    assert last.event is Event.ROLLED_BACK
+    assert [finding.metric for finding in last.findings] == ["errors", "latency"]
+
+
+def without_canary() -> Environment:
+    dev = environment("dev")
+    return dev.model_copy(update={"canary": dev.canary.model_copy(update={"steps": ()})})
+
+
+def test_an_environment_without_canary_steps_is_upgraded_at_once(world: World, promote) -> None:
+    asyncio.run(promote(GOOD, without_canary()))
+    world.log.clear()
+
+    result = asyncio.run(promote(BAD, without_canary()))  # a few errors are for gates to judge
+
+    (target,) = result.targets
+    assert (target.outcome, target.reason) == (Outcome.PROMOTED, "upgraded at once: dev has no canary")
+    assert world.log == ["dev/eastus install voice bad"]
+
+
+def test_an_upgrade_at_once_whose_sessions_all_fail_goes_back(world: World, promote) -> None:
+    asyncio.run(promote(GOOD, without_canary()))
+    world.fails_every = {"bad": 1}
+
+    result = asyncio.run(promote(BAD, without_canary()))
+
+    assert isinstance(result.error, GateFailed)
+    assert world.place("dev/eastus").revisions["voice"][-1].release == "good"
+    assert events("dev")[-1] == "rolled back"
+
+
+def test_run_again_it_is_there_already(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    world.log.clear()
+
+    result = asyncio.run(promote(GOOD))
+
+    assert [target.outcome for target in result.targets] == [Outcome.CACHED]
+    assert world.log == []
+
+
+def test_harm_in_one_wave_keeps_the_release_from_the_next(world: World, promote) -> None:
+    prod = environment("prod", "eastus", "westeurope")
+    asyncio.run(promote(GOOD, prod))
+    world.log.clear()
+
+    result = asyncio.run(promote(BAD, prod))
+
+    assert [target.target for target in result.targets] == ["prod/eastus"]
+    assert not any("westeurope" in event for event in world.log)
+
+
+def test_harm_in_one_region_stops_the_others_of_its_wave(world: World, promote) -> None:
+    prod = environment("prod", "eastus", "westeurope").model_copy(
+        update={"waves": (("eastus", "westeurope"),)}
+    )
+    asyncio.run(promote(GOOD, prod))
+    world.place("prod/westeurope").gateway = lambda request: None  # type: ignore[method-assign]
+    eastus, westeurope = world.place("prod/eastus"), world.place("prod/westeurope")
+    del westeurope.gateway
+    served = westeurope.gateway
+
+    def well(request):  # the bad release does well there: no verdict of its own yet
+        westeurope.served[CANARY] = 0
+        return served(request)
+
+    westeurope.gateway = well  # type: ignore[method-assign]
+    strict = {"gates": prod.gates.model_copy(update={"beta": 1e-12})}
+
+    result = asyncio.run(promote(BAD, prod.model_copy(update=strict)))
+
+    assert [target.outcome for target in result.targets] == [Outcome.FAILED, Outcome.STOPPED]
+    assert not eastus.revisions[CANARY] and not westeurope.revisions[CANARY]
+    assert (eastus.weight(), westeurope.weight()) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("choice", "outcome", "error"),
+    [
+        ("hold", Outcome.HELD, GateInconclusive),
+        ("rollback", Outcome.FAILED, GateFailed),
+        ("promote", Outcome.PROMOTED, type(None)),
+    ],
+)
+def test_without_data_it_is_as_the_environment_says_and_never_a_pass(
+    world: World, promote, choice: str, outcome: Outcome, error: type
+) -> None:
+    prod = environment("prod", on_inconclusive=choice, deadline="200ms")
+    asyncio.run(promote(GOOD, prod))
+
+    def scraping_stops(event: str) -> None:
+        world.prometheus_down = "weight" in event or world.prometheus_down
+
+    world.on = scraping_stops
+    result = asyncio.run(promote(BETTER, prod))
+
+    (target,) = result.targets
+    assert target.outcome is outcome
+    assert isinstance(result.error, error)
+    assert all(step.verdict is Verdict.INCONCLUSIVE for step in target.steps)
+    assert "no data" in target.steps[0].reason
+    place = world.place("prod/eastus")
+    assert place.weight() == 0
+    assert bool(place.revisions[CANARY]) == (choice == "hold")
+
+
+def test_a_held_canary_goes_on_with_the_same_command(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    held = asyncio.run(promote(BETTER, environment("prod", deadline="0s")))
+    world.log.clear()
+
+    result = asyncio.run(promote(BETTER))
+
+    assert [target.outcome for target in (*held.targets, *result.targets)] == [Outcome.HELD, Outcome.PROMOTED]
+    assert "prod/eastus install voice-canary better" not in world.log
+
+
+STAGES = {  # where Ctrl-C comes: the steps that the next run still bakes
+    "install voice-canary better": [20, 50],
+    "weight 20": [20, 50],
+    "weight 50": [50],
+    "install voice better": [],
+    "weight 0": [],
+    "uninstall voice-canary": [],
+}
+
+
+@pytest.mark.parametrize(("stage", "baked"), STAGES.items(), ids=STAGES)
+def test_after_ctrl_c_in_any_stage_stable_has_all_traffic_and_the_next_run_goes_on(
+    world: World, promote, stage: str, baked: list[int]
+) -> None:
+    asyncio.run(promote(GOOD))
+
+    async def interrupted() -> None:
+        task = asyncio.create_task(promote(BETTER))
+        world.on = lambda event: task.cancel() if event == f"prod/eastus {stage}" else None
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(interrupted())
+    place = world.place("prod/eastus")
+    assert place.weight() == 0
+    assert events()[-1] == ("interrupted" if stage != "uninstall voice-canary" else "promoted")
+    world.on = lambda event: None
+    canary_kept = bool(place.revisions[CANARY])
+
+    result = asyncio.run(promote(BETTER))
+
+    (target,) = result.targets
+    assert target.outcome in (Outcome.PROMOTED, Outcome.CACHED)
+    assert [step.weight for step in target.steps] == baked
+    assert canary_kept == (stage != "uninstall voice-canary")
+    assert place.revisions["voice"][-1].release == "better"
+    assert not place.revisions[CANARY] and place.weight() == 0
+    assert events()[-1] == "promoted"
+
+
+def test_a_canary_of_another_release_is_removed_first(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    asyncio.run(promote(BAD, environment("prod", deadline="0s")))
+    world.log.clear()
+
+    result = asyncio.run(promote(BETTER))
+
+    assert [target.outcome for target in result.targets] == [Outcome.PROMOTED]
+    assert world.log[:2] == ["prod/eastus uninstall voice-canary", "prod/eastus install voice-canary better"]
+
+
+def test_a_stable_upgrade_that_fails_leaves_all_traffic_on_stable(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    place = world.place("prod/eastus")
+    place.upgrade_fails = "voice"
+
+    with pytest.raises(StepFailed, match="voice was not installed"):
+        asyncio.run(promote(BETTER))
+
+    assert place.weight() == 0
+    assert place.revisions["voice"][-1].release == "good"
+
+
+def test_a_migration_that_fails_says_what_it_said(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    place = world.place("prod/eastus")
+    place.upgrade_fails = "voice-canary"
+    place.unmigrated = {"voice-canary-migrate-x": "0001_sessions.sql was applied with another content"}
+
+    with pytest.raises(StepFailed, match=r"migrate-x: 0001_sessions\.sql was applied with another content"):
+        asyncio.run(promote(BETTER))
+
+    assert place.weight() == 0
+    assert place.revisions["voice"][-1].release == "good"
+
+
+def test_a_release_that_is_refused_touches_nothing(world: World, promote, monkeypatch) -> None:
+    async def refused(wanted, environments) -> Verification:
+        check = Check(subject="fastapi-backend", what="signature", reason="it is not signed")
+        place = Verified(endpoint="127.0.0.1:5501", environments=("prod",), checks=(check,))
+        return Verification(release=wanted.name, digest=wanted.chart.digest, places=(place,))
+
+    monkeypatch.setattr(flow, "verify", refused)
+
+    with pytest.raises(PolicyBlocked, match="signature of fastapi-backend: it is not signed"):
+        asyncio.run(promote(GOOD))
+    assert world.log == []
+    assert events() == []
+
+
+def test_a_release_that_a_registry_lacks_touches_nothing(world: World, promote, monkeypatch) -> None:
+    monkeypatch.setattr(AnyRegistry, "lacks", {"eastus.registry"})
+
+    with pytest.raises(SystemUnavailable, match=r"eastus\.registry lacks 1 of its parts"):
+        asyncio.run(promote(GOOD))
+    assert world.log == []
+    assert events() == []
+
+
+def test_a_region_whose_registry_lags_is_left_out_and_the_others_go_on(
+    world: World, promote, monkeypatch
+) -> None:
+    prod = environment("prod", "southeastasia", "eastus", "westeurope")
+    monkeypatch.setattr(AnyRegistry, "lacks", {"southeastasia.registry"})
+
+    result = asyncio.run(promote(GOOD, prod))
+
+    assert [target.outcome for target in result.targets] == [
+        Outcome.NOT_THERE,
+        Outcome.INSTALLED,
+        Outcome.INSTALLED,
+    ]
+    assert not any("southeastasia" in event for event in world.log)
+    assert isinstance(result.error, SystemUnavailable)
+    assert "prod/southeastasia: southeastasia.registry lacks 1 of its parts" in str(result.error)
+    assert "the same command goes on" in result.error.hint
+    assert events()[0] == "not there"
+
+    monkeypatch.setattr(AnyRegistry, "lacks", frozenset())
+    again = asyncio.run(promote(GOOD, prod))
+    assert [target.outcome for target in again.targets] == [
+        Outcome.INSTALLED,
+        Outcome.CACHED,
+        Outcome.CACHED,
+    ]
+    assert again.error is None
+
+
+def test_a_release_that_reached_no_target_of_an_environment_goes_no_further(
+    world: World, promote, monkeypatch
+) -> None:
+    monkeypatch.setattr(AnyRegistry, "lacks", {"westeurope.registry"})
+
+    result = asyncio.run(promote(GOOD, environment("dev", "westeurope"), environment("prod", "eastus")))
+
+    assert [target.target for target in result.targets] == ["dev/westeurope"]
+    assert world.log == []
+
+
+def test_a_held_canary_keeps_its_evidence_when_another_release_is_not_there(
+    world: World, promote, monkeypatch
+) -> None:
+    asyncio.run(promote(GOOD))
+    asyncio.run(promote(BETTER, environment("prod", deadline="0s")))
+    before = Ledger("test", "prod").carried("prod/eastus", "better")
+    Ledger("test", "prod").write(Event.NOT_THERE, target="prod/eastus", release="bad")
+
+    assert Ledger("test", "prod").carried("prod/eastus", "better") == before
+    assert before[1]
+
+
+def test_roll_back_goes_to_the_release_before_and_again_changes_nothing(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    asyncio.run(promote(BETTER))
+
+    def rolled_back(**more: object) -> PromotionResult:
+        return asyncio.run(back.rollback("test", "prod/eastus", reporter=SilentReporter(), **more))  # type: ignore[arg-type]
+
+    first, again = rolled_back(), rolled_back(to="good")
+
+    assert [target.outcome for target in (*first.targets, *again.targets)] == [Outcome.BACK, Outcome.CACHED]
+    assert first.targets[0].reason == "rolled back from better to good"
+    assert world.place("prod/eastus").revisions["voice"][-1].release == "good"
+    assert first.error is None
+
+
+def test_roll_back_of_a_held_canary_takes_only_the_canary_away(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    asyncio.run(promote(BETTER, environment("prod", deadline="0s")))
+
+    asyncio.run(back.rollback("test", "prod", reporter=SilentReporter()))
+
+    place = world.place("prod/eastus")
+    assert not place.revisions[CANARY]
+    assert place.revisions["voice"][-1].release == "good"
+
+
+def test_status_says_what_runs(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+
+    (row,) = asyncio.run(flow.status("test", reporter=SilentReporter()))
+
+    assert (row.target, row.release, row.pods, row.canary, row.weight) == (
+        "prod/eastus",
+        "good",
+        "1/1",
+        None,
+        0,
+    )
+    assert row.digests == {"api": GOOD.images[0].digest}

@@ -1,0 +1,586 @@
+"""The whole of ship without an engine: images, trivy, helm and registry are small fakes, the rest is real."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import dagger
+import httpx
+import pytest
+from dagger._exceptions import QueryErrorValue
+from fake_registry import FakeRegistry
+from gql import gql
+from oci import layer, write_image
+from pydantic_core import to_json
+from rich.console import Console
+from signing_key import Key
+
+from ci import places, tools
+from ci.attestations import attached
+from ci.availability import State
+from ci.errors import BadInput, PipelineError, PolicyBlocked, StepFailed, SystemUnavailable, ToolMissing
+from ci.registry import Registry, digest_of
+from ci.release import Release, read_release
+from ci.replication import reconcile
+from ci.reporting import SilentReporter
+from pipelines import build as building
+from pipelines import livekit
+from pipelines import ship as shipping
+from pipelines import sign as signing
+from pipelines import test as testing
+from pipelines.registries import EstateRegistries, where_available
+from pipelines.ship import Shipped
+
+T = TypeVar("T")
+Hook = Callable[[], Awaitable[None]]
+
+_POLICY = """
+vulnerabilities: {block: [CRITICAL], fixed_only: true}
+misconfigurations: {block: [CRITICAL]}
+licences: {block: [forbidden]}
+"""
+
+
+async def nothing() -> None:
+    """A hook that does nothing."""
+
+
+@dataclass
+class FakeImage:
+    """Stands for an image's description, its containers and the engine that runs them."""
+
+    name: str
+    layers: tuple[bytes, ...]
+    cases: str = '<testcase classname="tests.test_a" name="test_ok"/>'
+    ran: datetime = field(default_factory=lambda: datetime.now(UTC) + timedelta(seconds=1))
+    on_export: Hook = nothing
+    on_test: Hook = nothing
+    faults: list[float | None] = field(default_factory=list)
+    inputs: tuple[str, ...] = ("policy.yaml",)
+    _exporting: str = ""
+
+    async def build(self, client: object, *, reporter: object, fault: float | None = None) -> FakeImage:
+        self.faults.append(fault)
+        return self
+
+    async def test(self, client: object, *, reporter: object) -> FakeImage:
+        return self
+
+    def directory(self, path: str) -> FakeReports:
+        assert path == "/reports"
+        return FakeReports(self)
+
+    async def export(self, path: str, **how: Any) -> str:
+        assert how == {
+            "forced_compression": dagger.ImageLayerCompression.Gzip,
+            "media_types": dagger.ImageMediaTypes.OCIMediaTypes,
+        }
+        Path(path).write_bytes(b"half of an image")
+        await self.on_export()
+        write_image(Path(path), *self.layers, env=f"FAULT={self.faults[-1]}")
+        return path
+
+
+@dataclass
+class FakeReports:
+    image: FakeImage
+
+    async def export(self, path: str) -> str:
+        await self.image.on_test()
+        junit = f'<testsuite timestamp="{self.image.ran.isoformat()}">{self.image.cases}</testsuite>'
+        (Path(path) / "junit.xml").write_text(junit)
+        (Path(path) / "coverage.xml").write_text('<coverage line-rate="0.9"/>')
+        return path
+
+
+NONE: Mapping[str, FakeRegistry] = MappingProxyType({})
+
+
+def client_of(server: FakeRegistry, port: int) -> Registry:
+    async def no_wait(_: float) -> None:
+        pass
+
+    return Registry(f"127.0.0.1:{port}", transport=server, sleep=no_wait)
+
+
+@dataclass
+class World:
+    """A checkout, two images and a registry."""
+
+    root: Path
+    api: FakeImage
+    agent: FakeImage
+    key: Key
+    server: FakeRegistry = field(default_factory=FakeRegistry)
+
+    def registry(self) -> Registry:
+        return client_of(self.server, 5999)
+
+    async def ship(self, replicas: Mapping[str, FakeRegistry] = NONE, **more: Any) -> Shipped:
+        async with AsyncExitStack() as stack:
+            home = await stack.enter_async_context(self.registry())
+            others = {
+                region: await stack.enter_async_context(client_of(server, 5001 + number))
+                for number, (region, server) in enumerate(replicas.items())
+            }
+            return await shipping.ship(
+                None,  # type: ignore[arg-type]
+                engine="fake",
+                registries=EstateRegistries(home=home, regions={"eastus": home, **others}, deadline=0.3),
+                signer=self.key.signer,
+                reporter=SilentReporter(),
+                reports=self.root / "reports",
+                images=(self.api, self.agent),  # type: ignore[arg-type]
+                **more,
+            )
+
+    @property
+    def releases(self) -> list[Path]:
+        return sorted((places.state() / "releases").glob("*.json"))
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    root = tmp_path / "checkout"
+    (root / "helm/voice-assistant").mkdir(parents=True)
+    (root / "helm/voice-assistant/Chart.yaml").write_text(
+        "apiVersion: v2\nname: voice-assistant\nversion: 0.1.0\n"
+    )
+    (root / "policy.yaml").write_text(_POLICY)
+    (root / ".gitignore").write_text("reports/\n")
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "test")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "test@example.com")
+        monkeypatch.setenv(f"GIT_{role}_DATE", "1700000000 +0000")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", root, *words], check=True)
+    monkeypatch.setenv("VA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VA_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(places, "checkout", lambda: root)
+    monkeypatch.setattr(tools, "path", lambda name: tmp_path / "bin" / name)
+    write_tools(tmp_path / "bin")
+    shared = layer(base="x")
+    key = Key(tmp_path / "cosign.pub")
+
+    async def sign(signer: object, digest: str, **_: object) -> bytes:
+        return key.bundle(digest)
+
+    monkeypatch.setattr(signing, "sign", sign)
+    return World(
+        root=root,
+        key=key,
+        api=FakeImage("fastapi-backend", (shared, layer(a="1"))),
+        agent=FakeImage("livekit-agent", (shared, layer(b="2"))),
+    )
+
+
+def write_tools(folder: Path, **report: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    report.setdefault("Packages", [{"Name": "openssl", "Version": "3.0"}])
+    (folder / "report.json").write_text(
+        json.dumps({"SchemaVersion": 2, "ArtifactName": "x", "Results": [report]})
+    )
+    (folder / "sbom.json").write_text('{"metadata": {"component": {"bom-ref": "a"}}}')
+    run = {"tool": {"driver": {"rules": []}}, "results": []}
+    (folder / "findings.sarif").write_text(json.dumps({"version": "2.1.0", "runs": [run]}))
+    (folder / "helm").write_text("#!/bin/sh\necho kind: Pod\n")
+    (folder / "trivy").write_text(
+        f"""#!/bin/sh
+[ "$1" = --version ] && {{ echo '{{"Version":"1.0.0"}}'; exit; }}
+while [ $# -gt 0 ]; do case $1 in --output) out=$2;; --format) format=$2;; esac; shift; done
+case $format in
+    json) cp {folder}/report.json "$out";;
+    cyclonedx) cp {folder}/sbom.json "$out";;
+    sarif) cp {folder}/findings.sarif "$out";;
+esac
+"""
+    )
+    for name in ("helm", "trivy"):
+        (folder / name).chmod(0o755)
+
+
+def run(work: Awaitable[T]) -> T:
+    async def main() -> T:
+        return await work
+
+    return asyncio.run(main())
+
+
+def test_a_release_names_exactly_what_the_registry_holds(world: World) -> None:
+    shipped = run(world.ship())
+    release = shipped.release
+    assert read_release(shipped.file) == release
+    assert [image.name for image in release.images] == ["fastapi-backend", "livekit-agent"]
+    for image in release.images:
+        assert (image.name, image.digest) in world.server.manifests
+        assert (image.name, release.name) in world.server.manifests
+        assert image.tests.passed == 1 and image.tests.coverage == 90.0
+        assert image.scan.vulnerabilities is None
+    assert (release.chart.name, release.chart.digest) in world.server.manifests
+    assert release.name.startswith("20231114-221320-")
+    assert not release.commit.dirty
+    for name in ("fastapi-backend/junit.xml", "livekit-agent/sbom.cdx.json", "chart/trivy.json"):
+        assert (world.root / "reports" / name).is_file()
+
+
+def test_shipping_the_same_again_changes_nothing_and_sends_nothing(world: World) -> None:
+    first = run(world.ship())
+    before = first.file.read_bytes()
+    world.api.ran = world.agent.ran = datetime.now(UTC) - timedelta(minutes=1)
+    again = run(world.ship())
+    assert again.release == first.release
+    assert again.file.read_bytes() == before and world.releases == [first.file]
+    assert all(image.unchanged for image in again.built)
+    assert all(image.cached for image in again.tested)
+    assert all(subject.cached for subject in again.scanned)
+    assert [one.bytes_sent for one in again.published] == [0, 0, 0, 0]
+    assert [one.cached for one in first.signed] == [False] * 4
+    assert [one.cached for one in again.signed] == [True] * 4
+
+
+def test_a_layer_that_both_images_have_goes_over_the_wire_once(world: World) -> None:
+    published = run(world.ship()).published
+    shared = world.api.layers[0]
+    digest = digest_of(shared)
+    assert ("fastapi-backend", digest) in world.server.blobs and (
+        "livekit-agent",
+        digest,
+    ) in world.server.blobs
+    assert sum(one.mounted for one in published) >= 1
+    images = [one for one in published if one.name in ("fastapi-backend", "livekit-agent")]
+    assert sum(one.bytes_sent for one in images) < 3 * len(shared) + 20_000
+    assert sent_times(world, digest) == 1
+
+
+def sent_times(world: World, digest: str) -> int:
+    """How often that blob's bytes arrived, seen by who finished an upload of it."""
+    return world.server.finished.count(digest)
+
+
+def test_what_is_attached_to_each_image_is_named_by_the_release(world: World) -> None:
+    release = run(world.ship()).release
+
+    async def look() -> None:
+        async with world.registry() as registry:
+            for image in release.images:
+                found = await attached(registry, image.name, image.digest)
+                assert {kind.value for kind in found} == {"sbom", "scan", "provenance", "tests"}
+                for digest in image.attestations.values():
+                    manifest = await registry.manifest(image.name, digest)
+                    assert manifest.subject is not None and manifest.subject.digest == image.digest
+            manifest = await registry.manifest("releases", release.name)
+            content = await registry.blob("releases", manifest.layers[0].digest)
+            assert Release.model_validate_json(content) == release
+
+    run(look())
+
+
+def test_the_release_goes_last(world: World) -> None:
+    world.server.fail("PUT", "livekit-agent/manifests", *[httpx.Response(503)] * 9)
+    with pytest.raises(SystemUnavailable):
+        run(world.ship())
+    assert not [at for at, _ in world.server.manifests if at == "releases"]
+    assert not world.releases
+
+
+def test_a_fault_makes_another_release(world: World) -> None:
+    good = run(world.ship())
+    bad = run(world.ship(fault=0.05))
+    assert world.api.faults == [None, 0.05]
+    assert bad.release.name != good.release.name
+    assert bad.release.image("fastapi-backend").digest != good.release.image("fastapi-backend").digest
+
+
+def test_a_failing_test_is_named_and_nothing_is_pushed(world: World) -> None:
+    world.api.cases += (
+        '<testcase classname="tests.test_b" name="test_sessions">'
+        '<failure message="AssertionError: 500 != 201">tests/test_b.py:12: AssertionError: 500 != 201\n'
+        "</failure></testcase>"
+    )
+    with pytest.raises(StepFailed) as caught:
+        run(world.ship())
+    assert "1 test of fastapi-backend failed" in str(caught.value)
+    assert "tests.test_b::test_sessions (tests/test_b.py:12): AssertionError: 500 != 201" in str(caught.value)
+    assert not world.server.manifests and not world.server.blobs and not world.releases
+    assert (world.root / "reports/fastapi-backend/junit.xml").is_file()
+
+
+def test_a_suite_of_which_nothing_ran_is_no_pass(world: World) -> None:
+    world.agent.cases = '<testcase name="a"><skipped/></testcase>'
+    with pytest.raises(StepFailed, match="no test of livekit-agent ran"):
+        run(world.ship())
+
+
+def test_what_the_policy_blocks_is_not_pushed(world: World, tmp_path: Path) -> None:
+    secret = {"RuleID": "github-pat", "Severity": "LOW", "Title": "a token", "StartLine": 3}
+    write_tools(tmp_path / "bin", Target="/app/.env", Class="secret", Secrets=[secret])
+    with pytest.raises(PolicyBlocked, match=r"fastapi-backend: LOW secret github-pat in /app/\.env:3"):
+        run(world.ship())
+    assert not world.server.manifests and not world.releases
+
+
+def test_a_wrong_policy_is_said_before_anything_is_built(world: World) -> None:
+    (world.root / "policy.yaml").write_text(_POLICY + "alow: []\n")
+    with pytest.raises(BadInput, match=r"policy\.yaml:5 \(alow\)"):
+        run(world.ship())
+    assert not world.api.faults and not world.server.asked
+
+
+def test_a_registry_that_is_down_is_said_before_anything_is_built(world: World) -> None:
+    world.server.fail("GET", "/v2/$", *[httpx.ConnectError("refused")] * 9)
+    with pytest.raises(SystemUnavailable, match="5999"):
+        run(world.ship())
+    assert not world.api.faults
+
+
+def test_a_full_registry_makes_no_release_and_the_same_command_goes_on(world: World) -> None:
+    world.server.fail("PUT", "fastapi-backend/blobs/uploads", httpx.Response(507))
+    with pytest.raises(SystemUnavailable, match="is full"):
+        run(world.ship())
+    assert not world.releases
+    assert run(world.ship()).release.name
+    assert len(world.releases) == 1
+
+
+def test_a_region_that_lags_is_left_behind_and_the_release_is_available_in_the_others(world: World) -> None:
+    lagging, down = FakeRegistry(), FakeRegistry(gate=lambda _: httpx.Response(503))
+    replicas = {"westeurope": lagging, "southeastasia": down}
+    shipped = run(world.ship(replicas))
+    before = shipped.file.read_bytes()
+
+    assert shipped.available.there == ("eastus",)
+    states = {one.region: one.has.state for one in shipped.available.lacking}
+    assert states == {"westeurope": State.LAGGING, "southeastasia": State.DOWN}
+    assert where_available(shipped.release) == shipped.available
+    image = shipped.release.images[0]
+    assert f"{image.name}@{image.digest}" in shipped.available.lacking[0].has.missing
+    assert not lagging.manifests  # nobody but replication writes there
+
+    async def catch_up() -> None:
+        async with world.registry() as home, client_of(lagging, 5001) as replica:
+            repositories = {name for name, _ in world.server.manifests}
+            await reconcile(home, replica, repositories)
+
+    run(catch_up())
+    again = run(world.ship(replicas))
+    assert again.release == shipped.release and again.file.read_bytes() == before
+    assert again.available.there == ("eastus", "westeurope")
+    assert sum(one.bytes_sent for one in again.published) == 0
+
+
+def test_an_interruption_while_regions_are_waited_for_leaves_a_release(world: World) -> None:
+    asked = asyncio.Event()
+
+    def gate(_: httpx.Request) -> None:
+        asked.set()
+
+    async def interrupted() -> None:
+        task = asyncio.create_task(world.ship({"westeurope": FakeRegistry(gate=gate)}))
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    run(interrupted())
+    (file,) = world.releases
+    assert where_available(read_release(file)) is None
+
+
+def test_a_missing_trivy_is_said(world: World, tmp_path: Path) -> None:
+    (tmp_path / "bin" / "trivy").unlink()
+    with pytest.raises(ToolMissing, match="trivy"):
+        run(world.ship())
+    assert not world.server.manifests
+
+
+@pytest.mark.parametrize("stage", ["export", "test", "push"])
+def test_an_interruption_in_any_stage_leaves_nothing_half_and_the_same_command_goes_on(
+    world: World, stage: str
+) -> None:
+    reached = asyncio.Event()
+
+    async def hang() -> None:
+        reached.set()
+        await asyncio.sleep(60)
+
+    async def interrupted() -> None:
+        if stage == "export":
+            world.api.on_export = hang
+        elif stage == "test":
+            world.api.on_test = hang
+        else:
+            world.server.slow = hang
+        task = asyncio.create_task(world.ship())
+        await reached.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        world.api.on_export = world.api.on_test = nothing
+        world.server.slow = None
+
+    run(interrupted())
+    assert not world.releases
+    images = places.cache() / "images"
+    assert not list(images.rglob(".draft-*"))
+    for archive in images.rglob("*.tar"):
+        assert archive.read_bytes() != b"half of an image"
+    assert run(world.ship()).release.name
+
+
+def exec_error() -> dagger.ExecError:
+    extensions = {
+        "_type": "EXEC_ERROR",
+        "cmd": ["pip", "install", "nothing"],
+        "exitCode": 7,
+        "stdout": "\n".join(f"line {n}" for n in range(100)),
+        "stderr": "no such package",
+    }
+    value = QueryErrorValue(message="exit code: 7", extensions=extensions)
+    error = dagger.QueryError([value], gql("{ version }"))
+    assert isinstance(error, dagger.ExecError)
+    return error
+
+
+def test_a_failing_build_step_shows_its_last_lines(world: World) -> None:
+    async def fail() -> None:
+        raise exec_error()
+
+    world.api.on_export = fail
+    with pytest.raises(StepFailed) as caught:
+        run(world.ship())
+    text = str(caught.value)
+    assert "building fastapi-backend: `pip install nothing` ended with exit code 7" in text
+    assert "no such package" in text and "line 99" in text and "line 9\n" not in text
+    assert not world.server.manifests
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(dagger.DaggerError("gone"), SystemUnavailable), (OSError(28, "No space left on device"), OSError)],
+)
+def test_an_engine_that_is_gone_is_said(world: World, error: Exception, kind: type[Exception]) -> None:
+    async def fail() -> None:
+        raise error
+
+    world.api.on_export = fail
+    with pytest.raises((kind, PipelineError)):
+        run(world.ship())
+
+
+def test_a_damaged_tarball_of_an_earlier_build_is_made_anew(world: World) -> None:
+    def build() -> building.BuiltImage:
+        return run(building.build_image(None, world.api, reporter=SilentReporter()))  # type: ignore[arg-type]
+
+    first = build()
+    whole = first.archive.read_bytes()
+    first.archive.write_bytes(whole[:2000])
+    again = build()
+    assert not again.unchanged and again.archive.read_bytes() == whole
+    assert build().unchanged
+
+
+def test_only_the_last_few_tarballs_of_an_image_are_kept(world: World) -> None:
+    for number in range(7):
+        world.api.layers = (layer(a=str(number)),)
+        run(building.build_image(None, world.api, reporter=SilentReporter()))  # type: ignore[arg-type]
+    assert len(list((places.cache() / "images" / "fastapi-backend").glob("*.tar"))) == 4
+
+
+def test_parts_can_be_run_alone(world: World) -> None:
+    images: Any = (world.agent,)
+    tested = run(testing.test(None, reporter=SilentReporter(), reports=world.root / "r", images=images))  # type: ignore[arg-type]
+    assert [one.name for one in tested] == ["livekit-agent"]
+    scanned = run(
+        shipping.build_and_scan(None, reporter=SilentReporter(), reports=world.root / "r", images=images)  # type: ignore[arg-type]
+    )
+    assert [one.name for one in scanned] == ["livekit-agent", "chart"]
+
+    async def publish() -> int:
+        async with world.registry() as registry:
+            untested = await shipping.build_and_publish(
+                None,  # type: ignore[arg-type]
+                registries=EstateRegistries(home=registry, regions={"eastus": registry}),
+                reporter=SilentReporter(),
+                images=images,
+            )
+            assert [one.has.state for one in untested.regions] == [State.THERE]
+            return len(untested.published)
+
+    assert run(publish()) == 2
+    assert not world.releases
+
+
+def test_what_is_shown_and_the_json_say_the_same(world: World) -> None:
+    shipped = run(world.ship())
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    console.print(shipping.show_shipped(shipped))
+    text = console.export_text()
+    assert "not scanned" in text and shipped.release.name in text
+    document = json.loads(to_json(shipped))
+    assert document["release"]["name"] == shipped.release.name
+    assert document["scanned"][0]["summary"]["vulnerabilities"] is None
+    assert document["published"][0]["bytes_sent"] > 0
+
+
+# LiveKit's image, which is in no release -------------------------------------------------------------
+
+
+@pytest.fixture
+def publish(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[[], livekit.PublishedLiveKit]:
+    image = FakeImage("livekit-server", (layer(livekit="1"),))
+    monkeypatch.setattr(livekit, "LIVEKIT", image)
+
+    async def flow() -> livekit.PublishedLiveKit:
+        async with world.registry() as home:
+            return await livekit.publish_livekit(
+                None,  # type: ignore[arg-type]
+                engine="fake",
+                registries=EstateRegistries(home=home, regions={"eastus": home}, deadline=0.3),
+                signer=world.key.signer,
+                reporter=SilentReporter(),
+                reports=world.root / "reports",
+            )
+
+    return lambda: run(flow())
+
+
+def test_livekit_is_published_with_what_is_said_of_it_and_signed_once(
+    world: World, publish: Callable[[], livekit.PublishedLiveKit]
+) -> None:
+    first = publish()
+    after = dict(world.server.manifests)
+    again = publish()
+
+    assert first.reference == f"127.0.0.1:5999/livekit-server@{first.digest}" == again.reference
+    assert (first.cached, again.cached) == (False, True) and world.server.manifests == after
+    assert [one.has.state for one in first.regions] == [State.THERE]
+
+    async def said() -> set[str]:
+        async with world.registry() as registry:
+            listed = await registry.referrers("livekit-server", first.digest)
+            assert len(listed) == 5, "four documents and a signature"
+            return {kind.value for kind in await attached(registry, "livekit-server", first.digest)}
+
+    assert run(said()) == {"sbom", "scan", "provenance", "tests"}
+    assert not world.releases
+
+
+def test_a_livekit_that_the_policy_refuses_is_not_published(
+    world: World, publish: Callable[[], livekit.PublishedLiveKit], tmp_path: Path
+) -> None:
+    write_tools(
+        tmp_path / "bin",
+        Secrets=[{"RuleID": "key", "Severity": "CRITICAL", "Title": "a key", "StartLine": 1}],
+    )
+    with pytest.raises(PolicyBlocked, match="livekit-server"):
+        publish()
+    assert not world.server.manifests

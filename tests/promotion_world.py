@@ -1,0 +1,325 @@
+"""A small world to promote in: Helm's history, a route, pods, a gateway and a Prometheus, all in memory.
+
+The gateway splits requests by the route's weights, exactly; releases fail every n-th session; Prometheus
+answers from the same counters. Our own classes talk HTTP to both through httpx.MockTransport.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import urllib.parse
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from ci.availability import Availability, Contents, State
+from ci.cluster import Pod
+from ci.environments import (
+    Canary,
+    CanaryStep,
+    Environment,
+    ErrorGate,
+    Gates,
+    LatencyGate,
+    Load,
+    Registries,
+    Target,
+    Trust,
+    TrustedSigner,
+)
+from ci.errors import StepFailed
+from ci.helm import Revision
+from ci.load import Answer
+from ci.metrics import Prometheus
+from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
+from ci.site import CANARY, STABLE, Site
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def release(name: str) -> Release:
+    """A release whose digests follow from its name."""
+    digest = f"sha256:{name.encode().hex():0<64}"[:71]
+    image = Image(
+        name="fastapi-backend",
+        digest=digest,
+        size=1,
+        tests=TestSummary(passed=1, failed=0, skipped=0),
+        scan=ScanSummary(vulnerabilities=None, misconfigurations={}, secrets=0, licences={}, packages=1),
+    )
+    return Release(
+        name=name,
+        created=NOW,
+        commit=Commit(sha="c" * 40, dirty=False, time=NOW),
+        engine="embedded",
+        images=(image,),
+        chart=Chart(name="voice-assistant", version="0.1.0", digest=digest),
+    )
+
+
+def environment(name: str = "prod", *regions: str, **gates: Any) -> Environment:
+    """An environment whose bakes take a moment; a busy machine gets all the time it needs."""
+    regions = regions or ("eastus",)
+    targets = {
+        region: Target(
+            environment=name,
+            region=region,
+            kubeconfig=Path("/nowhere"),
+            context="c",
+            namespace=f"va-{name}-{region}",
+            registry=f"{region}.registry",
+            metrics="http://prometheus",
+            gateway="http://gateway",
+            hostname=f"{region}.{name}",
+        )
+        for region in regions
+    }
+    limits: dict[str, Any] = {
+        "alpha": 0.05, "beta": 0.1, "look": "20ms", "deadline": "60s", "stale": "60s",
+        "on_inconclusive": "hold",
+        "errors": ErrorGate(margin=0, harm=1, tolerated=0.03),
+        "latency": LatencyGate(threshold="1s", against="objective", share=0.05, margin=0, harm=0.5),
+    }  # fmt: skip
+    return Environment(
+        estate="test",
+        name=name,
+        waves=tuple((region,) for region in regions),
+        targets=targets,
+        canary=Canary(
+            steps=(CanaryStep(weight=20, bake="50ms"), CanaryStep(weight=50, bake="50ms")),
+            follow="30s",
+            drain="0s",
+            install="30s",
+        ),
+        gates=Gates(**(limits | gates)),
+        trust=Trust(signers=(TrustedSigner(key=Path("/nowhere.pub")),), builders=("*",)),
+        registries=Registries(home="eastus.registry"),
+        load=Load(rate=1000, concurrency=20),
+    )
+
+
+class World:
+    """What there is, by target. Tests change it and look at it."""
+
+    def __init__(self) -> None:
+        self.fails_every: dict[str, int] = {}
+        """By release: each n-th session fails."""
+        self.places: dict[str, Place] = {}
+        self.log: list[str] = []
+        self.prometheus_down = False
+        self.on: Callable[[str], None] = lambda event: None
+        """Called with each event as it is logged."""
+
+    def event(self, text: str) -> None:
+        self.log.append(text)
+        self.on(text)
+
+    def place(self, name: str) -> Place:
+        return self.places.setdefault(name, Place(self, name))
+
+    @asynccontextmanager
+    async def open_site(self, environment: Environment, region: str) -> AsyncIterator[Site]:
+        target = environment.target(region)
+        place = self.place(target.name)
+        async with Prometheus(target.metrics, transport=httpx.MockTransport(place.prometheus)) as prometheus:
+            yield Site(
+                environment,
+                target,
+                place,  # type: ignore[arg-type]
+                place,  # type: ignore[arg-type]
+                prometheus,
+                httpx.MockTransport(place.gateway),
+                place.send,
+            )
+
+
+class Place:
+    """One target: stands in for Cluster and Helm, and answers as its gateway and Prometheus."""
+
+    name = "fake"
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world, self.target = world, name
+        self.revisions: dict[str, list[Revision]] = {STABLE: [], CANARY: []}
+        self.http_route: dict[str, Any] | None = None
+        self.sessions: Counter[tuple[str, str, str]] = Counter()
+        self.served: Counter[str] = Counter()
+        self.turn = itertools.count()
+        self.upgrade_fails = ""
+        self.unmigrated: dict[str, str] = {}
+        self.restarts: Counter[str] = Counter()
+
+    # The cluster.
+
+    async def version(self) -> str:
+        return "v1.34.4"
+
+    async def images_on_nodes(self) -> dict[str, frozenset[str]]:
+        return {}
+
+    async def ensure_namespace(self, namespace: str, labels: Mapping[str, str]) -> None:
+        pass
+
+    async def refusals(self, namespace: str) -> dict[str, str]:
+        return {}
+
+    async def migrations(self, namespace: str) -> dict[str, str]:
+        return self.unmigrated
+
+    async def pods(self, namespace: str) -> tuple[Pod, ...]:
+        return tuple(
+            Pod(
+                name=f"{name}-api-1",
+                app=f"{name}-api",
+                track="canary" if name == CANARY else "stable",
+                release=revisions[-1].release,
+                ready=True,
+                leaving=False,
+                restarts=self.restarts[name],
+                out_of_memory=False,
+                memory_limit=None,
+                trouble="",
+            )
+            for name, revisions in self.revisions.items()
+            if revisions
+        )
+
+    async def route(self, name: str, namespace: str) -> dict[str, Any] | None:
+        return self.http_route
+
+    async def replace_route(self, route: dict[str, Any]) -> None:
+        self.http_route = route
+        self.world.event(f"{self.target} weight {self.weight()}")
+
+    # Helm.
+
+    async def mend(self, name: str, *, timeout: float) -> str:
+        return ""
+
+    async def revision(self, name: str) -> Revision | None:
+        return self.revisions[name][-1] if self.revisions[name] else None
+
+    async def history(self, name: str) -> tuple[Revision, ...]:
+        return tuple(reversed(self.revisions[name]))
+
+    async def upgrade(
+        self, name: str, chart: Path, values: dict[str, Any], *, timeout: float, description: str
+    ) -> Revision:
+        self.world.event(f"{self.target} install {name} {values['release']}")
+        if self.upgrade_fails == name:
+            raise StepFailed(f"{name} was not installed: timed out")
+        past = [replace(revision, status="superseded") for revision in self.revisions[name]]
+        made = Revision(
+            name=name, number=len(past) + 1, status="deployed", updated=NOW, description="", values=values
+        )
+        self.revisions[name] = [*past, made]
+        if name == STABLE and self.http_route is None:
+            backend = {"name": f"{STABLE}-api", "port": 80, "weight": 100}
+            self.http_route = {"metadata": {}, "spec": {"rules": [{"backendRefs": [backend]}]}}
+        return made
+
+    async def rollback(self, name: str, number: int, *, timeout: float) -> None:
+        self.world.event(f"{self.target} rollback {name} {number}")
+        await self.upgrade(
+            name, Path(), dict(self.revisions[name][number - 1].values), timeout=1, description=""
+        )
+
+    async def uninstall(self, name: str, *, timeout: float = 60.0) -> None:
+        self.world.event(f"{self.target} uninstall {name}")
+        self.revisions[name] = []
+
+    # The gateway and the pods behind it.
+
+    def weight(self) -> int:
+        assert self.http_route is not None
+        backends = self.http_route["spec"]["rules"][0]["backendRefs"]
+        return next((b["weight"] for b in backends if b["name"] == f"{CANARY}-api"), 0)
+
+    def gateway(self, request: httpx.Request) -> httpx.Response:
+        if self.http_route is None or not self.revisions[STABLE]:
+            return httpx.Response(404)
+        # 37 has no common divisor with 100: every 100 requests are split exactly, and well mixed.
+        canary = next(self.turn) * 37 % 100 < self.weight()
+        name = CANARY if canary else STABLE
+        if not self.revisions[name]:
+            return httpx.Response(503)
+        headers = {"x-va-track": "canary" if canary else "stable"}
+        if request.method != "POST":
+            return httpx.Response(200 if request.method == "GET" else 204, headers=headers)
+        self.served[name] += 1
+        every = self.world.fails_every.get(self.revisions[name][-1].release, 0)
+        failed = every > 0 and self.served[name] % every == 0
+        self.sessions[headers["x-va-track"], f"{name}-api-1", "error" if failed else "ok"] += 1
+        if failed:
+            return httpx.Response(500, headers=headers)
+        return httpx.Response(201, headers=headers, json={"session_id": "s"})
+
+    async def send(self, method: str, path: str, body: object) -> Answer:
+        response = self.gateway(httpx.Request(method, f"http://gateway{path}"))
+        track = response.headers.get("x-va-track")
+        return Answer(status=response.status_code, track=track, body=response.content)
+
+    # Prometheus.
+
+    def prometheus(self, request: httpx.Request) -> httpx.Response:
+        if self.world.prometheus_down:
+            raise httpx.ConnectError("refused")
+        query = urllib.parse.parse_qs(request.content.decode())["query"][0]
+        time = 1000.0 + next(self.turn) / 100
+        names = [name for name in self.revisions if self.revisions[name]]
+        rows: list[tuple[dict[str, str], float]] = []
+        for name in names:
+            labels = {"pod": f"{name}-api-1", "track": "canary" if name == CANARY else "stable"}
+            if re.match(r"up\{", query):
+                rows.append((labels, 1.0))
+            elif query.startswith("timestamp"):
+                rows.append((labels, time))
+            else:
+                counts = {o: self.sessions[labels["track"], labels["pod"], o] for o in ("ok", "error")}
+                for outcome, count in counts.items():
+                    rows.append((labels | {"__name__": "voice_sessions_total", "outcome": outcome}, count))
+                for bound in ("0.5", "1.0", "+Inf"):
+                    bucket = {"__name__": "voice_session_duration_seconds_bucket", "le": bound}
+                    rows.append((labels | bucket, sum(counts.values())))
+        result = [{"metric": labels, "value": [time, str(value)]} for labels, value in rows]
+        return httpx.Response(200, json={"status": "success", "data": {"result": result}})
+
+
+class AnyRegistry:
+    """A registry that nobody asks: what it has is said by `AnyRegistry.has`."""
+
+    lacks: frozenset[str] = frozenset()
+    """Endpoints that have not got all."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+
+    async def __aenter__(self) -> AnyRegistry:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+    @staticmethod
+    async def known(registry: AnyRegistry, what: Contents) -> Contents:
+        """Stands for `survey`."""
+        return what
+
+    @staticmethod
+    async def has(registry: AnyRegistry, what: Contents) -> Availability:
+        """Stands for `prove`."""
+        lacks = registry.endpoint in registry.lacks
+        return Availability(
+            endpoint=registry.endpoint,
+            state=State.LAGGING if lacks else State.THERE,
+            missing=("fastapi-backend@sha256:abc",) if lacks else (),
+            checked=1,
+            seconds=0.0,
+        )
