@@ -510,7 +510,8 @@ async def ensure(names: Sequence[str], reporter: Reporter) -> None:
     a build or apt-get fails, SystemUnavailable when the cache cannot be written. Can be interrupted: the
     same call goes on, finished Go packages are kept.
     """
-    missing = [_tool(status.name) for status in survey(names) if not status.found]
+    # A caller adds lists of several parts, and a tool that is in two of them is built once.
+    missing = [_tool(status.name) for status in survey(list(dict.fromkeys(names))) if not status.found]
     packages = [tool for tool in missing if isinstance(tool, DebianTool)]
     programs = [tool for tool in missing if isinstance(tool, GoTool)]
     scripts = [tool for tool in missing if isinstance(tool, NpmTool)]

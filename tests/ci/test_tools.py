@@ -144,6 +144,14 @@ def test_a_program_is_built_once_and_then_found(program: Program, module: Path, 
     assert line.endswith("helm.sh/helm/v3/cmd/helm")
 
 
+def test_a_tool_named_twice_is_built_once(program: Program, module: Path, tmp_path: Path) -> None:
+    program("go", _GO.format(log=tmp_path / "log"))
+
+    asyncio.run(tools.ensure(["helm", "helm"], SilentReporter()))
+
+    assert tools.path("helm").is_file()
+
+
 def test_two_at_once_build_it_once(program: Program, module: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     program("go", _GO.format(log=log))
