@@ -378,7 +378,7 @@ async def _restore_postgres(
             await platform.up(reporter, [own.postgres])
             await postgres.recovered(server, timeout=_RECOVERY_SECONDS)
         except SystemUnavailable as error:
-            raise postgres.explain(error, at) from error
+            raise postgres.explain(error, at, platform.last_words(own.postgres)) from error
         tables = await postgres.summary(server)
         step.say(f"{sum(table.rows for table in tables)} rows")
     # The log may have changed any of them since the backup: only that they are there can be compared.

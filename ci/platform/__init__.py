@@ -22,13 +22,24 @@ from pathlib import Path
 from ci import tools
 from ci.errors import SystemUnavailable, ToolMissing
 from ci.locks import locked
+from ci.platform import daemon
 from ci.platform.instance import REGIONS, Instance, instance
 from ci.platform.part import PartStatus, bring_up, look, take_down
 from ci.platform.plan import all_parts, chosen, tools_of
 from ci.platform.processes import marked
 from ci.reporting import Reporter, SilentReporter
 
-__all__ = ["PartStatus", "Platform", "addresses", "down", "lose", "status", "tools_needed", "up"]
+__all__ = [
+    "PartStatus",
+    "Platform",
+    "addresses",
+    "down",
+    "last_words",
+    "lose",
+    "status",
+    "tools_needed",
+    "up",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +117,11 @@ async def lose(names: Sequence[str]) -> None:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
         await take_down([part for part in all_parts(place) if part.name in names], SilentReporter())
+
+
+def last_words(name: str) -> str:
+    """The end of a part's log: why it died, where it did."""
+    return daemon.last_words(instance(), name)
 
 
 async def status() -> list[PartStatus]:

@@ -18,7 +18,7 @@ from ci.platform.instance import Instance
 from ci.platform.part import Part, PartStatus, Say
 from ci.platform.processes import Marked, end, is_ending, marked, port_owner
 
-__all__ = ["Daemon", "answers", "as_part", "connects"]
+__all__ = ["Daemon", "answers", "as_part", "connects", "last_words"]
 
 _CLOSING_SECONDS = 3.0
 _PATIENCE_SECONDS = (0.5, 2.0, 0.0)
@@ -135,7 +135,7 @@ async def _start(place: Instance, daemon: Daemon, say: Say) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         path.write_text(text)
-    log = place.folder / "logs" / f"{daemon.name}.log"
+    log = _log(place, daemon.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
         log.replace(log.with_suffix(".log.1"))
@@ -186,6 +186,16 @@ async def _settled(daemon: Daemon) -> str:
 def _failed(daemon: Daemon, what: str, log: Path) -> SystemUnavailable:
     lines = _last_words(log.read_text(errors="replace"))
     return SystemUnavailable("\n".join([f"{daemon.name} {what}", *lines]), hint=f"its log is {log}")
+
+
+def last_words(place: Instance, name: str) -> str:
+    """The last lines that a daemon wrote since it was started last; empty when it never was."""
+    log = _log(place, name)
+    return "\n".join(_last_words(log.read_text(errors="replace"))) if log.exists() else ""
+
+
+def _log(place: Instance, name: str) -> Path:
+    return place.folder / "logs" / f"{name}.log"
 
 
 def _last_words(log: str) -> list[str]:

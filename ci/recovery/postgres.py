@@ -281,14 +281,18 @@ async def recovered(server: Server, *, timeout: float) -> None:
         ) from error
 
 
-def explain(error: SystemUnavailable, at: datetime | None) -> PipelineError:
-    """Why a server that was told to `follow_log` does not start: BadInput for a moment it cannot reach."""
-    if at is not None and "before configured recovery target was reached" in str(error):
+def explain(error: SystemUnavailable, at: datetime | None, log: str) -> PipelineError:
+    """Why a server that was told to `follow_log` does not start: BadInput for a moment it cannot reach.
+
+    `log` is the end of the server's own: one that answers while it replays, and then gives up, tells its
+    clients no more than that it is gone.
+    """
+    if at is not None and "before configured recovery target was reached" in log:
         return BadInput(
             f"the archived log ends before {at.isoformat()}: nothing was written later, or it is lost",
             hint="leave --at out: the restore goes to the last moment there is",
         )
-    return error
+    return error if log in str(error) else SystemUnavailable(f"{error}\n{log}", hint=error.hint)
 
 
 async def restore_dump(server: Server, folder: Path, backup: PostgresBackup) -> None:

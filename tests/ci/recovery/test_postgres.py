@@ -38,14 +38,22 @@ def test_what_an_earlier_restore_asked_for_is_not_asked_for_again(tmp_path: Path
 
 
 def test_a_moment_after_the_end_of_the_log_is_the_users_mistake() -> None:
-    failure = SystemUnavailable(
-        "drill postgres ended with exit code 1\n"
-        "FATAL:  recovery ended before configured recovery target was reached"
-    )
+    # It answered while it replayed, and was gone before the next question.
+    failure = SystemUnavailable("PostgreSQL does not answer: server closed the connection unexpectedly")
+    log = "FATAL:  recovery ended before configured recovery target was reached"
 
-    said = explain(failure, AT)
+    said = explain(failure, AT, log)
 
     assert isinstance(said, BadInput)
     assert "the archived log ends before 2026-11-24T18:00:00.250000+02:00" in str(said)
-    assert explain(failure, None) is failure
-    assert explain(other := SystemUnavailable("disk full"), AT) is other
+
+
+def test_what_a_server_that_gave_up_wrote_last_is_said() -> None:
+    failure = SystemUnavailable("PostgreSQL does not answer", hint="see its log")
+
+    said = explain(failure, None, "PANIC:  could not write to file: No space left on device")
+
+    assert isinstance(said, SystemUnavailable)
+    assert str(said) == "PostgreSQL does not answer\nPANIC:  could not write to file: No space left on device"
+    assert said.hint == "see its log"
+    assert explain(told := SystemUnavailable("it ended\nFATAL: x"), AT, "FATAL: x") is told
