@@ -73,22 +73,21 @@ async def root_archive(recipe: Recipe, reporter: Reporter) -> Path:
     folder = places.cache() / "base"
     folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{recipe.name}-{_key(recipe, sources)}.tar"
-    with reporter.step(f"base image {recipe.name}") as step:
+    if _fresh(archive):
+        return archive
+    await tools.ensure(["mmdebstrap"], reporter)
+    # Each build and each test asks for it: who makes it says so, the others wait silently.
+    async with locked(folder / f"{recipe.name}.lock", lambda: None):
         if _fresh(archive):
-            step.cached(_size(archive))
             return archive
-        await tools.ensure(["mmdebstrap"], reporter)
-        async with locked(folder / f"{recipe.name}.lock", lambda: step.say("another one makes it")):
-            if _fresh(archive):  # someone else made it while we waited
-                step.cached(_size(archive))
-                return archive
+        with reporter.step(f"base image {recipe.name}") as step:
             try:
                 await _make(recipe, archive, sources, say=step.say)
             except StepFailed as error:
                 if not archive.is_file():
                     raise
                 reporter.note(f"{recipe.name}: kept the one of last week, because {error}")
-        step.say(_size(archive))
+            step.say(_size(archive))
     _forget_old(folder, recipe.name)
     return archive
 
