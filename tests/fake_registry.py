@@ -1,6 +1,8 @@
 """A small registry in memory, behind an httpx transport: the distribution protocol, and the faults we want.
 
-`answers` are responses (or exceptions) given to the next requests that match instead of the real one.
+Like docker-registry it deletes a manifest with all its tags and no tag alone, takes no index without its
+manifests, and lists a repository also when all in it was deleted. `answers` are responses (or exceptions)
+given to the next requests that match instead of the real one.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ class FakeRegistry(httpx.AsyncBaseTransport):
 
     blobs: dict[tuple[str, str], bytes] = field(default_factory=dict)
     manifests: dict[tuple[str, str], tuple[str, bytes]] = field(default_factory=dict)
+    emptied: set[str] = field(default_factory=set)
+    """Repositories in which something was deleted."""
+    told: list[tuple[str, str]] = field(default_factory=list)
+    """Repository and tag or digest of each manifest that was put or deleted, as docker-registry notifies."""
     uploads: dict[str, bytearray] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
@@ -65,7 +71,7 @@ class FakeRegistry(httpx.AsyncBaseTransport):
         if path == "/v2/":
             return httpx.Response(200)
         if path == "/v2/_catalog":
-            names = sorted({repository for repository, _ in self.manifests})
+            names = sorted({repository for repository, _ in self.manifests} | self.emptied)
             return httpx.Response(200, json={"repositories": names})
         found = re.fullmatch(r"/v2/(.+)/(manifests|blobs|tags|referrers)/(.*)", path)
         assert found, path
@@ -140,16 +146,30 @@ class FakeRegistry(httpx.AsyncBaseTransport):
             content = await request.aread()
             fields = json.loads(content)
             needed = [fields["config"], *fields["layers"]] if "config" in fields else []
-            if any((repository, one["digest"]) not in self.blobs for one in needed):
+            below = fields.get("manifests", [])
+            if any((repository, one["digest"]) not in self.blobs for one in needed) or any(
+                (repository, one["digest"]) not in self.manifests for one in below
+            ):
                 return error(400, "MANIFEST_BLOB_UNKNOWN")
             for name in {reference, digest_of(content)}:
                 self.manifests[repository, name] = (request.headers["Content-Type"], content)
+            self.told.append((repository, reference))
             headers = {"Docker-Content-Digest": digest_of(content)}
             if self.has_referrers and "subject" in fields:
                 headers["OCI-Subject"] = fields["subject"]["digest"]
             return httpx.Response(201, headers=headers)
+        if request.method == "DELETE" and ":" not in reference:
+            return error(400, "DIGEST_INVALID")
         if (repository, reference) not in self.manifests:
             return error(404, "MANIFEST_UNKNOWN")
+        if request.method == "DELETE":
+            gone = self.manifests[repository, reference]
+            names = [name for at, name in self.manifests if at == repository]
+            for name in (name for name in names if self.manifests[repository, name] == gone):
+                del self.manifests[repository, name]
+                self.told.append((repository, name))
+            self.emptied.add(repository)
+            return httpx.Response(202)
         media_type, content = self.manifests[repository, reference]
         headers = {"Content-Type": media_type, "Docker-Content-Digest": digest_of(content)}
         return httpx.Response(200, headers=headers, content=content)

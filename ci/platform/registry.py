@@ -2,7 +2,7 @@
 
 Both serve the same folder at the same port, the host's on 127.0.0.1 and the nodes' on the host's end of their
 link, so that a node can pull what the host pushed and nothing on a network can push. The first region's tells
-the replicator of each push.
+the replicator of each push and deletion.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def registry(place: Instance, region: str) -> tuple[Part, Part]:
 
 
 def configuration(address: str, root: str, *, pull_only: bool, notify: str = "") -> dict[str, Any]:
-    """What docker-registry is told. `notify`: the URL that it tells of each push of a manifest, if any."""
+    """What docker-registry is told. `notify`: the URL that it tells of each manifest pushed or deleted."""
     told = {
         "name": "replicator",
         "url": notify,
@@ -72,7 +72,7 @@ def configuration(address: str, root: str, *, pull_only: bool, notify: str = "")
         # Kept in memory and sent again until it is taken.
         "threshold": 3,
         "backoff": "1s",
-        "ignore": {"mediatypes": ["application/octet-stream"], "actions": ["pull", "mount", "delete"]},
+        "ignore": {"mediatypes": ["application/octet-stream"], "actions": ["pull", "mount"]},
     }
     return {
         **({"notifications": {"endpoints": [told]}} if notify else {}),

@@ -1,6 +1,6 @@
 """Keeps the replicas of the home registry: what ACR does between its regions, as one process.
 
-    POST /events            what the home registry tells of each push (docker-registry's `notifications`)
+    POST /events            what the home registry tells of pushes and deletions (its `notifications`)
     GET  /state             how far each region is: a list of `ci.replication.Replica`
     POST /reconcile         compare all of home with all replicas, down to each blob; answers when it is done
     GET  /faults            the faults that are set, by region
@@ -129,7 +129,6 @@ class Follower:
         self._pending: list[_Pending] = []
         self._lanes: dict[str, asyncio.Task[None]] = {}
         self._problems: dict[str, str] = {}
-        self._known: dict[tuple[str, str], str] = {}
         self._comparing = asyncio.Lock()
         self._nudge = asyncio.Event()
         self._started = time.monotonic()
@@ -180,7 +179,7 @@ class Follower:
             await asyncio.gather(*self._lanes.values(), return_exceptions=True)
 
     async def reconcile(self, *, deep: bool = False) -> None:
-        """Bring whatever has a tag in the home registry; `deep`: and look at every blob of it.
+        """Have whatever has a tag as in the home registry; `deep`: and look at every blob of it.
 
         SystemUnavailable when one of the two does not answer, or a fault is set that holds it back.
         """
@@ -191,8 +190,7 @@ class Follower:
         try:
             async with self._comparing:
                 self._refuse()
-                found = await self._home.repositories()
-                self._count(await self._copier.reconcile(found, None if deep else self._known))
+                self._count(await self._copier.reconcile(deep=deep))
         except _EXPECTED as error:
             self._fail(_ALL, error)
             raise
@@ -257,8 +255,10 @@ class Follower:
             )
 
     def _count(self, done: Replicated) -> None:
-        if done.manifests or done.blobs:
+        if done.manifests or done.blobs or done.removed:
             self._last_copied = datetime.now(UTC)
+        if done.removed:
+            _log(f"{self.region}: {done.removed} manifests or tags removed that are not at home")
 
     def _fail(self, where: str, error: Exception) -> None:
         if self._problems.get(where) != str(error):
@@ -281,7 +281,8 @@ def _log(text: str) -> None:
 
 class _Target(BaseModel):
     repository: str
-    digest: str
+    digest: str = ""
+    """Empty when a tag was deleted."""
     tag: str = ""
 
 
@@ -295,13 +296,15 @@ class _Envelope(BaseModel):
 
 
 def events_in(body: bytes) -> Iterable[Event]:
-    """The pushes of manifests in a notification (`application/vnd.docker.distribution.events.v1+json`).
+    """The manifests in a notification (`application/vnd.docker.distribution.events.v1+json`) that changed.
 
-    Pushes of blobs are left out by the registry, as it is configured. ValueError when it is none.
+    Pushes of blobs are left out by the registry, as it is configured. Of a deletion it tells by the digest,
+    then once more by each tag that went with it. ValueError when the body is no notification.
     """
     for one in _Envelope.model_validate_json(body).events:
-        if one.action == "push":
-            yield Event(repository=one.target.repository, reference=one.target.tag or one.target.digest)
+        reference = one.target.tag or one.target.digest
+        if one.action in ("push", "delete") and reference:
+            yield Event(repository=one.target.repository, reference=reference)
 
 
 def app(followers: Iterable[Follower]) -> Starlette:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -186,10 +186,13 @@ class Registry:
             )
         return found
 
-    async def put_manifest(self, repository: str, manifest: Manifest, tag: str | None = None) -> None:
+    async def put_manifest(
+        self, repository: str, manifest: Manifest, tag: str | None = None, *, refer: bool = True
+    ) -> None:
         """Store a manifest under its digest (or under a tag as well). Its blobs must be there before.
 
-        One with a subject becomes a referrer, by the fallback tag where the registry lacks the referrers API.
+        One with a subject becomes a referrer, by the fallback tag where the registry lacks the referrers API;
+        unless `refer`, that list is left to `set_referrers`.
         """
         path = f"/v2/{parse_repository(repository)}/manifests/{tag or manifest.descriptor.digest}"
         response = await self._ask(
@@ -202,7 +205,7 @@ class Registry:
         said = response.headers.get("Docker-Content-Digest")
         if said and said != manifest.descriptor.digest:
             raise SystemUnavailable(f"{self.endpoint} stored {manifest.descriptor.digest} as {said}")
-        if manifest.subject and "OCI-Subject" not in response.headers:
+        if refer and manifest.subject and "OCI-Subject" not in response.headers:
             await self._refer(repository, manifest.subject.digest, manifest)
 
     async def blob_size(self, repository: str, digest: str) -> int | None:
@@ -300,6 +303,17 @@ class Registry:
         # 404 is the answer of a registry without the API; with it, an image without any is an empty list.
         self._lacks_referrers = "NAME_UNKNOWN" not in response.text
         return index.manifests if index else ()
+
+    async def set_referrers(self, repository: str, digest: str, listed: Sequence[Descriptor]) -> None:
+        """Have just these listed as attached to that manifest, where the registry lacks the referrers API.
+
+        They must be there. With none, the list under the fallback tag is deleted.
+        """
+        async with self._subject_locks.setdefault(digest, asyncio.Lock()):
+            if listed:
+                await self._list_referrers(repository, digest, listed)
+            elif index := await self.find_manifest(repository, _fallback_tag(digest)):
+                await self.remove(repository, index.descriptor.digest)
 
     async def held(self, repository: str) -> tuple[Held, ...]:
         """The manifests of a repository that can be listed: here those with a tag, of unknown age and size.
@@ -452,8 +466,7 @@ class Registry:
     async def _refer(self, repository: str, subject: str, manifest: Manifest) -> None:
         """Add a referrer to the index under the fallback tag `sha256-<hex>` (specification 1.1)."""
         async with self._subject_locks.setdefault(subject, asyncio.Lock()):
-            tag = _fallback_tag(subject)
-            index = await self.find_manifest(repository, tag)
+            index = await self.find_manifest(repository, _fallback_tag(subject))
             known = index.manifests if index else ()
             if any(known_one.digest == manifest.descriptor.digest for known_one in known):
                 return
@@ -464,16 +477,19 @@ class Registry:
                     "annotations": dict(manifest.annotations) or None,
                 }
             )
-            raw = json.dumps(
-                {
-                    "schemaVersion": 2,
-                    "mediaType": IMAGE_INDEX,
-                    "manifests": [one.as_json() for one in (*known, added)],
-                },
-                sort_keys=True,
-                separators=(",", ":"),
-            ).encode()
-            await self.put_manifest(repository, parse_manifest(raw), tag)
+            await self._list_referrers(repository, subject, (*known, added))
+
+    async def _list_referrers(self, repository: str, subject: str, listed: Sequence[Descriptor]) -> None:
+        raw = json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": IMAGE_INDEX,
+                "manifests": [one.as_json() for one in listed],
+            },
+            sort_keys=True,
+            separators=(",", ":"),
+        ).encode()
+        await self.put_manifest(repository, parse_manifest(raw), _fallback_tag(subject))
 
     def _retrying(self) -> AsyncRetrying:
         backoff = wait_exponential(multiplier=0.2, max=5.0) + wait_random(0, 0.1)

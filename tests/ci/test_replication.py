@@ -81,7 +81,7 @@ def test_what_lost_events_leave_behind_is_said_and_mended_by_a_reconcile(
     async def mend() -> None:
         home, away = regions.clients()
         async with home, away:
-            await reconcile(home, away, made.repositories)
+            await reconcile(home, away)
 
     run(mend())
     assert regions.same()

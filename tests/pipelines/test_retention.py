@@ -110,21 +110,10 @@ def text_of(shown: object) -> str:
 
 
 class Plain:
-    """A registry in memory that deletes, as docker-registry does: a manifest with all its tags."""
+    """A registry in memory."""
 
     def __init__(self) -> None:
-        self.server = FakeRegistry(gate=self._delete)
-
-    def _delete(self, request: httpx.Request) -> httpx.Response | None:
-        if request.method != "DELETE":
-            return None
-        _, _, name, _, digest = request.url.path.split("/", 4)
-        content = self.server.manifests.get((name, digest))
-        if content is None:
-            return httpx.Response(404)
-        for at in [at for at, what in self.server.manifests.items() if at[0] == name and what == content]:
-            del self.server.manifests[at]
-        return httpx.Response(202)
+        self.server = FakeRegistry()
 
     def client(self) -> Registry:
         return Registry("127.0.0.1:5999", transport=self.server)

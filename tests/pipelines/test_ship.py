@@ -367,8 +367,7 @@ def test_a_region_that_lags_is_left_behind_and_the_release_is_available_in_the_o
 
     async def catch_up() -> None:
         async with world.registry() as home, client_of(lagging, 5001) as replica:
-            repositories = {name for name, _ in world.server.manifests}
-            await reconcile(home, replica, repositories)
+            await reconcile(home, replica)
 
     run(catch_up())
     again = run(world.ship(replicas))

@@ -112,7 +112,7 @@ class World:
         home, far = (self.registry(endpoint) for endpoint in _ENDPOINTS)
         async with home, far:
             signed = await sign_release(home, release, signer=self.key.signer, reporter=SilentReporter())
-            await reconcile(home, far, ["api", "voice", "releases"])
+            await reconcile(home, far)
         return signed
 
 

@@ -65,6 +65,7 @@ def test_the_home_registry_tells_the_replicator_of_manifests_only(place: Instanc
     (told,) = config["notifications"]["endpoints"]
     assert told["url"] == "http://127.0.0.1:5510/events"
     assert told["ignore"]["mediatypes"] == ["application/octet-stream"]
+    assert not {"push", "delete"} & set(told["ignore"]["actions"])
     assert "notifications" not in registry.configuration("127.0.0.1:5502", "/data", pull_only=False)
 
 
