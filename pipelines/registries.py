@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ci import places
+from ci.attestations import RELEASES
 from ci.availability import Availability, Contents, State, contents, survey, wait_until_there
 from ci.concurrency import together
 from ci.environments import geography, read_environments
@@ -200,6 +201,9 @@ def availability_line(found: AvailableIn | None) -> Text:
     line = Text.assemble("available in ", (", ".join(found.there) or "no region", "bold"))
     for one in found.lacking:
         line.append(f"; not in {one.region} ({_line(one.has)})", style="yellow")
+    missing_at_home = [name for one in found.lacking if one.home for name in one.has.missing]
+    if any(name.startswith(f"{RELEASES}@") for name in missing_at_home):
+        line.append("; the home has no record of it: it was purged, or never whole there", style="yellow")
     line.append(f" as of {found.asked:%Y-%m-%d %H:%M:%S} UTC", style="dim")
     return line
 

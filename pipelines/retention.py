@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -24,10 +26,22 @@ from ci.release import Release
 from ci.reporting import Reporter
 from ci.retention import AGE_UNKNOWN, Kept, Place, Unneeded, in_the_ledger, plan, staying
 from pipelines.promote import status
-from pipelines.registries import estate_registries
+from pipelines.registries import EstateRegistries, estate_registries
 from pipelines.releases import releases
 
-__all__ = ["Locked", "Purged", "lock", "needed_by", "purge", "purge_estate", "show_locked", "show_purged"]
+__all__ = [
+    "Locked",
+    "Purged",
+    "lock",
+    "needed_by",
+    "purge",
+    "purge_estate",
+    "replicas_follow",
+    "show_locked",
+    "show_purged",
+]
+
+_PAUSE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +216,9 @@ async def purge_estate(
 ) -> tuple[Purged, ...]:
     """Purge the registries of an estate; its targets are asked what they run, and none is promoted meanwhile.
 
-    SystemUnavailable when a target does not answer: what it runs would not be known.
+    Where somebody replicates, only the home: a replica follows it, and by itself would keep what is newest of
+    the releases that it has got. SystemUnavailable when a target does not answer: what it runs would not be
+    known.
     """
     since = datetime.now(UTC) - older_than
     with ExitStack() as held:
@@ -210,8 +226,8 @@ async def purge_estate(
             held.enter_context(Ledger(estate, environment.name).alone())
         needed, running = needed_by(estate, await status(estate, reporter=reporter), since=since)
         async with estate_registries(estate) as registries:
-            return await purge(
-                registries.every,
+            done = await purge(
+                [registries.home] if registries.replication else registries.every,
                 keep=keep,
                 since=since,
                 needed=needed,
@@ -221,6 +237,39 @@ async def purge_estate(
                 include_locked=include_locked,
                 reporter=reporter,
             )
+            if registries.replication and not dry_run:
+                gone = [(each.repository, each.digest) for one in done for each in one.gone]
+                await replicas_follow(registries, gone, reporter=reporter)
+            return done
+
+
+async def replicas_follow(registries: EstateRegistries, gone: Sequence[Place], *, reporter: Reporter) -> None:
+    """Wait until the replicas have not got either what went from the home, at most the estate's deadline.
+
+    Of one that lags, or is down, it is only said: it follows later, whether or not somebody waits.
+    """
+
+    async def one(region: str, registry: Registry) -> None:
+        until = time.monotonic() + registries.deadline
+        left = list(gone)
+        with reporter.step(f"purge {region}, as replication brings it there") as step:
+            try:
+                while True:
+                    found = await together(registry.find_manifest(*place) for place in left)
+                    left = [place for place, held in zip(left, found, strict=True) if held]
+                    step.say(f"{len(gone) - len(left)} of {len(gone)} manifests are gone")
+                    if not left:
+                        return
+                    if time.monotonic() > until:
+                        step.skipped(f"{len(left)} of {len(gone)} manifests are there still: they go later")
+                        return
+                    await asyncio.sleep(_PAUSE)
+            except SystemUnavailable as error:
+                step.skipped(f"{error}; it follows when it answers")
+
+    home = registries.home.name
+    replicas = [(region, each) for region, each in registries.regions.items() if each.name != home]
+    await together(one(*each) for each in replicas if gone)
 
 
 def needed_by(

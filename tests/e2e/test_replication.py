@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from ci.release import Release
 from ci.replication import Pace, Replica, ask_replicator, tell_to_reconcile
 from ci.reporting import SilentReporter
 from pipelines.registries import AvailableIn, EstateRegistries, available_in, where_available
+from pipelines.retention import purge
 
 pytestmark = [
     pytest.mark.e2e,
@@ -188,6 +190,79 @@ def test_a_lost_event_is_seen_and_a_comparison_brings_it(world: World, tmp_path:
         assert len(lacking.has.missing) >= 5
         await tell_to_reconcile(world.replicator.address)
         assert len((await world.available(other)).there) == 3
+
+    asyncio.run(main())
+
+
+async def until_true(holds: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not await holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
+async def same_tags(registries: EstateRegistries, replica: Registry) -> bool:
+    names = await registries.home.repositories()
+    # docker-registry lists them in no order.
+    return all([set(await replica.tags(name)) == set(await registries.home.tags(name)) for name in names])
+
+
+def test_what_is_purged_at_home_goes_from_every_region(world: World, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with world.registries(deadline=60.0) as registries:
+            old, kept = [await publish(registries.home, tmp_path, name) for name in ("r1", "r2")]
+            for release in (old, kept):
+                found = await available_in(registries, release, reporter=SilentReporter())
+                assert len(found.there) == 3
+            (done,) = await purge(
+                [registries.home],
+                keep=1,
+                since=datetime(2026, 2, 1, tzinfo=UTC),
+                needed={},
+                reporter=SilentReporter(),
+            )
+            assert done.releases == ("r1",) and len(done.gone) == 5
+            image = old.images[0]
+            for region in (WEST, ASIA):
+                replica = registries.regions[region]
+
+                async def gone(replica: Registry = replica) -> bool:
+                    still = [await replica.find_manifest(one.repository, one.digest) for one in done.gone]
+                    attached = await replica.referrers(image.name, image.digest)
+                    return not any(still) and not attached and await same_tags(registries, replica)
+
+                await until_true(gone)
+                await world.until(region, Pace.IN_STEP)
+            found = await available_in(registries, kept, reporter=SilentReporter())
+            assert found.there == ("eastus", WEST, ASIA)
+
+    asyncio.run(main())
+
+
+def test_a_lost_deletion_is_mended_by_a_comparison(world: World, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with world.registries(deadline=60.0) as registries:
+            old, kept = [await publish(registries.home, tmp_path, name) for name in ("r1", "r2")]
+            for release in (old, kept):
+                found = await available_in(registries, release, reporter=SilentReporter())
+                assert len(found.there) == 3
+            await world.until(WEST, Pace.IN_STEP)
+            world.replicator.set(WEST, lose=1000)
+            image = old.images[0]
+            index = await registries.home.manifest(image.name, image.digest)
+            listed = await registries.home.manifest(image.name, image.digest.replace(":", "-"))
+            digests = [image.digest, *(one.digest for one in index.manifests), image.attestations["sbom"]]
+            for digest in (*digests, listed.descriptor.digest):
+                await registries.home.remove(image.name, digest)
+            west, asia = registries.regions[WEST], registries.regions[ASIA]
+            await until_true(lambda: same_tags(registries, asia))
+            assert all([await west.find_manifest(image.name, digest) for digest in digests])
+            await tell_to_reconcile(world.replicator.address)
+            assert await same_tags(registries, west)
+            for replica in (west, asia):
+                assert not any([await replica.find_manifest(image.name, digest) for digest in digests])
+            found = await available_in(registries, kept, reporter=SilentReporter())
+            assert found.there == ("eastus", WEST, ASIA)
 
     asyncio.run(main())
 

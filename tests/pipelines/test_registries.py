@@ -100,6 +100,7 @@ def test_what_was_found_is_kept_and_told_later() -> None:
     assert line.startswith(
         "available in no region; not in eastus (lagging: 2 found, 4 missing); not in westeurope"
     )
+    assert "; the home has no record of it: it was purged, or never whole there as of" in line
 
 
 def test_what_is_kept_of_another_version_is_as_if_nobody_had_asked(tmp_path: Path) -> None:

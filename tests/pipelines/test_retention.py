@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,8 +28,17 @@ from ci.ledger import Event, Ledger
 from ci.promotion import TargetStatus
 from ci.registry import AzureRegistry, Registry, artifact, open_archive, push
 from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
-from ci.reporting import SilentReporter
-from pipelines.retention import Purged, lock, needed_by, purge, show_locked, show_purged
+from ci.reporting import SilentReporter, Step, StepStatus
+from pipelines.registries import EstateRegistries
+from pipelines.retention import (
+    Purged,
+    lock,
+    needed_by,
+    purge,
+    purge_estate,
+    show_locked,
+    show_purged,
+)
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 SINCE = NOW - timedelta(days=30)
@@ -442,6 +452,74 @@ def test_the_commands_print_what_they_did(estate: AzureStandIn) -> None:
     with Ledger("local", "prod").alone():
         done = va("purge", "--keep", "1")
     assert done.exit_code == 2 and "is being worked on by" in done.output
+
+
+class Told(SilentReporter):
+    """Remembers its steps."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    @contextmanager
+    def step(self, name: str, *, under: Step | None = None) -> Iterator[Step]:
+        with super().step(name, under=under) as step:
+            self.steps.append(step)
+            yield step
+
+
+@pytest.mark.parametrize("replica", ["follows", "lags", "is down"])
+def test_where_somebody_replicates_only_the_home_is_purged_and_replicas_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replica: str
+) -> None:
+    home, away = FakeRegistry(), FakeRegistry()
+    reporter = Told()
+
+    async def main() -> None:
+        async with (
+            Registry("127.0.0.1:5998", transport=home) as at_home,
+            Registry("127.0.0.1:5999", transport=away, attempts=1) as there,
+        ):
+            await publish(at_home, tmp_path, "r1", days=3000)
+            await publish(at_home, tmp_path, "r2", days=2000)
+            away.blobs, away.manifests = dict(home.blobs), dict(home.manifests)
+            registries = EstateRegistries(
+                home=at_home,
+                regions={"eastus": at_home, "westeurope": there},
+                replication="http://127.0.0.1:1",
+                deadline=20.0 if replica == "follows" else 0.0,
+            )
+
+            def late(_: httpx.Request) -> httpx.Response | None:
+                if replica == "is down":
+                    return httpx.Response(503)
+                if replica == "follows" and len(away.asked) > 7:
+                    away.manifests = dict(home.manifests)
+                return None
+
+            @asynccontextmanager
+            async def estate_registries(_: str) -> AsyncIterator[EstateRegistries]:
+                yield registries
+
+            async def status(*_: object, **__: object) -> tuple[TargetStatus, ...]:
+                return ()
+
+            monkeypatch.setenv("VA_STATE", str(tmp_path / "state"))
+            monkeypatch.setattr("pipelines.retention.estate_registries", estate_registries)
+            monkeypatch.setattr("pipelines.retention.status", status)
+            monkeypatch.setattr("pipelines.retention._PAUSE", 0.001)
+            away.gate = late
+            (done,) = await purge_estate("local", keep=1, older_than=timedelta(30), reporter=reporter)
+            assert done.registry == "127.0.0.1:5998" and done.releases == ("r1",) and len(done.gone) == 7
+            assert home.count("DELETE") == 7 and away.count("DELETE") == 0
+
+    asyncio.run(main())
+    _, last = reporter.steps
+    assert "westeurope" in last.name
+    assert (last.status, last.detail.partition(":")[0]) == {
+        "follows": (StepStatus.DONE, "7 of 7 manifests are gone"),
+        "lags": (StepStatus.SKIPPED, "7 of 7 manifests are there still"),
+        "is down": (StepStatus.SKIPPED, "the registry 127.0.0.1"),
+    }[replica]
 
 
 @needs_registry
