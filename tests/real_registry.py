@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -21,10 +22,18 @@ from ci.platform.registry import configuration
 __all__ = ["Replicator", "free_port", "registry_on"]
 
 
+_PORTS = range(20_000, 30_000)
+"""Below those that the kernel gives to outgoing connections: none takes a port before it is listened on, nor
+while the registry that had it is stopped. Above those of every platform's instance."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 on which nobody listens."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager
@@ -63,7 +72,7 @@ class Replicator:
             yield
 
     def set(self, region: str, **faults: object) -> None:
-        httpx.put(f"{self.address}/faults/{region}", json=faults).raise_for_status()
+        httpx.put(f"{self.address}/faults/{region}", json=faults, timeout=30).raise_for_status()
 
 
 @contextlib.contextmanager
@@ -71,13 +80,20 @@ def _running(words: list[str], url: str) -> Iterator[None]:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env)
     try:
-        for _ in range(500):
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(url)
-                break
+        deadline = time.monotonic() + 60
+        while not _answers(url):
             assert child.poll() is None, f"{words} ended"
+            assert time.monotonic() < deadline, f"{words} does not answer"
             time.sleep(0.02)
         yield
     finally:
         child.kill()
         child.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        httpx.get(url)
+    except httpx.TransportError:
+        return False
+    return True

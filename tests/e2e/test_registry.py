@@ -21,6 +21,7 @@ from ci.registry import client as client_module
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.timeout(300),
     pytest.mark.skipif(shutil.which("docker-registry") is None, reason="docker-registry is not installed"),
 ]
 
@@ -107,7 +108,8 @@ def test_a_registry_that_starts_again_meanwhile_is_waited_for(tmp_path: Path) ->
     bundle = open_archive(tmp_path / "image.tar")
 
     async def main() -> None:
-        async with Registry(f"127.0.0.1:{port}") as registry:
+        # Patient enough for a program that takes its time to start: the attempts span half a minute.
+        async with Registry(f"127.0.0.1:{port}", attempts=10) as registry:
             pushing = asyncio.create_task(push(registry, "app", bundle))
             await asyncio.sleep(0.3)
             with registry_on(tmp_path / "registry", port):
