@@ -130,11 +130,11 @@ def postgresql() -> Iterator[str]:
 
 
 async def _answers(url: str) -> None:
-    for _ in range(100):
-        with contextlib.suppress(OSError, asyncpg.CannotConnectNowError):
-            return await (await asyncpg.connect(url, ssl=False)).close()
-        await asyncio.sleep(0.1)
-    raise AssertionError("PostgreSQL does not answer")
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(OSError, asyncpg.CannotConnectNowError):
+                return await (await asyncpg.connect(url, ssl=False)).close()
+            await asyncio.sleep(0.1)
 
 
 @pytest.fixture

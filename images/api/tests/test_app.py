@@ -173,7 +173,7 @@ def test_not_ready_without_redis(start: Start) -> None:
     running = start(redis_url=NOWHERE)
     began = time.monotonic()
     assert running.http.get("/readyz").status_code == 503
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert running.http.get("/healthz").status_code == 200
 
 

