@@ -46,7 +46,17 @@ from pipelines.recovery import (
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["ACTIONS", "Drilled", "Lost", "Promise", "drill", "problems", "promise", "show_drilled"]
+__all__ = [
+    "ACTIONS",
+    "Drilled",
+    "Lost",
+    "Promise",
+    "at_stake",
+    "drill",
+    "problems",
+    "promise",
+    "show_drilled",
+]
 
 NAMESPACE = "drill"
 _ARCHIVED_WITHIN = 60.0
@@ -289,14 +299,23 @@ async def _write(world: _World) -> None:
 
 
 async def _something_is_at_stake(world: _World) -> bool:
-    """Whether some writes are archived and those of about a second are not, nor going to be at once."""
     async with postgres.connect(server_of(world.own)) as connection:
         asked = await connection.execute(b"SELECT last_archived_wal FROM pg_stat_archiver")
         ((archived,),) = await asked.fetchall()
-    done = str(archived or "")
     acknowledged = [when for _, when in world.written["postgres"]]
-    new = [when for segment, when in zip(world.segments, acknowledged, strict=True) if segment > done]
-    return 0 < len(new) < len(acknowledged) and 0.8 < time.monotonic() - new[0] < 1.3
+    return at_stake(world.segments, acknowledged, archived=str(archived or ""), now=time.monotonic())
+
+
+def at_stake(segments: Sequence[str], acknowledged: Sequence[float], *, archived: str, now: float) -> bool:
+    """Whether some writes are archived, and the newest are in a segment that will not be at once.
+
+    Of each write its segment of the log, and when it was acknowledged (as `now` in seconds); `archived` is
+    the newest segment in the archive, which may lag: only the one being written is known not to be there.
+    It is ended two seconds after it was begun, so the stores have a whole one to be lost in.
+    """
+    if not segments or not segments[0] <= archived < segments[-1]:
+        return False
+    return 0.3 < now - acknowledged[segments.index(segments[-1])] < 1.0
 
 
 async def _write_postgres(world: _World) -> None:

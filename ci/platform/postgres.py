@@ -37,7 +37,8 @@ _ENTER = f"""set -e
 mount --bind "$0" {_HOME}
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 cd {_HOME}
-exec setpriv --reuid={USER} --regid={USER} --clear-groups -- "$@"
+death=$1; shift
+exec setpriv --reuid={USER} --regid={USER} --clear-groups --pdeathsig="$death" -- "$@"
 """
 
 # A segment that is there already is fine when it is the same: the server may have died before it noted that.
@@ -76,7 +77,7 @@ def postgres(place: Instance, *, name: str, home: Path, socket: Path, port: int)
                 *(word for key, value in settings.items() for word in ("-c", f"{key}={value}")),
             ),
             check=lambda: _ready(program, socket, port),
-            enter=lambda: _enter(home),
+            enter=lambda: _enter(home, with_us=False),
         )
 
     process = as_part(place, daemon, name=name, tools=("postgres",))
@@ -132,26 +133,30 @@ def _user() -> pwd.struct_passwd:
         ) from error
 
 
-def _enter(home: Path) -> tuple[str, ...]:
+def _enter(home: Path, *, with_us: bool) -> tuple[str, ...]:
+    """The words before a command line to run it as the server's user; `with_us`: it is killed when we are."""
     return (
         *("unshare", "--mount", "--ipc", "--propagation", "private"),
-        *("--", "sh", "-c", _ENTER, str(home)),
+        *("--", "sh", "-c", _ENTER, str(home), "KILL" if with_us else "keep"),
     )
 
 
 async def _initialise(home: Path) -> None:
-    """Make the cluster beside its place and move it there: an interruption leaves none, not half of one."""
+    """Make the cluster beside its place and move it there: an interruption leaves none, not half of one.
+
+    What makes it ends with us, however we end: the next run must not meet it at work on the same folder.
+    """
     program, draft = tools.path("postgres"), f"{_HOME}/data.new"
     shutil.rmtree(home / "data.new", ignore_errors=True)
     await run(
-        *_enter(home),
+        *_enter(home, with_us=True),
         *(program.with_name("initdb"), "-D", draft, "-U", USER, "--auth=peer"),
         # Segments of 1 MiB: one is archived every few seconds.
         *("--wal-segsize=1", "--data-checksums", "--encoding=UTF8", "--locale=C.UTF-8"),
         failure=SystemUnavailable,
     )
     await run(
-        *_enter(home),
+        *_enter(home, with_us=True),
         *(program, "--single", "-D", draft, "postgres"),
         stdin=f"CREATE DATABASE {DATABASE}\n",
         failure=SystemUnavailable,

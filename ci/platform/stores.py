@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ci.errors import BadInput
+from ci.files import new_file
 from ci.platform.azurite import azurite
 from ci.platform.instance import REGIONS, Instance
 from ci.platform.part import Part
@@ -120,7 +121,8 @@ def account_key(place: Instance) -> str:
     """The key of `ACCOUNT`: made once for each platform; only this user can read it."""
     file = place.folder / "stores" / "account-key"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_text(base64.b64encode(secrets.token_bytes(64)).decode())
+        # Whole or not there: a run that is killed here must not leave an empty key for good.
+        with new_file(file) as draft:
+            draft.touch(mode=0o600)
+            draft.write_text(base64.b64encode(secrets.token_bytes(64)).decode())
     return file.read_text()

@@ -11,7 +11,7 @@ from ci.platform.stores import stores
 from ci.recovery.sets import Check
 from ci.recovery.steps import DRILL
 from ci.reporting import SilentReporter
-from pipelines.drill import ACTIONS, Lost, Promise, _account_for, _World, problems, promise
+from pipelines.drill import ACTIONS, Lost, Promise, _account_for, _World, at_stake, problems, promise
 
 
 def test_each_step_that_the_runbook_prints_is_one_that_the_drill_does() -> None:
@@ -65,6 +65,42 @@ def test_a_write_whose_answer_was_lost_with_the_store_may_be_there(world: _World
 )
 def test_what_came_back_must_be_the_first_of_what_was_written(world: _World, kept: list[str]) -> None:
     assert "not the first ones as they were" in _account_for(world, "postgres", kept).problem
+
+
+@pytest.mark.parametrize(
+    ("archived", "now", "stakes"),
+    [
+        ("", 12.5, False),
+        ("02", 12.5, False),
+        ("03", 12.5, True),
+        ("04", 12.5, True),
+        ("04.00000028.backup", 12.5, True),
+        ("05", 12.5, False),
+        ("04", 12.2, False),
+        ("04", 13.5, False),
+    ],
+    ids=[
+        "nothing is archived",
+        "only what is older than the writes",
+        "the archive lags",
+        "all but the newest segment",
+        "the same, and a backup's own file",
+        "all",
+        "the newest segment has hardly begun",
+        "the newest segment is about to end",
+    ],
+)
+def test_writes_are_at_stake_while_the_newest_segment_is_young(
+    archived: str, now: float, stakes: bool
+) -> None:
+    segments = ["03"] * 4 + ["04"] * 4 + ["05"] * 2
+    acknowledged = [8.0 + number / 2 for number in range(10)]
+
+    assert at_stake(segments, acknowledged, archived=archived, now=now) is stakes
+
+
+def test_nothing_is_at_stake_before_the_first_write() -> None:
+    assert not at_stake([], [], archived="02", now=1.0)
 
 
 def test_differences_and_broken_promises_are_problems() -> None:

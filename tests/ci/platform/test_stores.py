@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pwd
+import shutil
 import stat
 import struct
 import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
 from ci.errors import BadInput
 from ci.platform.instance import Instance
-from ci.platform.postgres import _ARCHIVE, archive_of
+from ci.platform.postgres import _ARCHIVE, USER, archive_of
 from ci.platform.stores import account_key, stores
 
 
@@ -50,6 +56,59 @@ def test_the_account_key_is_made_once_for_its_owner_alone(place: Instance) -> No
     file = place.folder / "stores" / "account-key"
     assert account_key(place) == key == file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_key_that_could_not_be_written_whole_is_made_anew(
+    place: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            account_key(place)
+
+    assert account_key(place)
+
+
+_MAKES_A_CLUSTER = """
+import subprocess, sys
+from pathlib import Path
+from ci.platform.postgres import _enter
+words = ("sh", "-c", "echo $$; exec sleep 600")
+child = subprocess.Popen([*_enter(Path(sys.argv[1]), with_us=True), *words])
+child.wait()
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv") or USER not in {one.pw_name for one in pwd.getpwall()},
+    reason="needs root and PostgreSQL's user",
+)
+def test_what_makes_a_cluster_is_killed_with_whoever_asked_for_it() -> None:
+    Path("/var/lib/postgresql").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as home:
+        Path(home).chmod(0o755)
+        asks = subprocess.Popen(
+            [sys.executable, "-c", _MAKES_A_CLUSTER, home], stdout=subprocess.PIPE, text=True
+        )
+        assert asks.stdout is not None
+        makes = int(asks.stdout.readline())
+        asks.kill()
+        asks.wait()
+        asks.stdout.close()
+
+        deadline = time.monotonic() + 30
+        while _runs(makes):
+            assert time.monotonic() < deadline, "it goes on"
+            time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def test_each_cluster_archives_to_a_folder_of_its_own(tmp_path: Path) -> None:
