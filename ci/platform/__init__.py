@@ -19,6 +19,8 @@ from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+
 from ci import tools
 from ci.errors import SystemUnavailable, ToolMissing
 from ci.locks import locked
@@ -137,9 +139,14 @@ def _alone(place: Instance, reporter: Reporter) -> AbstractAsyncContextManager[N
 
 @contextmanager
 def _said_plainly(place: Instance) -> Iterator[None]:
-    """A full disk, a folder that cannot be written: an expected failure like any other."""
+    """A full disk, a folder that cannot be written, a part too busy to answer: failures like others."""
     try:
         yield
+    except httpx.HTTPError as error:
+        raise SystemUnavailable(
+            f"a part of the platform does not answer: {str(error) or type(error).__name__}",
+            hint="va status says which; the same command goes on",
+        ) from error
     except OSError as error:
         raise SystemUnavailable(
             f"the platform's folder {place.folder} cannot be used: {error}",

@@ -426,7 +426,7 @@ def client(kubeconfig: Path) -> httpx.AsyncClient:
 
 def _client(kubeconfig: Path, changed: int) -> httpx.AsyncClient:
     server, context = _tls(kubeconfig, changed)
-    return httpx.AsyncClient(base_url=server, verify=context, trust_env=False, timeout=10)
+    return httpx.AsyncClient(base_url=server, verify=context, trust_env=False, timeout=30)
 
 
 @functools.lru_cache(maxsize=8)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from typing import Any
 
 import httpx
@@ -23,6 +24,8 @@ from ci.platform.part import Part, PartStatus, Say
 __all__ = ["apply", "objects"]
 
 SYSTEM_NAMESPACE = "va-system"
+_ESTABLISHED_WITHIN = 60.0
+"""Seconds, for an API server that has just started on a busy machine."""
 
 _PLURALS = {
     "Namespace": "namespaces",
@@ -177,12 +180,16 @@ def _parse(text: str) -> dict[str, Any]:
 
 
 async def _established(api: httpx.AsyncClient) -> None:
-    for _ in range(100):
+    """Wait until all kinds of the Gateway API that are used here are served: each is defined on its own."""
+    wanted = {"gatewayclasses", "gateways", "httproutes"}
+    deadline = time.monotonic() + _ESTABLISHED_WITHIN
+    while True:
         found = await api.get("/apis/gateway.networking.k8s.io/v1")
-        if found.is_success and any(item["name"] == "httproutes" for item in found.json()["resources"]):
+        if found.is_success and wanted <= {str(item["name"]) for item in found.json()["resources"]}:
             return
+        if time.monotonic() > deadline:
+            raise SystemUnavailable("the cluster does not serve the Gateway API", hint="run va up again")
         await asyncio.sleep(0.1)
-    raise SystemUnavailable("the cluster does not serve the Gateway API", hint="run va up again")
 
 
 async def apply(api: httpx.AsyncClient, wanted: dict[str, Any]) -> bool:

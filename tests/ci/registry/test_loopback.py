@@ -22,14 +22,14 @@ async def served(answer: Callable[[web.Request], Awaitable[web.StreamResponse]])
         yield str(server.make_url("/"))
 
 
-def client(timeout: float = 5.0) -> httpx.AsyncClient:
+def client(timeout: httpx.Timeout | float = 30.0) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=LoopbackTransport(), timeout=timeout, trust_env=False)
 
 
 def ask(
     answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
     work: Callable[[str, httpx.AsyncClient], Awaitable[None]],
-    timeout: float = 5.0,
+    timeout: httpx.Timeout | float = 30.0,
 ) -> None:
     async def main() -> None:
         async with served(answer) as url, client(timeout) as http:
@@ -109,7 +109,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for() -> None:
         with pytest.raises(httpx.ReadTimeout):
             await http.get(url)
 
-    ask(slow, work, timeout=0.05)
+    ask(slow, work, timeout=httpx.Timeout(30, read=0.05))
 
 
 def test_what_goes_wrong_while_a_body_is_read_is_no_fault_of_the_connection() -> None:

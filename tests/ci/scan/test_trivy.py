@@ -390,11 +390,12 @@ def test_an_image_that_is_no_tarball_is_bad_input(tmp_path: Path) -> None:
 def test_cancelling_stops_trivy_and_leaves_nothing(
     tmp_path: Path, cache: Path, image: tuple[Path, str]
 ) -> None:
-    trivy = fake_trivy(tmp_path, scan=f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    pid = tmp_path / "pid"
+    trivy = fake_trivy(tmp_path, scan=f"echo $$ > {pid}; exec sleep 60")
 
     async def main() -> None:
         task = asyncio.create_task(scan_image(*image, trivy=trivy))
-        while not (tmp_path / "pid").is_file():  # noqa: ASYNC110
+        while not (pid.is_file() and pid.read_text()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -402,7 +403,7 @@ def test_cancelling_stops_trivy_and_leaves_nothing(
 
     asyncio.run(main())
     with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+        os.kill(int(pid.read_text()), 0)
     assert not [path for path in (cache / "scans").iterdir() if path.is_dir()]
 
 
