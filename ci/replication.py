@@ -393,7 +393,7 @@ async def _call(
             response = await client.request(method, url)
     except httpx.HTTPError as error:
         raise SystemUnavailable(
-            f"the replicator {url} does not answer: {error or type(error).__name__}",
+            f"the replicator {url} does not answer: {str(error) or type(error).__name__}",
             hint="va status says which part is down, va up starts it again",
         ) from error
     if not response.is_success:

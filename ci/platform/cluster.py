@@ -455,7 +455,7 @@ def _asks(home: Path, path: str) -> Check:
         try:
             response = await _get(home, path)
         except (OSError, httpx.HTTPError) as error:
-            return f"{path}: {error or type(error).__name__}"
+            return f"{path}: {str(error) or type(error).__name__}"
         return "" if response.is_success else f"{path}: {_last_line(response.text)}"
 
     return check
@@ -476,7 +476,7 @@ def _node_ready(region: Region, home: Path) -> Check:
         try:
             response = await _get(home, f"/api/v1/nodes/{region.node}")
         except (OSError, httpx.HTTPError) as error:
-            return str(error or type(error).__name__)
+            return str(error) or type(error).__name__
         if not response.is_success:
             return "the node is not registered"
         for condition in response.json()["status"].get("conditions", []):

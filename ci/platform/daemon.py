@@ -214,7 +214,7 @@ def answers(url: str) -> Check:
             async with httpx.AsyncClient(timeout=3, trust_env=False, verify=False) as client:  # noqa: S501
                 response = await client.get(url)
         except httpx.HTTPError as error:
-            return f"{url}: {error or type(error).__name__}"
+            return f"{url}: {str(error) or type(error).__name__}"
         return "" if response.is_success else f"{url}: status {response.status_code}"
 
     return check
