@@ -53,6 +53,8 @@ class Event:
 
     repository: str
     reference: str
+    digest: str = ""
+    """What the tag was pushed as; empty when it is no tag, or was deleted."""
 
 
 class Pace(StrEnum):
@@ -182,6 +184,16 @@ class Copier:
         """Have what that event is about, and all below it, as the home registry has it now, or has it not."""
         async with self._alone(event.repository):
             return await self._follow(event.repository, event.reference, visited)
+
+    async def is_as_told(self, event: Event) -> bool:
+        """Whether home has the tag of that event at what was pushed.
+
+        docker-registry (2.8) tells of a manifest that was pushed, and only then sets its tag.
+        """
+        if not event.digest:
+            return True
+        found = await self._home.find_manifest(event.repository, event.reference)
+        return found is not None and found.descriptor.digest == event.digest
 
     def _alone(self, repository: str) -> asyncio.Lock:
         return self._repositories.setdefault(repository, asyncio.Lock())

@@ -43,6 +43,9 @@ __all__ = ["Faults", "Follower", "Settings", "app", "events_in", "replicator"]
 
 _LONGEST_PAUSE = 5.0
 _FIRST_PAUSE = 0.25
+_TAGGED_WITHIN = 5.0
+"""Seconds that home may take from telling of a tag to having it; later, another push has moved it."""
+_TAGGED_PAUSE = 0.05
 _EXPECTED = (PipelineError, OSError)
 """A registry that is down; this machine's own disk that is full."""
 _ALL = "*"
@@ -232,6 +235,7 @@ class Follower:
     async def _bring(self, waiting: list[_Pending]) -> bool:
         """Do those that are due; False when one failed, which then waits behind the others."""
         visited = Visited()
+        early = False
         now = time.monotonic()
         due = [one for one in waiting if one.seen + self._faults.delay <= now]
         if self._faults.shuffle:
@@ -240,12 +244,17 @@ class Follower:
             mine = [one for one in due if one.event == event]
             try:
                 self._refuse()
+                if now - mine[0].seen < _TAGGED_WITHIN and not await self._copier.is_as_told(event):
+                    early = True
+                    continue
                 self._count(await self._copier.follow(event, visited))
             except _EXPECTED as error:
                 self._fail(event.repository, error)
                 self._pending = [*(one for one in self._pending if one not in mine), *mine]
                 return False
             self._pending = [one for one in self._pending if one not in mine]
+        if early:
+            await self._pause(_TAGGED_PAUSE)
         return True
 
     def _refuse(self) -> None:
@@ -302,9 +311,11 @@ def events_in(body: bytes) -> Iterable[Event]:
     then once more by each tag that went with it. ValueError when the body is no notification.
     """
     for one in _Envelope.model_validate_json(body).events:
-        reference = one.target.tag or one.target.digest
+        at = one.target
+        reference = at.tag or at.digest
         if one.action in ("push", "delete") and reference:
-            yield Event(repository=one.target.repository, reference=reference)
+            pushed = at.digest if at.tag and one.action == "push" else ""
+            yield Event(repository=at.repository, reference=reference, digest=pushed)
 
 
 def app(followers: Iterable[Follower]) -> Starlette:

@@ -19,6 +19,7 @@ from ci.availability import State, prove
 from ci.errors import SystemUnavailable
 from ci.platform import replicator as module
 from ci.platform.replicator import Faults, Follower, app, events_in
+from ci.registry import digest_of
 from ci.replication import Event, Pace, ask_replicator, tell_to_reconcile
 
 T = TypeVar("T")
@@ -91,7 +92,7 @@ def arrive(regions: Regions, made: Regions) -> None:
 
 def test_the_pushes_and_deletions_in_a_notification_are_read() -> None:
     assert list(events_in(NOTIFICATION)) == [
-        Event(repository="api", reference="r1"),
+        Event(repository="api", reference="r1", digest="sha256:aa"),
         Event(repository="chart", reference="sha256:bb"),
         Event(repository="api", reference="sha256:dd"),
         Event(repository="api", reference="r2"),
@@ -240,6 +241,41 @@ def test_a_deletion_waits_until_home_can_be_asked_and_is_not_lost(made: Regions)
                 "api",
                 "r1",
             ) not in regions.away.manifests
+
+    run(main())
+
+
+def test_a_tag_that_home_tells_of_before_it_has_it_is_waited_for(made: Regions) -> None:
+    regions = empty(made)
+
+    async def main() -> None:
+        async with following(regions) as follower:
+            await until(in_step(follower))
+            arrive(regions, made)
+            tag = regions.home.manifests.pop(("chart", "r2"))
+            follower.tell(Event(repository="chart", reference="r2", digest=digest_of(tag[1])))
+            await asyncio.sleep(0.2)
+            assert follower.state().pending == 1
+            regions.home.manifests["chart", "r2"] = tag
+            await until(in_step(follower))
+            assert regions.away.manifests["chart", "r2"] == tag
+
+    run(main())
+
+
+def test_a_tag_that_was_moved_since_home_told_of_it_is_followed_as_it_is_now(
+    made: Regions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_TAGGED_WITHIN", 0.1)
+    regions = empty(made)
+
+    async def main() -> None:
+        async with following(regions) as follower:
+            await until(in_step(follower))
+            arrive(regions, made)
+            follower.tell(Event(repository="api", reference="newest", digest="sha256:" + "0" * 64))
+            await until(in_step(follower))
+            assert regions.away.manifests["api", "newest"] == regions.home.manifests["api", "newest"]
 
     run(main())
 
