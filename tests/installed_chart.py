@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
+
 from ci import places, platform
 from ci.chart_values import laid_over
 from ci.cluster import connect
@@ -15,6 +17,7 @@ from ci.engine import session
 from ci.helm import Helm
 from ci.registry import Registry, open_archive, push
 from ci.reporting import SilentReporter
+from ci.traffic import TRACK_HEADER
 from pipelines.build import build
 
 PLACE = platform.addresses()
@@ -59,12 +62,24 @@ def installed_chart(
         chart = places.checkout() / "helm/voice-assistant"
         given = laid_over(_values(images, hostname, release), values or {})
         await helm.upgrade("voice", chart, given, timeout=240, description="a test's")
+        await routed(hostname)
 
     images = asyncio.run(install())
     try:
         yield lambda: asyncio.run(upgrade(images))
     finally:
         asyncio.run(helm.uninstall("voice", timeout=120))
+
+
+async def routed(hostname: str, seconds: float = 60) -> None:
+    """Wait until the gateway has heard of the routes: Helm waits for pods only."""
+    async with (
+        asyncio.timeout(seconds),
+        httpx.AsyncClient(base_url=PLACE.gateway, headers={"host": hostname}, timeout=30) as http,
+    ):
+        for path in ("/", "/v1/sessions/probe"):
+            while TRACK_HEADER not in (await http.get(path)).headers:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
 
 def _values(images: dict[str, dict[str, str]], hostname: str, release: str) -> dict[str, Any]:

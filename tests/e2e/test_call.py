@@ -34,7 +34,7 @@ def installed() -> Iterator[None]:
 
 
 def api() -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=PLACE.gateway, headers={"host": HOST}, timeout=10)
+    return httpx.AsyncClient(base_url=PLACE.gateway, headers={"host": HOST}, timeout=30)
 
 
 @dataclass

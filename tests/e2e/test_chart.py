@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from installed_chart import routed
 from kubernetes import client
 from livekit import rtc
 
@@ -61,7 +62,7 @@ def values(images: dict[str, dict[str, str]], livekit: dict[str, str]) -> dict[s
         },
         "api": {
             "resources": small,
-            "drainSeconds": 2,
+            "drainSeconds": 10,
             "shutdownSeconds": 5,
             "autoscaling": {"by": "cpu", "min": 1, "max": 2, "target": 60},
         },
@@ -71,7 +72,7 @@ def values(images: dict[str, dict[str, str]], livekit: dict[str, str]) -> dict[s
             "drainTimeoutSeconds": 30,
             "priorityClass": "voice-calls",
         },
-        "web": {"replicas": 1, "drainSeconds": 1, "shutdownSeconds": 2},
+        "web": {"replicas": 1, "drainSeconds": 10, "shutdownSeconds": 2},
         "networkPolicy": {"enabled": True, "redis": ["10.0.0.0/8"], "livekit": ["10.0.0.0/8"]},
         "priorities": {"create": True},
     }
@@ -117,6 +118,7 @@ def installed() -> Iterator[Cluster]:
         try:
             chart = places.checkout() / "helm/voice-assistant"
             await helm().upgrade("voice", chart, values(images, livekit), timeout=300, description="a test's")
+            await routed(HOST)
         finally:
             copying.cancel()
 
@@ -150,7 +152,7 @@ def test_a_pod_that_is_not_restricted_is_not_let_in(installed: Cluster) -> None:
 
 
 def test_what_a_gateway_probes_is_routed(installed: Cluster) -> None:
-    answer = httpx.get(f"{PLACE.gateway}/readyz", headers={"host": HOST}, timeout=10)
+    answer = httpx.get(f"{PLACE.gateway}/readyz", headers={"host": HOST}, timeout=30)
     assert answer.json() == {"status": "ok"}
 
 
@@ -167,7 +169,7 @@ def test_livekit_runs_on_the_nodes_network_and_a_release_does_not_move_it(instal
 
 @contextlib.asynccontextmanager
 async def room() -> AsyncIterator[tuple[rtc.Room, asyncio.Future[rtc.RemoteParticipant]]]:
-    async with httpx.AsyncClient(base_url=PLACE.gateway, headers={"host": HOST}, timeout=10) as http:
+    async with httpx.AsyncClient(base_url=PLACE.gateway, headers={"host": HOST}, timeout=30) as http:
         made = (await http.post("/v1/sessions")).json()
     assert made["url"] == f"ws://{instance().cluster.node_ip}:7880"
     room, met = rtc.Room(), asyncio.get_running_loop().create_future()
@@ -182,7 +184,7 @@ async def room() -> AsyncIterator[tuple[rtc.Room, asyncio.Future[rtc.RemoteParti
 def test_a_caller_meets_an_agent_over_the_charts_own_livekit(installed: Cluster) -> None:
     async def call() -> None:
         async with room() as (joined, met):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(90):
                 agent = await met
             assert agent.attributes["va.track"] == "stable"
             assert joined.connection_state == rtc.ConnectionState.CONN_CONNECTED

@@ -15,7 +15,7 @@ from ci.azure.render import render
 from ci.reporting import SilentReporter
 from ci.yamlfile import load
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 TODAY = date.today()
 

@@ -16,7 +16,7 @@ from ci import places, tools
 from ci.errors import ToolMissing
 from ci.scan import Kind, judge, read_policy, scan_image, scan_manifests, summary
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 # Put together here, so that no scanner of this repository takes it for a leaked one.
 _TOKEN = "ghp" + "_" + "a1B2c3D4e5" * 3 + "F6g7h8"

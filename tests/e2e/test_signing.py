@@ -334,7 +334,7 @@ def test_a_key_that_cosign_cannot_sign_with_is_refused_before(
 
 def up() -> bool:
     try:
-        ready = httpx.get(f"{PLACE.prometheus}/-/ready", timeout=2).is_success
+        ready = httpx.get(f"{PLACE.prometheus}/-/ready", timeout=30).is_success
     except httpx.HTTPError:
         return False
     return ready and PLACE.kubeconfig.is_file() and KeyPair(folder=PLACE.signing).public.is_file()

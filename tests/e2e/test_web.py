@@ -46,7 +46,8 @@ let peak = 0;
 const look = () => {
   analyser.getFloatTimeDomainData(samples);
   for (const sample of samples) peak = Math.max(peak, Math.abs(sample));
-  if (performance.now() < end) setTimeout(look, 20); else done(peak);
+  if (performance.now() < end) return setTimeout(look, 20);
+  context.close().then(() => done(peak));
 };
 look();
 """
@@ -112,8 +113,7 @@ def test_a_call_from_the_browser_is_answered(browser: webdriver.Chrome) -> None:
         f"no call: {text(browser, 'status')} {text(browser, 'error')} {complaints(browser)}",
     )
     until(lambda: browser.execute_script(PLAYS), "the page plays no audio")
-    peak = browser.execute_async_script(PEAK)
-    assert peak > 0.01, f"the agent's voice is silent: {peak}"
+    until(lambda: browser.execute_async_script(PEAK) > 0.01, "the agent's voice is silent")
     # The beeps have no pause that ends what they say.
     browser.find_element(By.ID, "mute").click()
     until(lambda: text(browser, "mute") == "Unmute", "it is not muted")
@@ -122,10 +122,11 @@ def test_a_call_from_the_browser_is_answered(browser: webdriver.Chrome) -> None:
     assert first.get_attribute("data-speaker") == "assistant"
     assert "No AI provider is configured, so you hear yourself." in first.text
     picture(browser, "call")
-    assert browser.execute_async_script(PEAK) < 0.01, "a muted microphone is still heard"
+    # What was on its way may still be played; the beeps come more often than every four seconds.
+    until(lambda: browser.execute_async_script(PEAK) < 0.01, "a muted microphone is still heard")
     browser.find_element(By.ID, "mute").click()
     until(lambda: text(browser, "mute") == "Mute", "it is still muted")
-    assert browser.execute_async_script(PEAK) > 0.01, "the microphone is not heard again"
+    until(lambda: browser.execute_async_script(PEAK) > 0.01, "the microphone is not heard again")
 
     browser.find_element(By.ID, "call").click()
     until(lambda: text(browser, "status") == "Call ended", "the call does not end")
@@ -163,7 +164,7 @@ def test_a_script_that_is_not_the_pages_own_does_not_run(browser: webdriver.Chro
 
 
 def test_the_gateway_splits_page_and_api_by_path_and_keeps_the_headers() -> None:
-    with httpx.Client(base_url=PLACE.gateway, headers={"host": HOST}, timeout=10) as http:
+    with httpx.Client(base_url=PLACE.gateway, headers={"host": HOST}, timeout=30) as http:
         page, made, health = http.get("/"), http.post("/v1/sessions"), http.get("/healthz")
         known = http.get("/", headers={"if-none-match": page.headers["etag"]})
     assert (page.status_code, made.status_code, health.status_code, known.status_code) == (200, 201, 200, 304)
