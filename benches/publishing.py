@@ -27,12 +27,13 @@ _KINDS = ("sbom", "scan", "provenance", "tests")
 _TAG = "bench"
 
 
-class _InRounds(httpx.AsyncBaseTransport):
-    """Sends nothing on until nobody asks any more, and counts how often: the rounds of questions."""
+class InRounds(httpx.AsyncBaseTransport):
+    """Sends nothing on until nobody has asked for `quiet` seconds, and counts such rounds."""
 
-    def __init__(self) -> None:
+    def __init__(self, within: httpx.AsyncBaseTransport, *, quiet: float = 0.1) -> None:
         self.asked = self.rounds = 0
-        self._http = httpx.AsyncHTTPTransport()
+        self._within = within
+        self._quiet = quiet
         self._open: asyncio.Event | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -42,13 +43,13 @@ class _InRounds(httpx.AsyncBaseTransport):
             self._open = asyncio.Event()
             self._closing = asyncio.create_task(self._answer(self._open))
         await self._open.wait()
-        return await self._http.handle_async_request(request)
+        return await self._within.handle_async_request(request)
 
     async def _answer(self, opening: asyncio.Event) -> None:
         seen = -1
         while seen != self.asked:
             seen = self.asked
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(self._quiet)
         self._open = None
         opening.set()
 
@@ -106,7 +107,7 @@ async def rounds(regions: list[str], archives: dict[str, Path]) -> dict[str, int
             await together(push(home, name, bundle) for bundle in each[1:])
         estate = EstateRegistries(home=home, regions=clients)
         await proven(estate, what, name="documents", reporter=SilentReporter(), deadline=120)
-        counted = {each: _InRounds() for each in regions}
+        counted = {each: InRounds(httpx.AsyncHTTPTransport()) for each in regions}
         slow = [
             await stack.enter_async_context(Registry(each, transport=transport))
             for each, transport in counted.items()

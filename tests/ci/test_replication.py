@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from regions import Regions, two_releases
 
+from benches.publishing import InRounds
 from ci.attestations import release_bundle
 from ci.availability import Availability, Contents, State, contents, prove, survey, wait_until_there
 from ci.concurrency import together
@@ -138,36 +139,10 @@ def test_the_check_is_right_after_any_events_in_any_order_and_any_damage(
         assert run(ask(regions, run(known()))).state is truth
 
 
-class InRounds(httpx.AsyncBaseTransport):
-    """Answers nobody until nobody asks any more, and counts how often: the rounds of questions."""
-
-    def __init__(self, server: FakeRegistry) -> None:
-        self.server = server
-        self.asked = self.rounds = 0
-        self._open: asyncio.Event | None = None
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self.asked += 1
-        if self._open is None:
-            self.rounds += 1
-            self._open = asyncio.Event()
-            self._closing = asyncio.create_task(self._answer(self._open))
-        await self._open.wait()
-        return await self.server.handle_async_request(request)
-
-    async def _answer(self, opening: asyncio.Event) -> None:
-        seen = -1
-        while seen != self.asked:
-            seen = self.asked
-            await asyncio.sleep(0.02)
-        self._open = None
-        opening.set()
-
-
 @pytest.mark.parametrize("known", [True, False])
 def test_a_region_is_asked_for_everything_at_once(made: Regions, known: bool) -> None:
     async def main() -> tuple[Availability, InRounds]:
-        asked = InRounds(made.home)
+        asked = InRounds(made.home, quiet=0.02)
         home, _ = made.clients()
         async with home, Registry("127.0.0.1:5002", transport=asked) as region:
             what = contents(made.releases[0])
