@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import math
 import struct
-import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ import httpx
 import pytest
 from installed_chart import PLACE, installed_chart
 from livekit import rtc
+from waiting import until_async
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -117,13 +117,6 @@ async def calling() -> AsyncIterator[Call]:
         await room.disconnect()
 
 
-async def until(done: Any, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, "it did not come to be in time"
-        await asyncio.sleep(0.1)
-
-
 def test_the_api_answers_through_the_gateway(installed: None) -> None:
     async def ask() -> httpx.Response:
         async with api() as http:
@@ -143,7 +136,7 @@ def test_a_caller_hears_the_agent_echo(installed: None) -> None:
             await call.hear(loud=True)
             call.speaking.clear()
             await call.hear(loud=False)
-            await until(lambda: len(call.transcript) >= 2)
+            await until_async(lambda: len(call.transcript) >= 2)
             assert call.transcript[0].startswith("No AI provider is configured")
             assert call.transcript[1].startswith("I heard you for ")
 
@@ -158,6 +151,6 @@ def test_an_ended_session_puts_the_caller_out(installed: None) -> None:
                 path = f"/v1/sessions/{call.session['session_id']}"
                 assert (await http.delete(path)).status_code == 204
                 assert (await http.get(path)).status_code == 404
-            await until(lambda: call.room.connection_state == rtc.ConnectionState.CONN_DISCONNECTED)
+            await until_async(lambda: call.room.connection_state == rtc.ConnectionState.CONN_DISCONNECTED)
 
     asyncio.run(call())

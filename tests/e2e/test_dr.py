@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from waiting import until
 
 from ci import platform, tools
 from ci.errors import BadInput, PipelineError, StepFailed
@@ -280,7 +281,11 @@ def test_a_restore_that_was_killed_is_run_again(own: Stores, kept: BackupSet) ->
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    _until(lambda: "postgres" in recovery._half(own) and not (own.postgres_folder / "data").exists())
+    until(
+        lambda: "postgres" in recovery._half(own) and not (own.postgres_folder / "data").exists(),
+        seconds=30,
+        every=0.02,
+    )
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert recovery._half(own) == {"postgres"}
@@ -387,11 +392,4 @@ def test_a_full_disk_leaves_no_half_set(own: Stores, tmp_path: Path) -> None:
 def _archive(own: Stores) -> None:
     """Have all of the log up to now in the archive: what was archived before says nothing of it."""
     ((segment,),) = _rows(own, b"SELECT pg_walfile_name(pg_switch_wal())")
-    _until((archive_of(own.postgres_folder) / str(segment)).is_file)
-
-
-def _until(happens: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, f"did not happen within {seconds:g} s"
-        time.sleep(0.02)
+    until((archive_of(own.postgres_folder) / str(segment)).is_file, seconds=30)

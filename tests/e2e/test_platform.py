@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from waiting import until_async
 
 from ci import platform, tools
 from ci.errors import SystemUnavailable
@@ -69,11 +71,7 @@ def _problems() -> dict[str, str]:
     return {part.name: part.problem for part in asyncio.run(platform.status()) if part.problem}
 
 
-async def _until(happens: Callable[[], Awaitable[bool]], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not await happens():
-        assert time.monotonic() < deadline, f"did not happen within {seconds:g} s"
-        await asyncio.sleep(0.1)
+_until = partial(until_async, seconds=120)
 
 
 def test_up_brings_every_part_up_and_again_changes_nothing(up: platform.Platform) -> None:
@@ -226,11 +224,11 @@ def test_a_route_splits_traffic_by_weight_and_loses_nothing(up: platform.Platfor
             # All weights are followed soon, and exactly: the gateway deals them out in turn.
             for weight in (20, 80, 0, 100):
                 await _route(api, stable=100 - weight, canary=weight)
-                await _until(lambda weight=weight: splits(weight), 30)
+                await _until(lambda weight=weight: splits(weight), seconds=30)
 
             # Traffic first, then the canary goes: nothing is lost.
             await _route(api, stable=100, canary=0)
-            await _until(lambda: splits(0), 30)
+            await _until(lambda: splits(0), seconds=30)
             await api.delete(f"/apis/apps/v1/namespaces/{_NAMESPACE}/deployments/canary")
             assert await _ask(http, 300) == {"stable": 300}
 
@@ -360,7 +358,7 @@ def _kill(name: str) -> None:
         (found,) = [part for part in await platform.status() if part.name == name]
         return found.problem == "not running"
 
-    asyncio.run(_until(gone, 30))
+    asyncio.run(_until(gone, seconds=30))
 
 
 @pytest.mark.parametrize(

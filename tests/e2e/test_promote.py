@@ -24,6 +24,7 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+from waiting import until
 
 from ci import environments, platform, tools
 from ci.cluster import Pod
@@ -226,13 +227,6 @@ def pods(estate: Estate, track: str) -> list[Pod]:
             return [pod for pod in await site.pods() if pod.track == track and not pod.leaving]
 
     return asyncio.run(ask())
-
-
-def until(happens: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, f"did not happen within {seconds:g} s"
-        time.sleep(0.2)
 
 
 def until_only(release: Release, estate: Estate) -> None:

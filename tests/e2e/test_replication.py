@@ -15,6 +15,7 @@ import pytest
 from oci import layer, write_image
 from real_registry import Replicator, free_port, registry_on
 from regions import a_release
+from waiting import until_async
 
 from ci.attestations import release_bundle, sbom
 from ci.availability import State, contents, survey, wait_until_there
@@ -209,11 +210,12 @@ def test_a_lost_event_is_seen_and_a_comparison_brings_it(world: World, tmp_path:
     asyncio.run(main())
 
 
-async def until_true(holds: Callable[[], Awaitable[bool]], seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not await holds():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
+async def two_everywhere(registries: EstateRegistries, folder: Path) -> tuple[Release, Release]:
+    one, other = [await publish(registries.home, folder, name) for name in ("r1", "r2")]
+    for release in (one, other):
+        found = await available_in(registries, release, reporter=SilentReporter())
+        assert len(found.there) == 3
+    return one, other
 
 
 async def same_tags(registries: EstateRegistries, replica: Registry) -> bool:
@@ -225,10 +227,7 @@ async def same_tags(registries: EstateRegistries, replica: Registry) -> bool:
 def test_what_is_purged_at_home_goes_from_every_region(world: World, tmp_path: Path) -> None:
     async def main() -> None:
         async with world.registries(deadline=60.0) as registries:
-            old, kept = [await publish(registries.home, tmp_path, name) for name in ("r1", "r2")]
-            for release in (old, kept):
-                found = await available_in(registries, release, reporter=SilentReporter())
-                assert len(found.there) == 3
+            old, kept = await two_everywhere(registries, tmp_path)
             (done,) = await purge(
                 [registries.home],
                 keep=1,
@@ -246,7 +245,7 @@ def test_what_is_purged_at_home_goes_from_every_region(world: World, tmp_path: P
                     attached = await replica.referrers(image.name, image.digest)
                     return not any(still) and not attached and await same_tags(registries, replica)
 
-                await until_true(gone)
+                await until_async(gone)
                 await world.until(region, Pace.IN_STEP)
             found = await available_in(registries, kept, reporter=SilentReporter())
             assert found.there == ("eastus", WEST, ASIA)
@@ -257,10 +256,7 @@ def test_what_is_purged_at_home_goes_from_every_region(world: World, tmp_path: P
 def test_a_lost_deletion_is_mended_by_a_comparison(world: World, tmp_path: Path) -> None:
     async def main() -> None:
         async with world.registries(deadline=60.0) as registries:
-            old, kept = [await publish(registries.home, tmp_path, name) for name in ("r1", "r2")]
-            for release in (old, kept):
-                found = await available_in(registries, release, reporter=SilentReporter())
-                assert len(found.there) == 3
+            old, kept = await two_everywhere(registries, tmp_path)
             await world.until(WEST, Pace.IN_STEP)
             world.replicator.set(WEST, lose=1000)
             image = old.images[0]
@@ -270,7 +266,7 @@ def test_a_lost_deletion_is_mended_by_a_comparison(world: World, tmp_path: Path)
             for digest in (*digests, listed.descriptor.digest):
                 await registries.home.remove(image.name, digest)
             west, asia = registries.regions[WEST], registries.regions[ASIA]
-            await until_true(lambda: same_tags(registries, asia))
+            await until_async(lambda: same_tags(registries, asia))
             assert all([await west.find_manifest(image.name, digest) for digest in digests])
             await tell_to_reconcile(world.replicator.address)
             assert await same_tags(registries, west)

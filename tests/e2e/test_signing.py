@@ -8,8 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +23,7 @@ from own_sigstore import IDENTITY, ISSUER, Served, Sigstore
 from real_registry import free_port, registry_on
 from signing_key import statement
 from tiny_image import write_tiny_image
+from waiting import until
 
 from ci import platform, tools
 from ci.cluster import Cluster, connect
@@ -363,13 +363,6 @@ def ask(method: str, path: str, body: object = None) -> httpx.Response:
             return await api.request(method, where, json=body, headers={"Content-Type": kind})
 
     return asyncio.run(main())
-
-
-def until(happens: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline, f"did not happen within {seconds:g} s"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")

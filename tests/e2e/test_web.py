@@ -7,13 +7,13 @@ a session through the gateway, joins the room, and the beeps come back from the 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
+import waiting
 from installed_chart import PLACE, installed_chart
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -79,11 +79,7 @@ def text(browser: webdriver.Chrome, part: str) -> str:
     return browser.find_element(By.ID, part).text
 
 
-def until(done: Callable[[], Any], what: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
+until = partial(waiting.until, seconds=90)
 
 
 def picture(browser: webdriver.Chrome, name: str) -> None:

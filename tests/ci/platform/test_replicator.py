@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from regions import Regions, two_releases
+from waiting import until_async
 
 from ci.availability import State, prove
 from ci.errors import SystemUnavailable
@@ -67,11 +68,7 @@ async def following(regions: Regions, *, every: float = 1000.0) -> AsyncIterator
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(happens: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 50
-    while not happens():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.002)
+until = partial(until_async, seconds=50, every=0.002)
 
 
 def in_step(follower: Follower) -> Callable[[], bool]:
