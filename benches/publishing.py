@@ -17,10 +17,10 @@ from typing import Any
 
 import httpx
 
-from ci.availability import State, contents, prove
 from ci.concurrency import together
 from ci.registry import Bundle, Registry, artifact, open_archive, push
 from ci.reporting import SilentReporter
+from ci.supply.availability import State, contents, prove
 from pipelines.registries import EstateRegistries, proven
 
 _KINDS = ("sbom", "scan", "provenance", "tests")

@@ -16,7 +16,7 @@ from ci import tools
 from ci.engine import session
 from ci.registry import Registry
 from ci.reporting import console_reporter
-from ci.signing import KeyPair, key_signer, make_key_pair
+from ci.supply.signing import KeyPair, key_signer, make_key_pair
 from pipelines.build import build
 from pipelines.images import IMAGES
 from pipelines.registries import EstateRegistries

@@ -301,7 +301,7 @@ class Registries(_Model):
     home: Annotated[str, AfterValidator(_address)]
     """The one endpoint that is pushed to: host or host:port."""
     replication: _Url | None = None
-    """What replicates and says how far it is (ci.replication); None: only the registries can be asked."""
+    """What replicates and says how far it is (ci.supply.replication); None: only registries can be asked."""
     deadline: Seconds = 60.0
     """How long publishing waits for a region that has not got all of a release yet."""
 

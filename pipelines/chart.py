@@ -13,14 +13,14 @@ from ci.architecture import model
 from ci.architecture.chart import checkable_values, rendered_workloads
 from ci.architecture.check import Severity, check
 from ci.architecture.names import name
-from ci.chart import lint, render
-from ci.chart_values import laid_over
-from ci.checkov import failed_checks
+from ci.azure.checkov import failed_checks
 from ci.concurrency import together
+from ci.delivery.chart import lint, render
+from ci.delivery.chart_values import laid_over
+from ci.delivery.site import CANARY, STABLE, Track, release_values
 from ci.errors import BadInput
 from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
-from ci.site import CANARY, STABLE, Track, release_values
-from ci.waivers import sort_out
+from ci.scan.waivers import sort_out
 from pipelines.images import IMAGES
 
 __all__ = [

@@ -23,9 +23,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ci import engine, platform, tools
+from ci.delivery.promotion import PromotionResult, summary
 from ci.environments import read_environments
 from ci.errors import GateFailed, PipelineError, StepFailed
-from ci.promotion import PromotionResult, summary
 from ci.release import Release
 from ci.reporting import Reporter
 from pipelines.promote import promote, status

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 
 from ci import places, tools
-from ci.chart import lint as lint_chart
-from ci.chart import render
+from ci.delivery.chart import lint as lint_chart
+from ci.delivery.chart import render
+from ci.delivery.manifests import validate
+from ci.delivery.site import chart_values
 from ci.environments import estates, read_environments
 from ci.errors import StepFailed
-from ci.manifests import validate
 from ci.process import run
 from ci.reporting import Reporter
-from ci.site import chart_values
 from pipelines.chart import (
     CHART_FOLDER,
     TRACKS,

@@ -10,13 +10,13 @@ import dagger
 from rich.console import Group, RenderableType
 
 from ci import places
-from ci.availability import State, contents
+from ci.build.source import read_commit
 from ci.concurrency import together
 from ci.registry import open_archive, push
 from ci.reporting import Reporter
 from ci.scan import read_policy
-from ci.signing import Signer
-from ci.source import read_commit
+from ci.supply.availability import State, contents
+from ci.supply.signing import Signer
 from pipelines.database import databases
 from pipelines.images import LIVEKIT
 from pipelines.registries import EstateRegistries, RegionStatus, proven, show_regions

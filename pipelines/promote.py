@@ -4,8 +4,8 @@
     raise result.error            # if there is one: GateFailed or GateInconclusive
 
 On each target the canary is installed beside stable, traffic moves to it step by step, and each step's gates
-decide (ci.gates). When all pass, stable is upgraded, traffic moves back and the canary is removed. When one
-fails, traffic goes to stable first. A region whose own registry has not got all of the release is left as it
+decide (ci.delivery.gates). When all pass, stable is upgraded, traffic moves back and the canary is removed.
+When one fails, traffic goes to stable first. A region whose own registry has not got all of the release is left as it
 is, and the others go on.
 
 However a run ends early (Ctrl-C, an error, a cluster that is gone), it first gives stable all the traffic,
@@ -22,24 +22,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci import load
-from ci.availability import Availability, Contents, State, contents, prove, survey
-from ci.bake import Observed, bake
 from ci.concurrency import both, together
-from ci.environments import (
-    CanaryStep,
-    Environment,
-    OnInconclusive,
-    Target,
-    geography,
-    read_environments,
-)
-from ci.errors import BadInput, PipelineError, StepFailed, SystemUnavailable
-from ci.gates import Carried, Finding, Verdict
-from ci.helm import Revision, changes, pull_chart
-from ci.ledger import Event, Ledger
-from ci.origins import origins
-from ci.promotion import (
+from ci.delivery import load
+from ci.delivery.bake import Observed, bake
+from ci.delivery.gates import Carried, Finding, Verdict
+from ci.delivery.helm import Revision, changes, pull_chart
+from ci.delivery.ledger import Event, Ledger
+from ci.delivery.origins import origins
+from ci.delivery.promotion import (
     Outcome,
     PromotionResult,
     Requests,
@@ -49,10 +39,20 @@ from ci.promotion import (
     milliseconds,
     number,
 )
+from ci.delivery.site import Site, chart_values, open_site
+from ci.environments import (
+    CanaryStep,
+    Environment,
+    OnInconclusive,
+    Target,
+    geography,
+    read_environments,
+)
+from ci.errors import BadInput, PipelineError, StepFailed, SystemUnavailable
 from ci.registry import registry_at
 from ci.release import Release
 from ci.reporting import Reporter, Step
-from ci.site import Site, chart_values, open_site
+from ci.supply.availability import Availability, Contents, State, contents, prove, survey
 from pipelines.verify import verify
 
 __all__ = ["promote", "status"]

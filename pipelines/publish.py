@@ -11,11 +11,11 @@ from types import MappingProxyType
 
 from rich.table import Table
 
-from ci.attestations import RELEASES
-from ci.chart import PackagedChart
 from ci.concurrency import together
+from ci.delivery.chart import PackagedChart
 from ci.registry import Bundle, Registry, open_archive, push
 from ci.reporting import Reporter
+from ci.supply.attestations import RELEASES
 from pipelines.build import BuiltImage
 
 __all__ = ["Published", "found_in_home", "publish", "show_published"]

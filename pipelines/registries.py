@@ -14,16 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ci import places
-from ci.attestations import RELEASES
-from ci.availability import Availability, Contents, State, contents, survey, wait_until_there
 from ci.concurrency import together
 from ci.environments import geography, read_environments
 from ci.errors import BadInput, PipelineError, SystemUnavailable
 from ci.files import write_whole
 from ci.registry import Bundle, Registry, registry_at
 from ci.release import Release
-from ci.replication import Pace, Replica, ask_replicator, tell_to_reconcile
 from ci.reporting import Reporter
+from ci.supply.attestations import RELEASES
+from ci.supply.availability import Availability, Contents, State, contents, survey, wait_until_there
+from ci.supply.replication import Pace, Replica, ask_replicator, tell_to_reconcile
 
 __all__ = [
     "AvailableIn",

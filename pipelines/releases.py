@@ -15,15 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ci import places
-from ci.attestations import RELEASES, Kind, attached, release_bundle
-from ci.comparison import ImageChange, ReleaseChange, compare
+from ci.build.source import commits_between
 from ci.concurrency import both, together
+from ci.delivery.helm import CHART_LAYER
 from ci.errors import BadInput, SystemUnavailable
-from ci.helm import CHART_LAYER
 from ci.registry import Registry
 from ci.release import Chart, Release, read_release
 from ci.scan import Findings
-from ci.source import commits_between
+from ci.supply.attestations import RELEASES, Kind, attached, release_bundle
+from ci.supply.comparison import ImageChange, ReleaseChange, compare
 from pipelines.registries import AvailableIn, availability_line, where_available
 
 __all__ = [

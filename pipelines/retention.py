@@ -15,16 +15,16 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ci.attestations import RELEASE_TYPE, RELEASES, release_bundle
 from ci.concurrency import together
+from ci.delivery.ledger import Ledger
+from ci.delivery.promotion import TargetStatus
 from ci.environments import read_environments
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
-from ci.ledger import Ledger
-from ci.promotion import TargetStatus
 from ci.registry import Held, Manifest, Registry
 from ci.release import Release
 from ci.reporting import Reporter
-from ci.retention import AGE_UNKNOWN, Kept, Place, Unneeded, in_the_ledger, plan, staying
+from ci.supply.attestations import RELEASE_TYPE, RELEASES, release_bundle
+from ci.supply.retention import AGE_UNKNOWN, Kept, Place, Unneeded, in_the_ledger, plan, staying
 from pipelines.promote import status
 from pipelines.registries import EstateRegistries, estate_registries
 from pipelines.releases import releases

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 
 from ci.concurrency import together
+from ci.delivery.helm import Revision
+from ci.delivery.ledger import Event, Ledger
+from ci.delivery.promotion import Outcome, PromotionResult, TargetResult
+from ci.delivery.site import STABLE, Site, open_site
 from ci.environments import Environment, read_environment
 from ci.errors import BadInput
-from ci.helm import Revision
-from ci.ledger import Event, Ledger
-from ci.promotion import Outcome, PromotionResult, TargetResult
 from ci.reporting import Reporter
-from ci.site import STABLE, Site, open_site
 
 __all__ = ["rollback"]
 

@@ -19,18 +19,18 @@ from rich.text import Text
 
 from ci import places, tools
 from ci.architecture import model
-from ci.attestations import Kind, provenance, release_bundle, sbom, scan_report, tests
-from ci.availability import contents
-from ci.chart import PackagedChart, package_chart, render
+from ci.build.source import files, read_commit
 from ci.concurrency import both, together
+from ci.delivery.chart import PackagedChart, package_chart, render
+from ci.delivery.site import STABLE, release_values
 from ci.files import write_whole
 from ci.registry import Bundle, open_archive
 from ci.release import Chart, Commit, Image, Release, read_release
 from ci.reporting import Reporter
 from ci.scan import Policy, read_policy
-from ci.signing import Signer
-from ci.site import STABLE, release_values
-from ci.source import files, read_commit
+from ci.supply.attestations import Kind, provenance, release_bundle, sbom, scan_report, tests
+from ci.supply.availability import contents
+from ci.supply.signing import Signer
 from pipelines.build import BuiltImage, build, build_image, show_built
 from pipelines.chart import CHART_FOLDER, rendered_for, stand_in_release
 from pipelines.database import Databases, databases

@@ -7,14 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ci import platform, tools
-from ci.attestations import RELEASES, release_bundle
 from ci.concurrency import together
 from ci.environments import read_environments
 from ci.errors import BadInput, PolicyBlocked
 from ci.registry import Bundle, Registry, push
 from ci.release import Release
 from ci.reporting import Reporter
-from ci.signing import KeyPair, Signer, key_signer, keyless_signer, kms_signer, sign, signature, signature_of
+from ci.supply.attestations import RELEASES, release_bundle
+from ci.supply.signing import (
+    KeyPair,
+    Signer,
+    key_signer,
+    keyless_signer,
+    kms_signer,
+    sign,
+    signature,
+    signature_of,
+)
 
 __all__ = ["Signed", "sign_at_home", "sign_release", "signer_of"]
 

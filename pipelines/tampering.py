@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from ci import cluster as clusters
+from ci.delivery import cluster as clusters
+from ci.delivery.site import REGION_LABEL
 from ci.environments import Environment
 from ci.registry import parse_manifest, registry_at
 from ci.release import Release
 from ci.reporting import Reporter
-from ci.site import REGION_LABEL
 from pipelines.verify import verify
 
 __all__ = ["Tampered", "tamper"]

@@ -11,12 +11,12 @@ from pathlib import Path
 import dagger
 from rich.table import Table
 
+from ci.build.testreports import FailedTest, TestReport, read_test_report
 from ci.concurrency import together
 from ci.errors import StepFailed
 from ci.files import write_whole
 from ci.release import TestSummary
 from ci.reporting import Reporter
-from ci.testreports import FailedTest, TestReport, read_test_report
 from pipelines.build import engine_errors
 from pipelines.images import IMAGES, ImageSpec
 

@@ -15,15 +15,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ci import places
-from ci.attestations import RELEASES, named, release_bundle
 from ci.concurrency import together
 from ci.environments import Environment, Trust
 from ci.errors import PipelineError, PolicyBlocked
 from ci.registry import Registry, registry_at
 from ci.release import Image, Release
 from ci.scan import Policy, read_policy
-from ci.signing import signature_of
-from ci.verification import Check, checks
+from ci.supply.attestations import RELEASES, named, release_bundle
+from ci.supply.signing import signature_of
+from ci.supply.verification import Check, checks
 
 __all__ = ["Verification", "Verified", "show_verification", "verify"]
 

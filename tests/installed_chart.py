@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 
 from ci import places, platform
-from ci.chart_values import laid_over
-from ci.cluster import connect
 from ci.concurrency import together
+from ci.delivery.chart_values import laid_over
+from ci.delivery.cluster import connect
+from ci.delivery.helm import Helm
+from ci.delivery.traffic import TRACK_HEADER
 from ci.engine import session
-from ci.helm import Helm
 from ci.registry import Registry, open_archive, push
 from ci.reporting import SilentReporter
-from ci.traffic import TRACK_HEADER
 from pipelines.build import build
 
 PLACE = platform.addresses()

@@ -34,7 +34,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from signing_key import statement
 
 from ci.environments import TrustedSigner
-from ci.signing import Signer
+from ci.supply.signing import Signer
 
 __all__ = ["IDENTITY", "ISSUER", "WORKFLOW", "Served", "Sigstore", "Workflow"]
 

@@ -19,8 +19,11 @@ from typing import Any
 
 import httpx
 
-from ci.availability import Availability, Contents, State
-from ci.cluster import Pod
+from ci.delivery.cluster import Pod
+from ci.delivery.helm import Revision
+from ci.delivery.load import Answer
+from ci.delivery.metrics import Prometheus
+from ci.delivery.site import CANARY, STABLE, Site
 from ci.environments import (
     Canary,
     CanaryStep,
@@ -35,11 +38,8 @@ from ci.environments import (
     TrustedSigner,
 )
 from ci.errors import StepFailed
-from ci.helm import Revision
-from ci.load import Answer
-from ci.metrics import Prometheus
 from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
-from ci.site import CANARY, STABLE, Site
+from ci.supply.availability import Availability, Contents, State
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from fake_registry import FakeRegistry
 from oci import layer, write_image
 
-from ci.attestations import release_bundle, sbom, scan_report
 from ci.registry import Bundle, Registry, artifact, digest_of, open_archive, push
 from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
-from ci.replication import Event
+from ci.supply.attestations import release_bundle, sbom, scan_report
+from ci.supply.replication import Event
 
 __all__ = ["Regions", "a_release", "two_releases"]
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from ci.environments import TrustedSigner
-from ci.signing import Signer
+from ci.supply.signing import Signer
 
 __all__ = ["SIGN", "Key", "statement"]
 

@@ -11,7 +11,6 @@ alerts.py       alert rules and dashboards, by code
 audit.py        who did what, as a query over the audit logs
 compliance.py   each promise with its evidence
 topology.py     the picture (SVG)
-commands/       what `va env`, `va cost`, `va infra` and `va compliance` do
 
 From it ci/azure renders ARM templates and brings them about.
 """

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ci.azure.arm import Module
+from ci.azure.checkov import failed_checks
 from ci.azure.render import write
 from ci.azure.schema import misfits
-from ci.checkov import failed_checks
-from ci.waivers import sort_out
+from ci.scan.waivers import sort_out
 
 __all__ = ["Checked", "Problem", "check_templates"]
 

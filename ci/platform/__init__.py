@@ -59,7 +59,7 @@ class Platform:
     livekit_env: Path
     redis: str
     signing: Path
-    """The folder of the key pair that releases are signed with: see ci.signing.KeyPair."""
+    """The folder of the key pair that releases are signed with: see ci.supply.signing.KeyPair."""
 
 
 def addresses(place: Instance | None = None) -> Platform:

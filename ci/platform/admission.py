@@ -26,7 +26,7 @@ from ci.platform.daemon import Daemon, answers, as_part
 from ci.platform.instance import REGIONS, Instance
 from ci.platform.objects import apply
 from ci.platform.part import Part, PartStatus, Say
-from ci.signing import KeyPair, make_key_pair
+from ci.supply.signing import KeyPair, make_key_pair
 
 __all__ = ["admission", "signing_key"]
 
@@ -62,7 +62,7 @@ def admission(place: Instance) -> Part:
         return Daemon(
             name="admission",
             argv=(
-                *(sys.executable, "-m", "ci.admission"),
+                *(sys.executable, "-m", "ci.supply.admission"),
                 *("--address", address, "--port", str(place.admission)),
                 *("--certificate", str(certificate), "--private-key", str(private_key)),
                 *("--trust", str(trust)),

@@ -1,7 +1,7 @@
 """Keeps the replicas of the home registry: what ACR does between its regions, as one process.
 
     POST /events            what the home registry tells of pushes and deletions (its `notifications`)
-    GET  /state             how far each region is: a list of `ci.replication.Replica`
+    GET  /state             how far each region is: a list of `ci.supply.replication.Replica`
     POST /reconcile         compare all of home with all replicas, down to each blob; answers when it is done
     GET  /faults            the faults that are set, by region
     PUT  /faults/{region}   set them, for tests and drills: `Faults` as JSON, {} for none
@@ -37,7 +37,7 @@ from ci.platform.daemon import Daemon, answers, as_part
 from ci.platform.instance import REGIONS, Instance
 from ci.platform.part import Part
 from ci.registry import Registry
-from ci.replication import Copier, Downloads, Event, Pace, Replica, Replicated, Visited
+from ci.supply.replication import Copier, Downloads, Event, Pace, Replica, Replicated, Visited
 
 __all__ = ["Faults", "Follower", "Settings", "app", "events_in", "replicator"]
 

@@ -6,5 +6,4 @@ redis.py       the room for Redis: RDB files
 blobs.py       the room for Blob Storage: snapshots in a second account
 azure.py       the same on Azure: each disaster's steps, as exact lines for this architecture
 runbooks.py    those steps as documents
-commands.py    `va dr`
 """

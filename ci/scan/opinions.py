@@ -22,7 +22,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ci import places
-from ci.base_image import SUITE, debian_sources
+from ci.build.base_image import SUITE, debian_sources
 from ci.concurrency import together
 from ci.errors import PipelineError, StepFailed
 from ci.files import write_whole

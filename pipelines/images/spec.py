@@ -10,17 +10,17 @@ import dagger
 import uv
 
 from ci import places
-from ci.base_image import Recipe, root_archive
+from ci.build.base_image import Recipe, root_archive
+from ci.build.source import read_commit
 from ci.release import Commit
 from ci.reporting import Reporter, SilentReporter
-from ci.source import read_commit
 
 __all__ = ["BUNDLE", "USER", "ImageSpec", "debian", "with_installer"]
 
 USER = "10001"
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 _BASE_FOLDER = "images/base"
-_SHARED = (_BASE_FOLDER, "ci/base_image.py", "pipelines/images/spec.py")
+_SHARED = (_BASE_FOLDER, "ci/build/base_image.py", "pipelines/images/spec.py")
 _INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 
 

@@ -20,11 +20,11 @@ from kubernetes import client
 from livekit import rtc
 
 from ci import places, platform, tools
-from ci.cluster import Cluster, connect
 from ci.concurrency import together
+from ci.delivery.cluster import Cluster, connect
+from ci.delivery.helm import Helm
 from ci.engine import session
 from ci.errors import SystemUnavailable
-from ci.helm import Helm
 from ci.platform.instance import instance
 from ci.registry import Registry, open_archive, push
 from ci.reporting import SilentReporter

@@ -21,7 +21,7 @@ import pytest
 from installed_chart import PLACE, installed_chart
 
 from ci import tools
-from ci.cluster import connect
+from ci.delivery.cluster import connect
 from ci.errors import StepFailed
 from ci.platform.instance import instance
 from ci.platform.postgres import USER

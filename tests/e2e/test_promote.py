@@ -27,14 +27,14 @@ import yaml
 from waiting import until
 
 from ci import environments, platform, tools
-from ci.cluster import Pod
+from ci.delivery.cluster import Pod
+from ci.delivery.gates import Verdict
+from ci.delivery.promotion import Outcome, PromotionResult
+from ci.delivery.site import open_site
 from ci.errors import GateFailed, GateInconclusive, SystemUnavailable
-from ci.gates import Verdict
-from ci.promotion import Outcome, PromotionResult
 from ci.release import Release
 from ci.reporting import SilentReporter
-from ci.signing import KeyPair, key_signer
-from ci.site import open_site
+from ci.supply.signing import KeyPair, key_signer
 from pipelines import promote as flow
 from pipelines import rollback as back
 

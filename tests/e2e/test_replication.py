@@ -17,12 +17,12 @@ from real_registry import Replicator, free_port, registry_on
 from regions import a_release
 from waiting import until_async
 
-from ci.attestations import release_bundle, sbom
-from ci.availability import State, contents, survey, wait_until_there
 from ci.registry import Registry, artifact, open_archive, push
 from ci.release import Release
-from ci.replication import Pace, Replica, ask_replicator, tell_to_reconcile
 from ci.reporting import SilentReporter
+from ci.supply.attestations import release_bundle, sbom
+from ci.supply.availability import State, contents, survey, wait_until_there
+from ci.supply.replication import Pace, Replica, ask_replicator, tell_to_reconcile
 from pipelines.registries import AvailableIn, EstateRegistries, available_in, where_available
 from pipelines.retention import purge
 

@@ -13,12 +13,12 @@ from real_registry import free_port, registry_on
 from vulnerability_database import debian_advisory, made_of, python_advisory
 
 from ci import engine, places, tools
-from ci.attestations import attached
-from ci.availability import State, prove
 from ci.errors import PolicyBlocked, StepFailed, ToolMissing
 from ci.registry import Registry, push
 from ci.reporting import SilentReporter
-from ci.signing import KeyPair, key_signer, make_key_pair
+from ci.supply.attestations import attached
+from ci.supply.availability import State, prove
+from ci.supply.signing import KeyPair, key_signer, make_key_pair
 from pipelines.images import IMAGES
 from pipelines.registries import EstateRegistries
 from pipelines.ship import Shipped, ship

@@ -26,12 +26,13 @@ from tiny_image import write_tiny_image
 from waiting import until
 
 from ci import platform, tools
-from ci.cluster import Cluster, connect
+from ci.delivery.cluster import Cluster, connect
+from ci.delivery.site import REGION_LABEL
 from ci.environments import TrustedSigner
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable, ToolMissing
 from ci.platform.cluster import client
 from ci.registry import Bundle, Registry, open_archive, parse_manifest, push
-from ci.signing import (
+from ci.supply.signing import (
     KeyPair,
     key_signer,
     keyless_signer,
@@ -41,7 +42,6 @@ from ci.signing import (
     signature,
     signature_of,
 )
-from ci.site import REGION_LABEL
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -133,7 +133,7 @@ _OFFLINE = """\
 import asyncio, sys
 from pathlib import Path
 from ci import tools
-from ci.signing import KeyPair, key_signer, make_key_pair, sign
+from ci.supply.signing import KeyPair, key_signer, make_key_pair, sign
 
 async def main(folder):
     pair = KeyPair(folder=folder)

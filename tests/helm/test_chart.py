@@ -14,12 +14,12 @@ import pytest
 import yaml
 
 from ci import places, tools
+from ci.delivery.manifests import validate
+from ci.delivery.traffic import canary_weight
 from ci.environments import estates, names, read_environment
 from ci.errors import StepFailed
-from ci.manifests import validate
 from ci.process import run
 from ci.reporting import SilentReporter
-from ci.traffic import canary_weight
 
 pytestmark = pytest.mark.e2e
 

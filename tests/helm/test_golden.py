@@ -18,10 +18,10 @@ import yaml
 from ci import places, tools
 from ci.architecture import model
 from ci.architecture.chart import checkable_values
-from ci.chart import render
-from ci.chart_values import Values, laid_over
+from ci.delivery.chart import render
+from ci.delivery.chart_values import Values, laid_over
+from ci.delivery.manifests import validate
 from ci.errors import BadInput
-from ci.manifests import validate
 from ci.reporting import SilentReporter
 
 pytestmark = pytest.mark.e2e

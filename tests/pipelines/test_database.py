@@ -14,7 +14,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 from vulnerability_database import database_bundle
 
-from ci import cli, places
+from ci import places
+from ci.commands import cli
 from ci.errors import BadInput, SystemUnavailable
 from ci.registry import Reference, Registry, push
 from ci.reporting import SilentReporter

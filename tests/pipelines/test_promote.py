@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from promotion_world import AnyRegistry, World, environment, release
 
+from ci.delivery.gates import Verdict
+from ci.delivery.ledger import Event, Ledger
+from ci.delivery.promotion import Outcome, PromotionResult
+from ci.delivery.site import CANARY
 from ci.environments import Environment
 from ci.errors import GateFailed, GateInconclusive, PolicyBlocked, StepFailed, SystemUnavailable
-from ci.gates import Verdict
-from ci.ledger import Event, Ledger
-from ci.promotion import Outcome, PromotionResult
 from ci.reporting import SilentReporter
-from ci.site import CANARY
-from ci.verification import Check
+from ci.supply.verification import Check
 from pipelines import promote as flow
 from pipelines import rollback as back
 from pipelines.verify import Verification, Verified

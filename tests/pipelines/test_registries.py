@@ -10,12 +10,12 @@ from fake_registry import FakeRegistry
 from promotion_world import environment
 from rich.console import Console
 
-from ci.availability import State, contents
 from ci.errors import BadInput
 from ci.registry import Bundle, Registry, artifact, push
 from ci.release import Release
-from ci.replication import Pace, Replica
 from ci.reporting import SilentReporter
+from ci.supply.availability import State, contents
+from ci.supply.replication import Pace, Replica
 from pipelines import registries as registries_module
 from pipelines.registries import (
     AvailableIn,

@@ -11,14 +11,14 @@ from oci import layer, write_image
 from rich.console import Console
 
 from ci import places
-from ci.attestations import RELEASES, release_bundle, scan_report
-from ci.chart import package_chart
-from ci.comparison import ReleaseChange
+from ci.delivery.chart import package_chart
 from ci.errors import BadInput, SystemUnavailable
 from ci.files import write_whole
 from ci.registry import Registry, open_archive, push
 from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
 from ci.scan import Findings, Package, Scanned
+from ci.supply.attestations import RELEASES, release_bundle, scan_report
+from ci.supply.comparison import ReleaseChange
 from pipelines.releases import diff, pull, releases, show_diff, show_release, show_releases, with_regions
 
 _TIME = datetime(2026, 1, 1, tzinfo=UTC)

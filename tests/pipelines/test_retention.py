@@ -20,15 +20,15 @@ from real_registry import free_port, registry_on
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from ci.attestations import RELEASES, release_bundle, sbom, scan_report
-from ci.cli import app
+from ci.commands.cli import app
+from ci.delivery.ledger import Event, Ledger
+from ci.delivery.promotion import TargetStatus
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
 from ci.files import write_whole
-from ci.ledger import Event, Ledger
-from ci.promotion import TargetStatus
 from ci.registry import AzureRegistry, Registry, artifact, open_archive, push
 from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
 from ci.reporting import SilentReporter, Step, StepStatus
+from ci.supply.attestations import RELEASES, release_bundle, sbom, scan_report
 from pipelines.registries import EstateRegistries
 from pipelines.retention import (
     Purged,

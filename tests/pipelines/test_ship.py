@@ -25,13 +25,13 @@ from rich.console import Console
 from signing_key import Key
 
 from ci import places, tools
-from ci.attestations import attached
-from ci.availability import State
 from ci.errors import BadInput, PipelineError, PolicyBlocked, StepFailed, SystemUnavailable, ToolMissing
 from ci.registry import Registry, digest_of
 from ci.release import Release, read_release
-from ci.replication import reconcile
 from ci.reporting import SilentReporter
+from ci.supply.attestations import attached
+from ci.supply.availability import State
+from ci.supply.replication import reconcile
 from pipelines import build as building
 from pipelines import livekit
 from pipelines import ship as shipping

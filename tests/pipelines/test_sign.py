@@ -17,14 +17,15 @@ from promotion_world import environment
 from rich.console import Console
 from signing_key import Key
 
-from ci import attestations, places
-from ci.attestations import RELEASE_TYPE, provenance, release_bundle, sbom, scan_report
+from ci import places
 from ci.environments import Environment, Trust
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
 from ci.registry import Registry, artifact, open_archive, parse_manifest, push
 from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
-from ci.replication import reconcile
 from ci.reporting import SilentReporter
+from ci.supply import attestations
+from ci.supply.attestations import RELEASE_TYPE, provenance, release_bundle, sbom, scan_report
+from ci.supply.replication import reconcile
 from pipelines import sign as signing
 from pipelines import verify as verifying
 from pipelines.sign import Signed, sign_release, signer_of

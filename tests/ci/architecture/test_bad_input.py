@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from ci.architecture import model
-from ci.architecture.commands import mount
+from ci.commands.architecture import mount
 
 FOLDER = model.folder()
 

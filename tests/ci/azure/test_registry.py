@@ -20,7 +20,7 @@ from ci.azure import deploy, standin
 from ci.azure.network import group
 from ci.azure.registry import RegistryState, registry_state, show_registry
 from ci.azure.render import render
-from ci.cli import app
+from ci.commands.cli import app
 from ci.errors import BadInput, SystemUnavailable
 
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from regions import Regions, two_releases
 from waiting import until_async
 
-from ci.availability import State, prove
 from ci.errors import SystemUnavailable
 from ci.platform import replicator as module
 from ci.platform.replicator import Faults, Follower, app, events_in
 from ci.registry import digest_of
-from ci.replication import Event, Pace, ask_replicator, tell_to_reconcile
+from ci.supply.availability import State, prove
+from ci.supply.replication import Event, Pace, ask_replicator, tell_to_reconcile
 
 T = TypeVar("T")
 

@@ -1,0 +1,109 @@
+"""`va compliance`: each promise with its evidence, and who did what."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from ci.commands.answers import failing, show_result, write_json
+from ci.commands.options import Env, Json, Local, Subscription, load, on_azure
+from ci.errors import PolicyBlocked
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="Each promise of the architecture with its evidence.")
+
+
+@app.command("report")
+def compliance_report(env: Env = "prod", json: Json = False) -> None:
+    """Each item of the architecture's compliance section with its evidence; gaps in red; 8 on a gap.
+
+    Example: va compliance report --env prod
+    """
+    from ci.architecture.compliance import report
+    from ci.azure.render import render
+
+    with failing(json):
+        declared = load(env)
+        modules = render(declared.architecture)
+        items = report(declared, [resource for module in modules for resource in module.resources])
+        if json:
+            write_json(items)
+        else:
+            from rich.console import Console
+            from rich.text import Text
+
+            console = Console(highlight=False, soft_wrap=True)
+            for item in items:
+                style, mark = ("green", "✓") if item.met else ("bold red", "✗ GAP")
+                console.print(
+                    Text.assemble((f"{mark} ", style), (item.promise, "bold" if item.met else style))
+                )
+                for evidence in item.evidence:
+                    console.print(Text(f"    {evidence}"))
+        if not all(item.met for item in items):
+            raise typer.Exit(PolicyBlocked.exit_code)
+
+
+@app.command("audit")
+def compliance_audit(
+    days: Annotated[int, typer.Option(min=1, help="How far back.")] = 90,
+    who: Annotated[str | None, typer.Option(help="Only what this person or pipeline did.")] = None,
+    estate: Annotated[str, typer.Option(envvar="VA_ESTATE", help="A folder of environments/.")] = "local",
+    json: Json = False,
+) -> None:
+    """Who promoted or rolled back what, from the ledgers of this machine, which nothing ever removes.
+
+    What people did to the resources themselves is in Azure's logs, kept as long: the saved search
+    "who did what" of each region's workspace. Example: va compliance audit --days 90 --who alice
+    """
+    from datetime import UTC, datetime, timedelta
+
+    from ci import places
+    from ci.delivery.ledger import Ledger
+
+    with failing(json):
+        since = datetime.now(UTC) - timedelta(days=days)
+        ledgers = (places.state() / "ledger" / estate).glob("*.jsonl")
+        found = [
+            entry
+            for file in ledgers
+            for entry in Ledger(estate, file.stem).entries()
+            if entry.time >= since and who in (None, entry.who)
+        ]
+        found.sort(key=lambda entry: entry.time)
+        if json:
+            write_json(found)
+            return
+        for entry in found:
+            when = entry.time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+            what = f"{entry.event} {entry.weight} %" if entry.weight is not None else entry.event
+            where = f"{entry.target:<20}  {entry.release}  {entry.reason}"
+            sys.stdout.write(f"{when}  {entry.who:<12}  {what:<18}  {where}".rstrip() + "\n")
+        if not found:
+            sys.stdout.write(f"nothing in {days} days\n")
+
+
+@app.command("secrets")
+def compliance_secrets(
+    env: Env = "prod", local: Local = False, subscription: Subscription = "", json: Json = False
+) -> None:
+    """How old each declared secret is in each region's Key Vault, against `rotate_every`; no value is read.
+
+    Ends with 8 when one is missing, expired or overdue: a schedule that runs it enforces the rotation.
+    Example: va compliance secrets --env prod
+    """
+    from datetime import UTC, datetime
+
+    from ci.azure.secrets import secret_ages, show_secrets
+
+    with failing(json):
+        architecture = load(env).architecture
+        found = on_azure(
+            lambda azure: secret_ages(azure, architecture, now=datetime.now(UTC)), subscription, local
+        )
+    show_result(found, json=json, show=show_secrets)
+    if any(one.problem for one in found):
+        raise typer.Exit(PolicyBlocked.exit_code)

@@ -1,0 +1,225 @@
+"""`va env`: the architecture's files, checked and shown."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ci.commands.answers import failing, write_json
+from ci.commands.options import Env, Json, Region, WhatIf, Written, load, said
+from ci.errors import BadInput
+
+__all__ = ["app"]
+
+app = typer.Typer(no_args_is_help=True, help="The deployment architecture's files: check them, show them.")
+
+
+@app.command("check")
+def env_check(
+    env: Annotated[
+        str | None, typer.Option("--env", help="Only this environment; all when left out.")
+    ] = None,
+    chart: Annotated[
+        Path | None,
+        typer.Option(help="What `helm template` printed: its workloads are held to the rules too."),
+    ] = None,
+    what_if: WhatIf = None,
+    written: Written = False,
+    json: Json = False,
+) -> None:
+    """Check the architecture across its resources: addresses, quotas, taints, drains, law, retirements.
+
+    Ends with 2 when there is an error. Example: va env check --env prod --what-if agents.max=40
+    """
+    from datetime import datetime
+
+    from ci.architecture import model
+    from ci.architecture.chart import rendered_workloads
+    from ci.architecture.check import Finding, Severity, check
+
+    with failing(json):
+        names = ("as written",) if written else (env,) if env else model.environments()
+        if what_if and env is None and not written:
+            raise BadInput("--what-if needs one environment", hint="add --env prod")
+        found: dict[str, list[Finding]] = {}
+        for name in names:
+            declared = load(name, what_if, written)
+            fits = rendered_workloads(chart, declared.architecture) if chart else ()
+            found[name] = check(declared, fits, today=datetime.now().astimezone().date())
+        if json:
+            write_json(found)
+        else:
+            _show_findings(found)
+        errors = sum(one.severity is Severity.ERROR for each in found.values() for one in each)
+        if errors:
+            raise typer.Exit(BadInput.exit_code)
+
+
+def _show_findings(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from ci.places import checkout
+
+    console = Console(highlight=False, soft_wrap=True)
+    colours = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+    for name, findings in found.items():
+        counts = ", ".join(
+            f"{number} {severity}{'s' if number > 1 else ''}"
+            for severity in colours
+            if (number := sum(one.severity == severity for one in findings))
+        )
+        console.print(Text.assemble((name, "bold"), f": {counts or 'clean'}"))
+        for one in findings:
+            place = str(one.place).removeprefix(f"{checkout()}/")
+            console.print(Text.assemble("  ", (one.severity, colours[one.severity]), f" {one.code}  {place}"))
+            if one.quote:
+                console.print(Text(f"      | {one.quote}", style="dim"))
+            console.print(f"      {one.reason}", markup=False)
+            console.print(Text.assemble("      ", ("fix: ", "green"), one.fix))
+
+
+@app.command("rules")
+def env_rules(json: Json = False) -> None:
+    """List the rules that `va env check` holds the architecture to: severity, code, what must be true.
+
+    Example: va env rules
+    """
+    from ci.architecture.check import RULES
+
+    with failing(json):
+        listed = [{"code": one.code, "severity": one.severity, "holds": one.holds} for one in RULES]
+        if json:
+            write_json(listed)
+        else:
+            sys.stdout.write("".join(f"{one.severity:<7}  {one.code:<19}  {one.holds}\n" for one in RULES))
+
+
+@app.command("schema")
+def env_schema() -> None:
+    """Print the JSON Schema of the architecture files, for editors.
+
+    Example: va env schema > environments/architecture/schema.json
+    """
+    from json import dumps
+
+    from ci.architecture import model
+
+    sys.stdout.write(dumps(model.schema(), indent=1, sort_keys=True) + "\n")
+
+
+@app.command("show")
+def env_show(env: Env, what_if: WhatIf = None, json: Json = False) -> None:
+    """Print an environment with its overlays laid over their base, each key with the line it comes from.
+
+    Example: va env show --env dev
+    """
+    with failing(json):
+        declared = load(env, what_if)
+        if json:
+            write_json(declared.architecture)
+            return
+        from ci.places import checkout
+
+        def lines(data: Any, loc: tuple[str | int, ...], depth: int) -> Iterator[str]:
+            for key, value in data.items():
+                place = declared.place(*loc, key)
+                at = (
+                    f"{place.file.name if place.file.is_relative_to(checkout()) else place.file}:{place.line}"
+                )
+                head = f"{'  ' * depth}{key}:"
+                if isinstance(value, dict):
+                    yield head
+                    yield from lines(value, (*loc, key), depth + 1)
+                else:
+                    yield f"{head + ' ' + str(value):<80} # {at}"
+
+        sys.stdout.write("\n".join(lines(declared.document.data, (), 0)) + "\n")
+
+
+@app.command("values")
+def env_values(env: Env, region: Region = None) -> None:
+    """Print the values that the Helm chart is installed with on this environment's clusters.
+
+    What Azure makes up is read from variables: AZURE_TENANT_ID, AZURE_PROMETHEUS_URL, AZURE_CLIENT_ID_API
+    (_MIGRATE, _AGENT, _LIVEKIT). Example: va env values --env prod --region westeurope > values.yaml
+    """
+    import os
+
+    import yaml
+
+    from ci.architecture.chart import values
+
+    with failing(False):
+        architecture = load(env).architecture
+        where = region or architecture.primary
+        if where not in architecture.regions:
+            raise BadInput(f"{env} has no region {where!r}", hint=f"known: {', '.join(architecture.order)}")
+        variables = {
+            part: f"AZURE_CLIENT_ID_{part.upper()}" for part in ("api", "migrate", "agent", "livekit")
+        }
+        wanted = (*variables.values(), "AZURE_TENANT_ID", "AZURE_PROMETHEUS_URL")
+        if missing := [variable for variable in wanted if not os.environ.get(variable)]:
+            sys.stderr.write(f"not set, and therefore not in the values: {', '.join(missing)}\n")
+        livekit = architecture.kubernetes.workloads.get("livekit")
+        if livekit is not None and livekit.image is None:
+            sys.stderr.write("no livekit.server.image: kubernetes.workloads.livekit.image says none\n")
+        found = values(
+            architecture,
+            where,
+            identities={part: os.environ.get(variable, "") for part, variable in variables.items()},
+            tenant=os.environ.get("AZURE_TENANT_ID", ""),
+            prometheus=os.environ.get("AZURE_PROMETHEUS_URL", ""),
+        )
+        sys.stdout.write(yaml.safe_dump(found, sort_keys=False))
+
+
+@app.command("chart-schema")
+def env_chart_schema() -> None:
+    """Print the JSON Schema that Helm checks the chart's values with.
+
+    Example: va env chart-schema > helm/voice-assistant/values.schema.json
+    """
+    from ci.delivery.chart_values import schema
+
+    sys.stdout.write(schema())
+
+
+@app.command("alerts")
+def env_alerts(env: Env) -> None:
+    """Print the six alert rules as a PrometheusRule.
+
+    Example: va env alerts --env prod | kubectl apply -f -
+    """
+    import yaml
+
+    from ci.architecture.alerts import prometheus_rule
+
+    with failing(False):
+        sys.stdout.write(yaml.safe_dump(prometheus_rule(load(env).architecture), sort_keys=False, width=200))
+
+
+@app.command("dashboards")
+def env_dashboards(
+    out: Annotated[Path, typer.Option(help="The folder the JSON files go to.")] = Path("dashboards"),
+    json: Json = False,
+) -> None:
+    """Write the Grafana dashboards: api, agents, livekit, promotion.
+
+    Example: va env dashboards --out dashboards
+    """
+    from json import dumps
+
+    from ci.architecture.dashboards import dashboards
+
+    with failing(json):
+        out.mkdir(parents=True, exist_ok=True)
+        files = []
+        for name, board in dashboards().items():
+            (out / f"{name}.json").write_text(dumps(board, indent=2) + "\n", encoding="utf-8")
+            files.append(out / f"{name}.json")
+        said(files, json)

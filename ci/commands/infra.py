@@ -1,0 +1,288 @@
+"""`va infra`: the Azure resources, rendered, checked, planned, applied, destroyed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ci.commands.answers import failing, write_json
+from ci.commands.options import Env, Json, Local, Region, Subscription, load, on_azure, said
+from ci.errors import BadInput, PolicyBlocked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ci.azure.deploy import Change
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True, help="The Azure resources: render, check, plan, apply, drift, destroy."
+)
+
+
+@app.command("render")
+def infra_render(
+    env: Env,
+    region: Region = None,
+    out: Annotated[
+        Path, typer.Option(help="The folder: a file for each area, in a folder for each region.")
+    ] = Path("rendered"),
+    json: Json = False,
+) -> None:
+    """Render the ARM templates: the same files give the same bytes.
+
+    Example: va infra render --env prod --out rendered/prod
+    """
+    from ci.azure.render import render, write
+
+    with failing(json):
+        said(write(render(load(env).architecture, region), out), json)
+
+
+@app.command("check")
+def infra_check(
+    env: Env,
+    region: Region = None,
+    checkov: Annotated[bool, typer.Option(help="Run checkov as well.")] = True,
+    json: Json = False,
+) -> None:
+    """Check the rendered templates without Azure: our rules, Azure's definitions of its types, checkov's.
+
+    Ends with 8 when something is found that no waiver covers. Example: va infra check --env prod
+    """
+    import asyncio
+    from datetime import datetime
+
+    from ci import tools
+    from ci.architecture import model
+    from ci.azure import offline
+    from ci.azure.render import render
+    from ci.reporting import console_reporter
+
+    async def flow() -> offline.Checked:
+        modules = render(load(env).architecture, region)
+        if checkov:
+            await tools.ensure(("checkov",), console_reporter())
+        return await offline.check_templates(
+            modules,
+            model.folder() / "waivers.yaml",
+            today=datetime.now().astimezone().date(),
+            checkov=tools.path("checkov") if checkov else None,
+        )
+
+    with failing(json):
+        found = asyncio.run(flow())
+        if json:
+            write_json(found)
+        else:
+            for one in found.problems:
+                sys.stdout.write(f"{one.id}  {one.module}  {one.resource}\n    {one.message}\n")
+            sys.stdout.write(
+                f"{env}: {found.resources} resources, {len(found.problems)} problems, {len(found.waived)} "
+                f"waived; looked at by {', '.join(found.sources)}\n"
+            )
+        if found.problems:
+            raise typer.Exit(PolicyBlocked.exit_code)
+
+
+def _values(architecture: Any, modules: Sequence[Any], local: bool) -> dict[str, str]:
+    from ci.azure.deploy import resolve
+    from ci.azure.render import parameters
+
+    references = parameters(architecture)
+    wanted = sorted({name for module in modules for name in module.parameters})
+    if local:
+        return {name: f"local-{name}" for name in wanted}
+    return resolve(references, wanted)
+
+
+@app.command("plan")
+def infra_plan(
+    env: Env, region: Region = None, local: Local = False, subscription: Subscription = "", json: Json = False
+) -> None:
+    """Show what applying would do, by Azure's own what-if: + create, ~ change, - delete.
+
+    Example: va infra plan --env prod
+    """
+    from ci.azure import deploy
+    from ci.azure.render import render
+    from ci.reporting import console_reporter
+
+    with failing(json):
+        architecture = load(env).architecture
+        modules = render(architecture, region)
+        values = _values(architecture, modules, local)
+        reporter = console_reporter()
+        changes = on_azure(lambda azure: deploy.plan(azure, modules, values, reporter), subscription, local)
+        _show_plan(changes, json)
+
+
+def _show_plan(
+    changes: Sequence[Change], json: bool, none: str = "No changes. What is there is what is declared."
+) -> None:
+    if json:
+        write_json([change for change in changes if change.action != "same"])
+        return
+    from json import dumps
+
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    marks = {
+        "create": ("+", "green"),
+        "modify": ("~", "yellow"),
+        "delete": ("-", "red"),
+        "foreign": ("?", "dim"),
+    }
+    shown: str | None = None
+    for change in changes:
+        if change.action not in marks:
+            continue
+        if shown != (here := f"{change.region} / {change.module}"):
+            console.print(Text(f"\n# {here}", style="bold"))
+            shown = here
+        mark, style = marks[change.action]
+        words = " (not ours: left alone)" if change.action == "foreign" else ""
+        console.print(
+            Text.assemble(f"  {mark} ", change.type, " ", (change.name, "bold"), words, style=style)
+        )
+        for delta in change.delta:
+            before, after = (dumps(value)[:100] for value in (delta.before, delta.after))
+            said = {"create": f"= {after}", "delete": f"was {before}"}.get(delta.kind, f"{before} -> {after}")
+            console.print(Text(f"      {delta.path}: {said}"))
+    counts = {action: sum(change.action == action for change in changes) for action in marks}
+    if not any(counts[action] for action in ("create", "modify", "delete")):
+        console.print(none)
+    else:
+        console.print(
+            Text(
+                f"\nPlan: {counts['create']} to create, {counts['modify']} to change, {counts['delete']} to "
+                "delete."
+            )
+        )
+
+
+@app.command("apply")
+def infra_apply(
+    env: Env, region: Region = None, local: Local = False, subscription: Subscription = "", json: Json = False
+) -> None:
+    """Bring the resources about. Killed anywhere and run again it goes on; what is as declared is left alone.
+
+    Example: va infra apply --env dev --local
+    """
+    from ci.azure import deploy
+    from ci.azure.network import tags
+    from ci.azure.render import render
+    from ci.reporting import console_reporter
+
+    with failing(json):
+        architecture = load(env).architecture
+        modules = render(architecture, region)
+        values = _values(architecture, modules, local)
+        reporter = console_reporter()
+        done = on_azure(
+            lambda azure: deploy.apply(azure, modules, values, reporter, tags=tags(architecture)),
+            subscription,
+            local,
+        )
+        if json:
+            write_json(done)
+        else:
+            new = [one for one in done if one.result == "deployed"]
+            sys.stdout.write(
+                f"{env}: {len(new)} modules deployed ({sum(one.resources for one in new)} resources), "
+                f"{len(done) - len(new)} unchanged\n"
+            )
+
+
+@app.command("drift")
+def infra_drift(
+    env: Env, region: Region = None, local: Local = False, subscription: Subscription = "", json: Json = False
+) -> None:
+    """Show what is not as it was last applied. Ends with 8 when something drifted.
+
+    Example: va infra drift --env prod
+    """
+    from ci.azure import deploy
+    from ci.azure.render import render
+    from ci.reporting import console_reporter
+
+    with failing(json):
+        modules = render(load(env).architecture, region)
+        reporter = console_reporter()
+        changes = on_azure(lambda azure: deploy.drift(azure, modules, reporter), subscription, local)
+        _show_plan(changes, json, "No drift. Everything is as it was last applied.")
+        if changes:
+            raise typer.Exit(PolicyBlocked.exit_code)
+
+
+@app.command("destroy")
+def infra_destroy(
+    env: Env,
+    region: Region = None,
+    confirm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The environment's name, instead of being asked; prod wants `destroy prod` as well."
+        ),
+    ] = None,
+    local: Local = False,
+    subscription: Subscription = "",
+    json: Json = False,
+) -> None:
+    """Delete the environment's resource groups with all that is in them. Asks for the name; twice for prod.
+
+    Example: va infra destroy --env dev --confirm dev
+    """
+    from ci.azure import deploy
+    from ci.azure.network import group
+    from ci.reporting import console_reporter
+
+    with failing(json):
+        architecture = load(env).architecture
+        regions = [region] if region else list(architecture.order)
+        if region and region not in architecture.regions:
+            raise BadInput(f"{env} has no region {region!r}", hint=f"known: {', '.join(architecture.order)}")
+        groups = [group(architecture, each) for each in regions]
+        needed = [env, f"destroy {env}"] if env == "prod" else [env]
+        given = list(confirm or ())
+        for number, wanted in enumerate(needed):
+            if number < len(given):
+                answer = given[number]
+            elif sys.stdin.isatty():
+                answer = typer.prompt(f"This deletes {', '.join(groups)}. Type {wanted!r} to go on")
+            else:
+                answer = ""
+            if answer != wanted:
+                raise BadInput(
+                    f"not confirmed: {wanted!r} was not given; nothing was touched",
+                    hint=" ".join(f"--confirm '{each}'" for each in needed),
+                )
+        reporter = console_reporter()
+        gone = on_azure(lambda azure: deploy.destroy(azure, groups, reporter), subscription, local)
+        if json:
+            write_json(gone)
+        else:
+            sys.stdout.write("".join(f"deleted {name}\n" for name in gone) or "nothing was there\n")
+
+
+@app.command("graph")
+def infra_graph(
+    env: Env,
+    out: Annotated[Path, typer.Option(help="The SVG file.")] = Path("topology.svg"),
+    json: Json = False,
+) -> None:
+    """Draw the topology as SVG: regions, what is in them, what leads where.
+
+    Example: va infra graph --env prod --out docs/topology.svg
+    """
+    from ci.architecture.topology import draw
+
+    with failing(json):
+        out.write_text(draw(load(env).architecture), encoding="utf-8")
+        said([out], json)

@@ -1,0 +1,85 @@
+"""The options that several commands share, and how the environment that they name is read."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ci.commands.answers import write_json
+from ci.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
+
+    from ci.architecture.model import Declared
+    from ci.azure.deploy import Azure
+
+__all__ = [
+    "SETTINGS", "Env", "Json", "Local", "Region", "Subscription", "WhatIf", "Written", "load", "on_azure",
+    "said",
+]  # fmt: skip
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Env = Annotated[str, typer.Option("--env", help="The environment: a file of environments/architecture.")]
+Region = Annotated[str | None, typer.Option("--region", help="Only this region; all when left out.")]
+WhatIf = Annotated[
+    list[str] | None,
+    typer.Option("--what-if", help="key=value, again for more: agents.max=40. Nothing is written."),
+]
+Written = Annotated[bool, typer.Option("--written", help="The written architecture, as it literally stands.")]
+Local = Annotated[
+    bool, typer.Option("--local", help="A stand-in for Azure on this machine, which keeps its state.")
+]
+Subscription = Annotated[
+    str, typer.Option(envvar="AZURE_SUBSCRIPTION_ID", help="The Azure subscription's id.", show_default=False)
+]
+
+
+def load(env: str, what_if: Sequence[str] | None = None, written: bool = False) -> Declared:
+    """An environment, or the written architecture, with what is asked of it in a what-if."""
+    from ci.architecture import model
+
+    file = model.folder() / "as-written" / "prod.yaml"
+    found = model.read_file(file) if written else model.read(env)
+    if what_if:
+        from ci.architecture import cost
+
+        found = cost.what_if(found, what_if)
+    return found
+
+
+def said(files: Sequence[Path], json: bool) -> None:
+    """Which files were written."""
+    if json:
+        write_json(list(files))
+    else:
+        sys.stdout.write("".join(f"{file}\n" for file in files))
+
+
+def on_azure(work: Callable[[Azure], Awaitable[Any]], subscription: str, local: bool) -> Any:
+    """Run something against Azure, or against the stand-in with the state it keeps on this machine."""
+    import asyncio
+
+    from ci import places
+    from ci.azure import deploy, standin
+
+    async def flow() -> Any:
+        if not local:
+            if not subscription:
+                raise BadInput(
+                    "no subscription", hint="set AZURE_SUBSCRIPTION_ID or --subscription; --local needs none"
+                )
+            async with deploy.connect(subscription) as azure:
+                return await work(azure)
+        world = standin.StandIn(file=places.state() / "azure.json", per_poll=25)
+        async with standin.serve(world) as endpoint:
+            name = "00000000-0000-0000-0000-000000000000"
+            async with deploy.connect(name, endpoint=endpoint, poll=0.02) as azure:
+                return await work(azure)
+
+    return asyncio.run(flow())

@@ -1,0 +1,182 @@
+"""Synthetic users: real sessions through the gateway, at a steady rate, each request accounted for.
+
+    async with generate(target.gateway, target.hostname, rate=50) as load:
+        …
+        load.counts      # live: sent, ok, failed, lost, by the track that answered
+
+A session is POST /v1/sessions, GET it, DELETE it. What counts as *failed* was answered so by the application
+(its header says which track); what the way there lost (a refused or cut connection, a timeout, an answer
+that no application gave) is *lost*. A roll-back must lose nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import aiohttp  # not httpx: a fifth of its processor time, which the pods being measured need
+
+from ci.delivery.traffic import TRACK_HEADER
+
+__all__ = ["Answer", "Counts", "Load", "Lost", "Send", "generate"]
+
+_LOST_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One response. `track` is None when no application of ours gave it."""
+
+    status: int
+    track: str | None
+    body: bytes = b""
+
+
+class Lost(Exception):
+    """A request that got no answer, and why."""
+
+
+Send = Callable[[str, str, object], Awaitable[Answer]]
+"""Sends one request (method, path, JSON body or None); raises Lost."""
+
+
+@dataclass
+class Counts:
+    """Requests since the generator started. `skipped` sessions were due while too many were under way."""
+
+    sent: int = 0
+    ok: int = 0
+    failed: int = 0
+    lost: int = 0
+    sessions: int = 0
+    skipped: int = 0
+    by_track: Counter[str] = field(default_factory=Counter)
+    failed_by_track: Counter[str] = field(default_factory=Counter)
+    lost_how: list[str] = field(default_factory=list)
+    """The first few losses, in words."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """A running generator."""
+
+    counts: Counts
+    started: float
+
+
+@asynccontextmanager
+async def generate(
+    gateway: str,
+    hostname: str,
+    *,
+    rate: float,
+    timeout: float = 5.0,
+    concurrency: int = 64,
+    longest: float = 24 * 3600.0,
+    send: Send | None = None,
+) -> AsyncIterator[Load]:
+    """Send `rate` sessions per second while the block runs, for `longest` seconds at most.
+
+    At most `concurrency` sessions are under way: a gateway that hangs cannot pile them up here. When the
+    block ends, those under way are finished first, so that none is lost by our stopping. `send` is for tests.
+    """
+    counts = Counts()
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=concurrency),
+        timeout=aiohttp.ClientTimeout(total=timeout),
+        headers={"Host": hostname},
+    ) as http:
+        stop = asyncio.Event()
+        sending = send or _over(http, gateway)
+        driver = asyncio.create_task(_drive(sending, counts, rate, concurrency, longest, stop))
+        try:
+            yield Load(counts, time.monotonic())
+        finally:
+            stop.set()
+            await driver
+
+
+def _over(http: aiohttp.ClientSession, gateway: str) -> Send:
+    async def send(method: str, path: str, body: object) -> Answer:
+        try:
+            async with http.request(method, gateway + path, json=body) as response:
+                content = await response.read()
+                return Answer(status=response.status, track=response.headers.get(TRACK_HEADER), body=content)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Lost(f"{type(error).__name__}: {error}") from error
+
+    return send
+
+
+async def _drive(
+    send: Send,
+    counts: Counts,
+    rate: float,
+    concurrency: int,
+    longest: float,
+    stop: asyncio.Event,
+) -> None:
+    """Start sessions on schedule, whatever the ones before take: an open loop, as users are."""
+    running: set[asyncio.Task[None]] = set()
+    started = time.monotonic()
+    due = 0
+    while not stop.is_set() and time.monotonic() - started < longest:
+        now_due = int((time.monotonic() - started) * rate) + 1
+        for _ in range(due, now_due):
+            if len(running) >= concurrency:
+                counts.skipped += 1
+                continue
+            task = asyncio.create_task(_session(send, counts))
+            running.add(task)
+            task.add_done_callback(running.discard)
+        due = now_due
+        try:
+            await asyncio.wait_for(stop.wait(), max(0.0, started + due / rate - time.monotonic()))
+        except TimeoutError:
+            continue
+    if running:
+        await asyncio.wait(running)
+
+
+async def _session(send: Send, counts: Counts) -> None:
+    counts.sessions += 1
+    made = await _request(send, counts, "POST", "/v1/sessions", {})
+    if made is None or made.status != 201:
+        return
+    try:
+        session = json.loads(made.body)["session_id"]
+    except (ValueError, KeyError, TypeError):
+        counts.failed += 1
+        return
+    await _request(send, counts, "GET", f"/v1/sessions/{session}")
+    await _request(send, counts, "DELETE", f"/v1/sessions/{session}")
+
+
+async def _request(send: Send, counts: Counts, method: str, path: str, body: object = None) -> Answer | None:
+    counts.sent += 1
+    try:
+        answer = await send(method, path, body)
+    except Lost as error:
+        _lose(counts, f"{method} {error}")
+        return None
+    if answer.track is None:
+        _lose(counts, f"{method} answered {answer.status} by the gateway itself")
+        return None
+    counts.by_track[answer.track] += 1
+    if answer.status < 400:
+        counts.ok += 1
+    else:
+        counts.failed += 1
+        counts.failed_by_track[answer.track] += 1
+    return answer
+
+
+def _lose(counts: Counts, how: str) -> None:
+    counts.lost += 1
+    if len(counts.lost_how) < _LOST_SHOWN:
+        counts.lost_how.append(how)

@@ -1,0 +1,298 @@
+"""What a promotion came to: each step's verdict and numbers, each target's outcome, the table that says so.
+
+The same values are printed as a table, as `--json` and (by entry) in the ledger.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ci.delivery.gates import Exposure, Finding, Verdict
+from ci.delivery.origins import Origin
+from ci.errors import GateFailed, GateInconclusive, PipelineError, SystemUnavailable
+
+__all__ = [
+    "Outcome",
+    "PromotionResult",
+    "Requests",
+    "StepResult",
+    "TargetResult",
+    "TargetStatus",
+    "headline",
+    "images_table",
+    "status_table",
+    "summary",
+]
+
+
+class Outcome(StrEnum):
+    """How a target's promotion ended."""
+
+    PROMOTED = "promoted"
+    INSTALLED = "installed"
+    """The first release here: there was no stable one to compare with, so no gate was asked."""
+    CACHED = "there already"
+    FAILED = "failed, rolled back"
+    """A gate failed: traffic is on stable, the canary is gone."""
+    BACK = "rolled back"
+    """As `va rollback` was asked to."""
+    HELD = "held"
+    """The gates could not decide: traffic is on stable, the canary waits for the next run."""
+    STOPPED = "stopped"
+    """Another region failed: rolled back without a verdict of its own."""
+    NOT_THERE = "not in its registry"
+    """The region's registry has not got all of the release: nothing was touched there, the others went on."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Requests(_Record):
+    """Synthetic requests over a time: sent, answered well, failed by the application, lost on the way."""
+
+    sent: int
+    ok: int
+    failed: int
+    lost: int
+    lost_how: tuple[str, ...] = ()
+    """The first few losses, in words."""
+
+
+class StepResult(_Record):
+    """One canary step."""
+
+    weight: int
+    verdict: Verdict
+    reason: str
+    """What decided, or why nothing could."""
+    seconds: float
+    findings: tuple[Finding, ...]
+    exposure: Exposure
+    p95_canary: float | None
+    p95_stable: float | None
+    """Seconds."""
+    overruled: bool = False
+    """Inconclusive, and promoted all the same because the environment says so."""
+
+
+class TargetResult(_Record):
+    """What happened on one target. `previous` is the release that was stable before, if one was."""
+
+    target: str
+    release: str
+    previous: str | None
+    outcome: Outcome
+    reason: str
+    steps: tuple[StepResult, ...] = ()
+    requests: Requests | None = None
+    """All synthetic requests of this promotion; None without synthetic load."""
+    moving: Requests | None = None
+    """Those sent while traffic went back to stable and the canary was removed."""
+    seconds: float = 0.0
+
+
+class PromotionResult(_Record):
+    """The whole promotion."""
+
+    release: str
+    estate: str
+    targets: tuple[TargetResult, ...]
+    seconds: float
+
+    @property
+    def error(self) -> PipelineError | None:
+        """The error that this result ends `va promote` with; None when every target has the release."""
+        failed = [target for target in self.targets if target.outcome is Outcome.FAILED]
+        held = [target for target in self.targets if target.outcome is Outcome.HELD]
+        lacking = [target for target in self.targets if target.outcome is Outcome.NOT_THERE]
+        if failed:
+            reasons = "; ".join(f"{target.target}: {target.reason}" for target in failed)
+            return GateFailed(f"{self.release} was rolled back: {reasons}", hint=_after_failure(self.targets))
+        if held:
+            reasons = "; ".join(f"{target.target}: {target.reason}" for target in held)
+            return GateInconclusive(
+                f"no verdict on {self.release}: {reasons}",
+                hint="stable has all the traffic; the same command goes on with what was measured, "
+                "va rollback removes the canary",
+            )
+        if lacking:
+            reasons = "; ".join(f"{target.target}: {target.reason}" for target in lacking)
+            return SystemUnavailable(
+                f"{self.release} was not promoted everywhere: {reasons}",
+                hint="va registry status says what is missing; when it has arrived, the same command goes on",
+            )
+        return None
+
+
+class TargetStatus(_Record):
+    """What runs on one target now."""
+
+    target: str
+    release: str | None
+    """The stable release; None when nothing is installed."""
+    state: str
+    """Helm's word for it."""
+    revision: int | None
+    digests: dict[str, str]
+    """Image name to digest."""
+    pods: str
+    """`ready/all`."""
+    canary: str | None
+    """The release of the canary, while there is one."""
+    weight: int
+    """Percent of the requests that go to the canary."""
+    endpoint: str = ""
+    """The registry that this target is to pull from."""
+    origins: tuple[Origin, ...] = ()
+    """Where the image of each of its containers came from."""
+
+
+def _after_failure(targets: Iterable[TargetResult]) -> str:
+    kept = [t.target for t in targets if t.outcome in (Outcome.PROMOTED, Outcome.INSTALLED)]
+    if not kept:
+        return "stable has all the traffic; nothing else changed"
+    return f"it is stable on {', '.join(kept)} since this run: va rollback takes it back there"
+
+
+def headline(finding: Finding) -> str:
+    """One gate in few words: `errors fail, E 213 (fails at 180): 12 of 240 (5.00%) of …`."""
+    if finding.log_harm is None or finding.log_fail_at is None:
+        return f"{finding.metric} {finding.verdict}: {finding.reason}"
+    if finding.verdict is Verdict.FAIL:
+        shown = f"E {number(finding.log_harm)} (fails at {number(finding.log_fail_at)})"
+    elif finding.log_safe is not None and finding.log_pass_at is not None:
+        shown = f"E of safety {number(finding.log_safe)} (passes at {number(finding.log_pass_at)})"
+    else:
+        shown = f"E {number(finding.log_harm)} (fails at {number(finding.log_fail_at)})"
+    return f"{finding.metric} {finding.verdict}, {shown}: {finding.reason}"
+
+
+def number(logarithm: float) -> str:
+    """e to the `logarithm`, in few digits however large."""
+    if logarithm > math.log(99_999):
+        return f"1e{logarithm / math.log(10):.0f}"
+    value = math.exp(logarithm)
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A duration for a table; a dash when there is none."""
+    return "-" if seconds is None else f"{1000 * seconds:.0f} ms"
+
+
+_LOOK = {
+    Outcome.PROMOTED: "green",
+    Outcome.INSTALLED: "green",
+    Outcome.CACHED: "blue",
+    Outcome.FAILED: "red",
+    Outcome.BACK: "green",
+    Outcome.HELD: "yellow",
+    Outcome.STOPPED: "yellow",
+    Outcome.NOT_THERE: "yellow",
+}
+
+
+def summary(result: PromotionResult) -> RenderableType:
+    """The table that ends a promotion: one row a canary step, and what became of each target."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("target", "weight", "verdict"):
+        table.add_column(name, no_wrap=True)
+    for name in ("sessions", "errors", "E", "fails at", "safe E", "passes at", "p95"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    for target in result.targets:
+        for step in target.steps:
+            table.add_row(target.target, f"{step.weight} %", *_step_cells(step), f"{step.seconds:.0f} s")
+        table.add_row(
+            target.target,
+            "",
+            Text(target.outcome.value, style=_LOOK[target.outcome]),
+            *[""] * 7,
+            f"{target.seconds:.0f} s",
+        )
+    lines: list[RenderableType] = [table]
+    for target in result.targets:
+        lines.append(Text(f"{target.target}: {target.reason}", style="dim"))
+        if target.requests:
+            sent = target.requests
+            lost = f", {sent.lost} lost" if sent.lost else ", none lost"
+            moving = ""
+            if target.moving:
+                moving = (
+                    f"; while traffic moved back: {target.moving.sent} requests, {target.moving.lost} lost"
+                )
+            lines.append(Text(f"  {sent.sent} requests, {sent.failed} failed{lost}{moving}", style="dim"))
+            lines += [Text(f"    lost: {how}", style="yellow") for how in sent.lost_how]
+    lines.append(Text(f"{result.release}: {len(result.targets)} targets in {result.seconds:.0f} s"))
+    return Group(*lines)
+
+
+def _step_cells(step: StepResult) -> list[str | Text]:
+    style = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}[step.verdict]
+    errors = next((finding for finding in step.findings if finding.metric == "errors"), None)
+    cells: list[str | Text] = [Text(f"{step.verdict}{' (overruled)' if step.overruled else ''}", style=style)]
+    if errors is None or errors.tally is None:
+        return [*cells, *["-"] * 6, milliseconds(step.p95_canary)]
+    tally = errors.tally
+    return [
+        *cells,
+        f"{tally.canary}/{tally.stable}",
+        f"{tally.canary_bad}/{tally.stable_bad}",
+        *(
+            "-" if value is None else number(value)
+            for value in (errors.log_harm, errors.log_fail_at, errors.log_safe, errors.log_pass_at)
+        ),
+        milliseconds(step.p95_canary),
+    ]
+
+
+def status_table(rows: Iterable[TargetStatus]) -> RenderableType:
+    """What runs where."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("target", "release", "state", "pods", "canary", "weight", "digests", "pulled from"):
+        # Folded, never cut: two releases of one commit differ in the last letters of their names.
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(
+            row.target,
+            row.release or "nothing installed",
+            f"{row.state} (rev. {row.revision})" if row.revision else row.state,
+            row.pods,
+            row.canary or "-",
+            f"{row.weight} %" if row.canary else "-",
+            "\n".join(f"{name} {digest[7:19]}" for name, digest in row.digests.items()),
+            _pulled_from(row),
+        )
+    return table
+
+
+def _pulled_from(row: TargetStatus) -> Text:
+    wrong = [one for one in row.origins if one.problem]
+    if not row.origins:
+        return Text("-")
+    if wrong:
+        return Text(f"{len(wrong)} of {len(row.origins)} NOT from {row.endpoint} by digest", style="red")
+    return Text(f"{row.endpoint} by digest", style="green")
+
+
+def images_table(rows: Iterable[TargetStatus]) -> RenderableType:
+    """Where the image of each running container came from, target by target."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("target", "pod", "container", "image", "on its node", "came from"):
+        table.add_column(name)
+    for row in rows:
+        for one in row.origins:
+            verdict = Text(one.problem, style="red") if one.problem else Text("its own region", style="green")
+            image = f"{one.image[:-52]}…" if "@" in one.image else one.image
+            listed = "yes" if one.on_node else "not listed"
+            table.add_row(row.target, one.pod, one.container, image, listed, verdict)
+    return table

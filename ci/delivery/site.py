@@ -1,0 +1,195 @@
+"""A target at work: its Helm releases (`voice` is stable, `voice-canary` beside it), its route, its pods.
+
+What pipelines do to a target, in their words; how it is done is in helm, cluster and traffic, beside this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from ci.delivery import cluster as clusters
+from ci.delivery import traffic
+from ci.delivery.chart_values import laid_over
+from ci.delivery.cluster import Cluster, Pod
+from ci.delivery.helm import Helm, Revision, Values
+from ci.delivery.load import Send
+from ci.delivery.metrics import Prometheus
+from ci.environments import Environment, Target
+from ci.errors import StepFailed, SystemUnavailable
+from ci.release import Release
+
+__all__ = [
+    "CANARY",
+    "REGION_LABEL",
+    "STABLE",
+    "Site",
+    "Track",
+    "chart_values",
+    "open_site",
+    "release_values",
+]
+
+STABLE = "voice"
+CANARY = "voice-canary"
+REGION_LABEL = "va.dev/region"
+_VALUES_KEY = {"fastapi-backend": "api", "livekit-agent": "agent", "web-client": "web"}
+_SPLIT = {f"{STABLE}-{part}": f"{CANARY}-{part}" for part in ("api", "web")}
+"""The services of each track that the route splits."""
+
+Track = Literal["stable", "canary"]
+_NAME: dict[Track, str] = {"stable": STABLE, "canary": CANARY}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One target with the connections that work on it needs."""
+
+    environment: Environment
+    target: Target
+    cluster: Cluster
+    helm: Helm
+    prometheus: Prometheus
+    transport: httpx.AsyncBaseTransport | None = None
+    send: Send | None = None
+    """What carries probes and synthetic requests to the gateway: the network, or a test's."""
+
+    async def running(self, track: Track) -> Revision | None:
+        """The Helm release of that track; None when there is none."""
+        return await self.helm.revision(_NAME[track])
+
+    async def mend(self) -> list[str]:
+        """Bring what an interrupted run left in between to where it can go on; says what was done."""
+        timeout = self.environment.canary.install
+        done = [await self.helm.mend(name, timeout=timeout) for name in (STABLE, CANARY)]
+        return [text for text in done if text]
+
+    async def install(
+        self, release: Release, chart: Path, track: Track, show: Callable[[str], None]
+    ) -> Revision:
+        """Install or upgrade that track to the release and wait until all its pods are ready.
+
+        StepFailed says why they do not get ready; what was there before is then there again.
+        """
+        namespace = self.target.namespace
+        # By this label the cluster's own check of images (ci.supply.admission) knows whose pods they are.
+        await self.cluster.ensure_namespace(namespace, {REGION_LABEL: self.target.region})
+        for secret in self.environment.secrets:
+            source_namespace, _, source = secret.source.partition("/")
+            await self.cluster.ensure_secret_copy(
+                secret.name,
+                namespace,
+                source=source,
+                source_namespace=source_namespace,
+                keys=secret.keys,
+            )
+        troubles: dict[str, str] = {}
+        watcher = asyncio.create_task(self._watch(release.name, track, show, troubles))
+        try:
+            return await self.helm.upgrade(
+                _NAME[track],
+                chart,
+                chart_values(self.environment, self.target, release, track),
+                timeout=self.environment.canary.install,
+                description=f"{release.name} ({track})",
+            )
+        except StepFailed as error:
+            with suppress(SystemUnavailable):
+                troubles |= await self.cluster.migrations(namespace)
+            why = "".join(f"\n{pod}: {trouble}" for pod, trouble in sorted(troubles.items()))
+            raise StepFailed(f"{error.message}{why}", hint=error.hint) from error
+        finally:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
+    async def back_to(self, revision: int) -> None:
+        """Make that revision of stable the current one again."""
+        await self.helm.rollback(STABLE, revision, timeout=self.environment.canary.install)
+
+    async def weight(self) -> int:
+        """Percent of the requests that the canary gets, as the route says."""
+        route = await self.cluster.route(traffic.ROUTE, self.target.namespace)
+        return traffic.canary_weight(route, _SPLIT) if route else 0
+
+    async def move(self, weight: int) -> float:
+        """Give the canary `weight` percent and wait until the gateway follows; returns seconds."""
+        before = await traffic.set_weight(self.cluster, self.target.namespace, _SPLIT, weight)
+        return await traffic.followed(
+            self.target.gateway,
+            self.target.hostname,
+            before=before,
+            weight=weight,
+            timeout=self.environment.canary.follow,
+            transport=self.transport,
+        )
+
+    async def remove_canary(self) -> None:
+        """Take the canary away. Its traffic has to be on stable; requests in flight get time to end."""
+        await asyncio.sleep(self.environment.canary.drain)
+        await self.helm.uninstall(CANARY, timeout=self.environment.canary.install)
+
+    async def pods(self) -> tuple[Pod, ...]:
+        """The pods of both tracks."""
+        return await self.cluster.pods(self.target.namespace)
+
+    async def _watch(
+        self, release: str, track: Track, show: Callable[[str], None], troubles: dict[str, str]
+    ) -> None:
+        """Show how many pods are ready, and remember what keeps others from it, until cancelled."""
+        while True:
+            pods = [pod for pod in await self.pods() if (pod.track, pod.release) == (track, release)]
+            ready = sum(pod.ready for pod in pods)
+            for pod in pods:
+                if pod.trouble or pod.restarts:
+                    words = await self.cluster.last_words(self.target.namespace, pod.name)
+                    troubles[pod.name] = "; its last words: ".join(filter(None, [pod.trouble, words]))
+            if not pods:
+                troubles |= await self.cluster.refusals(self.target.namespace)
+                # They run before there is any pod of the release, and are gone soon after they failed.
+                troubles |= await self.cluster.migrations(self.target.namespace)
+            now = next((pod.trouble for pod in pods if pod.trouble and not pod.ready), "")
+            now = now or ("" if pods else next(iter(troubles.values()), ""))
+            show(f"{ready}/{len(pods)} pods ready{f', {now}' if now else ''}")
+            await asyncio.sleep(1.0)
+
+
+@asynccontextmanager
+async def open_site(environment: Environment, region: str) -> AsyncIterator[Site]:
+    """A target, ready to be worked on while the block runs."""
+    target = environment.target(region)
+    cluster = clusters.connect(target.kubeconfig, target.context)
+    helm = Helm(kubeconfig=target.kubeconfig, context=target.context, namespace=target.namespace)
+    async with Prometheus(target.metrics) as prometheus:
+        yield Site(environment, target, cluster, helm, prometheus)
+
+
+def chart_values(environment: Environment, target: Target, release: Release, track: Track) -> Values:
+    """The chart's values for one track of a release: the environment's, and what promotion decides.
+
+    The chart declares all traffic to stable; a running promotion lays its weights over the route.
+    """
+    own = release_values(release, track, target.registry)
+    own["traffic"] = {"hostname": target.hostname, "canaryWeight": 0, "canary": ""}
+    canary = environment.canary.values if track == "canary" else {}
+    return laid_over(laid_over(environment.values, canary), own)
+
+
+def release_values(release: Release, track: Track, registry: str) -> dict[str, Any]:
+    """What a release says of the chart's values: its name and its images, by digest, from that registry."""
+    return {
+        "track": track,
+        "release": release.name,
+        "images": {
+            _VALUES_KEY.get(image.name, image.name): {
+                "repository": f"{registry}/{image.name}",
+                "digest": image.digest,
+            }
+            for image in release.images
+        },
+    }

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from promotion_world import environment
+
+from ci.delivery import metrics
+from ci.delivery.bake import Observed, judge
+from ci.delivery.cluster import Pod
+from ci.delivery.gates import Finding, Verdict
+from ci.delivery.metrics import NoData, Reading, Series
+from ci.environments import CanaryStep, LatencyGate, RestartGate, SaturationGate
+
+STEP = CanaryStep.model_validate({"weight": 50, "bake": "10s"})
+POD = Pod(
+    name="c",
+    app="voice-canary-api",
+    track="canary",
+    release="r2",
+    ready=True,
+    leaving=False,
+    restarts=0,
+    out_of_memory=False,
+    memory_limit=100.0,
+    trouble="",
+)
+PODS = (POD, replace(POD, name="s", track="stable", restarts=4))
+
+
+def reading(time: float, canary_errors: int = 0, sessions: int = 1000) -> Reading:
+    values: dict[Series, float] = {}
+    for track, pod in (("canary", "c"), ("stable", "s")):
+        errors = canary_errors if track == "canary" else 0
+        for outcome, count in (("ok", sessions - errors), ("error", errors)):
+            series = Series(track=track, pod=pod, name=metrics.SESSIONS, label=outcome)
+            values[series] = count if time else 0
+        for bound in ("0.5", "1.0", "+Inf"):
+            series = Series(track=track, pod=pod, name=metrics.DURATIONS, label=bound)
+            values[series] = sessions if time else 0
+    return Reading(time=time, values=values)
+
+
+def observed(*later: Reading | NoData, seconds: float = 12.0, **more: object) -> Observed:
+    window = metrics.begin(reading(0))
+    for one in later or (reading(12),):
+        window = metrics.advance(window, one)
+    return Observed(
+        window=window, threshold=1.0, pods_before=PODS, seconds=seconds, **({"pods": PODS} | more)  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+def verdicts(seen: Observed, **gates: object) -> dict[str, Verdict]:
+    found: tuple[Finding, ...] = judge(environment("prod", **gates), STEP, seen, {})
+    return {finding.metric: finding.verdict for finding in found}
+
+
+def test_every_gate_of_the_environment_is_asked() -> None:
+    assert verdicts(observed()) == {"errors": Verdict.PASS, "latency": Verdict.PASS}
+    assert verdicts(observed(), latency=None) == {"errors": Verdict.PASS}
+    both = {"restarts": RestartGate(margin=0.0), "saturation": SaturationGate(limit=0.9, samples=1)}
+    assert verdicts(observed(memory=[0.5]), **both) == dict.fromkeys(
+        ("errors", "latency", "restarts", "saturation"), Verdict.PASS
+    )
+
+
+def test_the_minimum_bake_counts_from_the_last_hole() -> None:
+    hole = NoData(time=5, reason="scrape failed")
+    early = observed(reading(4), hole, reading(12))
+    late = observed(reading(4), hole, reading(6), reading(16), seconds=16)
+
+    assert set(verdicts(early).values()) == {Verdict.INCONCLUSIVE}
+    assert set(verdicts(late).values()) == {Verdict.PASS}
+
+
+def test_harm_needs_no_bake() -> None:
+    assert verdicts(observed(reading(1, canary_errors=60), seconds=1))["errors"] is Verdict.FAIL
+
+
+@pytest.mark.parametrize("last", [NoData(time=12, reason="Prometheus is silent")])
+def test_a_hole_now_passes_nothing(last: NoData) -> None:
+    assert set(verdicts(observed(reading(11), last)).values()) == {Verdict.INCONCLUSIVE}
+
+
+def test_alpha_is_split_over_gates_and_regions() -> None:
+    (alone, _) = judge(environment("prod"), STEP, observed(), {})
+    (shared, _) = judge(environment("prod", "eastus", "westeurope", "southeastasia"), STEP, observed(), {})
+
+    assert alone.log_fail_at is not None and shared.log_fail_at is not None
+    assert shared.log_fail_at - alone.log_fail_at == pytest.approx(1.0986, abs=1e-4)
+
+
+def test_only_restarts_of_this_step_count() -> None:
+    restarted = (replace(POD, restarts=9), PODS[1])
+    gate = {"restarts": RestartGate(margin=0.0)}
+
+    assert verdicts(observed(), **gate)["restarts"] is Verdict.PASS
+    assert verdicts(observed(pods=restarted), **gate)["restarts"] is Verdict.FAIL
+    assert verdicts(observed(pods=None), **gate)["restarts"] is Verdict.INCONCLUSIVE
+
+
+def test_a_kill_for_memory_fails_even_where_saturation_is_not_asked() -> None:
+    killed = (replace(POD, out_of_memory=True), PODS[1])
+
+    assert verdicts(observed(pods=killed))["saturation"] is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("against", "verdict"), [("objective", Verdict.FAIL), ("stable", Verdict.INCONCLUSIVE)]
+)
+def test_where_both_tracks_are_slow_only_the_objective_fails(against: str, verdict: Verdict) -> None:
+    busy = reading(12)
+    values = {series: value / 2 if series.label == "1.0" else value for series, value in busy.values.items()}
+    gate = {"threshold": "1s", "against": against, "share": 0.05, "margin": 0.5, "harm": 0.0}
+
+    seen = observed(Reading(time=12, values=values))
+
+    assert verdicts(seen, latency=LatencyGate.model_validate(gate))["latency"] is verdict

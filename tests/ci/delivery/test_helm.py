@@ -1,0 +1,251 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from ci.delivery import helm as rooms
+from ci.delivery.helm import Helm, changes, pull_chart
+from ci.errors import BadInput, StepFailed, SystemUnavailable
+from ci.release import Chart
+
+# A stand-in for the `helm` program: it logs its arguments and answers from a small state file.
+FAKE = """\
+#!{python}
+import json, os, sys, time
+state = json.load(open("{state}"))
+arguments = sys.argv[1:]
+with open("{log}", "a") as log:
+    log.write(" ".join(arguments) + chr(10))
+verb = arguments[0]
+if verb == "version":
+    sys.stdout.write("v3.22.0"); sys.exit()
+if state.get("fail", {{}}).get(verb):
+    sys.stderr.write("Error: " + state["fail"][verb]); sys.exit(1)
+if state.get("slow") == verb:
+    open("{log}.slow", "w").write(str(os.getpid()))
+    time.sleep(60)
+revisions = state["revisions"]
+if not revisions:
+    sys.stderr.write("Error: release: not found"); sys.exit(1)
+def status(one):
+    return {{"name": "voice", "namespace": "ns", "version": one["revision"], "manifest": "", "config": {{}},
+            "info": {{"status": one["status"], "last_deployed": "2026-01-01T00:00:00Z", "description": "d"}}}}
+if verb == "status":
+    print(json.dumps(status(revisions[-1])))
+elif verb == "history":
+    print(json.dumps([{{"revision": r["revision"], "status": r["status"], "updated": "2026-01-01T00:00:00Z",
+                        "description": "d"}} for r in revisions]))
+elif verb == "get":
+    wanted = int(arguments[arguments.index("--revision") + 1]) if "--revision" in arguments else 0
+    chosen = next((r for r in revisions if r["revision"] == wanted), revisions[-1])
+    print(json.dumps(chosen["values"]))
+elif verb == "show":
+    print(json.dumps({{"apiVersion": "v2", "name": "voice-assistant", "version": "0.1.0"}}))
+elif verb == "upgrade":
+    values = json.load(sys.stdin)
+    number = revisions[-1]["revision"] + 1
+    revisions.append({{"revision": number, "status": "deployed", "values": values}})
+    json.dump(state, open("{state}", "w"))
+    print(json.dumps(status(revisions[-1])))
+"""
+
+
+class Program:
+    """The fake program, its state and what it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.state, self.log = folder / "helm", folder / "state.json", folder / "log"
+        self.path.write_text(
+            textwrap.dedent(FAKE).format(python=sys.executable, state=self.state, log=self.log)
+        )
+        self.chart = folder / "chart.tgz"
+        self.chart.write_bytes(b"")
+        self.path.chmod(self.path.stat().st_mode | stat.S_IXUSR)
+        self.has()
+
+    def has(self, *revisions: tuple[int, str, str], **more: object) -> None:
+        rows = [{"revision": n, "status": s, "values": {"release": r}} for n, s, r in revisions]
+        self.state.write_text(json.dumps({"revisions": rows} | more))
+
+    def asked(self, verb: str) -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if line.startswith(verb)]
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    made = Program(tmp_path)
+    monkeypatch.setenv("VA_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("VA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(rooms.tools, "path", lambda name: made.path)
+    return made
+
+
+def helm() -> Helm:
+    return Helm(kubeconfig=Path("/k"), context="va-eastus", namespace="ns")
+
+
+def test_a_revision_is_read_with_its_values(program: Program) -> None:
+    program.has((3, "deployed", "r3"))
+
+    revision = asyncio.run(helm().revision("voice"))
+
+    assert revision is not None
+    assert (revision.number, revision.status, revision.release, revision.deployed) == (
+        3,
+        "deployed",
+        "r3",
+        True,
+    )
+    assert "--kubeconfig /k --kube-context va-eastus" in program.asked("status")[0]
+
+
+def test_what_is_not_installed_is_none(program: Program) -> None:
+    assert asyncio.run(helm().revision("voice")) is None
+    assert asyncio.run(helm().history("voice")) == ()
+
+
+def test_an_upgrade_is_atomic_and_waits(program: Program) -> None:
+    program.has((1, "deployed", "r1"))
+
+    made = asyncio.run(
+        helm().upgrade("voice", program.chart, {"release": "r2"}, timeout=90, description="r2 (stable)")
+    )
+
+    (asked,) = program.asked("upgrade")
+    assert (
+        "--atomic" in asked and "--wait" in asked and "--reset-values" in asked and "--timeout 90s" in asked
+    )
+    assert (made.number, made.release) == (2, "r2")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "shown"),
+    [
+        ("release voice failed: timed out waiting for the condition", StepFailed, "timed out"),
+        (
+            "Kubernetes cluster unreachable: dial tcp: connection refused",
+            SystemUnavailable,
+            "does not answer",
+        ),
+    ],
+)
+def test_a_failed_upgrade_says_whose_fault_it_was(
+    program: Program, said: str, kind: type, shown: str
+) -> None:
+    program.has((1, "deployed", "r1"), fail={"upgrade": said})
+
+    with pytest.raises(kind, match=shown):
+        asyncio.run(helm().upgrade("voice", program.chart, {}, timeout=9, description="d"))
+
+
+@pytest.mark.parametrize("status", ["pending-upgrade", "pending-rollback"])
+def test_a_release_left_in_between_goes_back_to_the_last_good_revision(program: Program, status: str) -> None:
+    program.has((1, "superseded", "r1"), (2, "deployed", "r2"), (3, "failed", "r3"), (4, status, "r3"))
+
+    said = asyncio.run(helm().mend("voice", timeout=60))
+
+    assert said == f"voice was left {status}: back at revision 2"
+    assert program.asked("rollback")[0].startswith("rollback voice 2 ")
+
+
+@pytest.mark.parametrize("status", ["pending-install", "uninstalling"])
+def test_a_first_installation_left_in_between_is_removed(program: Program, status: str) -> None:
+    program.has((1, status, "r1"))
+
+    assert "removed" in asyncio.run(helm().mend("voice", timeout=60))
+    assert program.asked("uninstall")
+
+
+def test_a_settled_release_needs_no_mending(program: Program) -> None:
+    program.has((1, "deployed", "r1"))
+
+    assert asyncio.run(helm().mend("voice", timeout=60)) == ""
+    assert not program.asked("rollback")
+
+
+def test_the_next_run_waits_for_the_helm_of_a_killed_one(program: Program, tmp_path: Path) -> None:
+    program.has((1, "deployed", "r1"), slow="upgrade")
+    script = textwrap.dedent(f"""
+        import asyncio
+        from pathlib import Path
+        from ci import tools
+        from ci.delivery import helm
+        tools.path = lambda name: Path({str(program.path)!r})
+        one = helm.Helm(kubeconfig=Path("/k"), context="va-eastus", namespace="ns")
+        asyncio.run(one.upgrade("voice", Path({str(program.chart)!r}), {{}}, timeout=9, description="d"))
+    """)
+
+    async def run() -> float:
+        child = await asyncio.create_subprocess_exec(sys.executable, "-c", script)
+        slow = Path(f"{program.log}.slow")
+        while not slow.exists() or not slow.read_text():
+            assert child.returncode is None
+            await asyncio.sleep(0.05)
+        child.send_signal(signal.SIGKILL)
+        await child.wait()
+        orphan = int(slow.read_text())
+        started = time.monotonic()
+        waiting = asyncio.create_task(helm().revision("voice"))
+        await asyncio.sleep(0.5)
+        assert not waiting.done()
+        os.kill(orphan, signal.SIGKILL)
+        await waiting
+        return time.monotonic() - started
+
+    assert asyncio.run(run()) >= 0.5
+
+
+def test_changes_name_each_value() -> None:
+    before = {"release": "r1", "images": {"api": {"digest": "sha256:a"}}, "gone": 1}
+    after = {"release": "r2", "images": {"api": {"digest": "sha256:b"}}, "new": [1]}
+
+    assert changes(before, after) == (
+        "gone: 1 -> nothing",
+        "images.api.digest: sha256:a -> sha256:b",
+        "new: nothing -> [1]",
+        "release: r1 -> r2",
+    )
+
+
+class Layer:
+    def __init__(self, media_type: str) -> None:
+        self.media_type, self.digest = media_type, "sha256:l"
+
+
+class Registry:
+    endpoint = "r:1"
+
+    def __init__(self, media_type: str) -> None:
+        self.layers, self.fetched = (Layer(media_type),), 0
+
+    async def manifest(self, repository: str, reference: str) -> Registry:
+        return self
+
+    async def blob(self, repository: str, digest: str) -> bytes:
+        self.fetched += 1
+        return b"chart"
+
+
+def test_a_chart_is_fetched_once(program: Program) -> None:
+    chart = Chart(name="voice-assistant", version="0.1.0", digest="sha256:" + "a" * 64)
+    registry = Registry(rooms.CHART_LAYER)
+
+    first, again = (asyncio.run(pull_chart(registry, chart)) for _ in range(2))  # type: ignore[arg-type]
+
+    assert first == again and first.read_bytes() == b"chart"
+    assert registry.fetched == 1
+
+
+def test_what_is_no_chart_is_refused(program: Program) -> None:
+    chart = Chart(name="voice-assistant", version="0.1.0", digest="sha256:" + "b" * 64)
+    with pytest.raises(BadInput, match="is not a Helm chart"):
+        asyncio.run(pull_chart(Registry("application/x"), chart))  # type: ignore[arg-type]
