@@ -72,7 +72,7 @@ class Image(_Record):
     tests: TestSummary
     scan: ScanSummary
     attestations: dict[str, Digest] = {}
-    """What is attached to it in the registries, by kind (ci.supply.attestations): each document's manifest."""
+    """What is attached to it in the registries, by kind (ci.supply.attestations): documents' manifests."""
 
 
 class Chart(_Record):

@@ -5,8 +5,8 @@
 
 On each target the canary is installed beside stable, traffic moves to it step by step, and each step's gates
 decide (ci.delivery.gates). When all pass, stable is upgraded, traffic moves back and the canary is removed.
-When one fails, traffic goes to stable first. A region whose own registry has not got all of the release is left as it
-is, and the others go on.
+When one fails, traffic goes to stable first. A region whose own registry has not got all of the release is
+left as it is, and the others go on.
 
 However a run ends early (Ctrl-C, an error, a cluster that is gone), it first gives stable all the traffic,
 and says so when it could not. The canary stays; the same command finds it and goes on at the step where it

@@ -1,8 +1,8 @@
 """What an environment asks of a release before anything of it runs there, and whether the release proves it.
 
 `checks` are pure: a release, what its registry has attached to each image, and what is asked give a list of
-checks, each with its reason when it fails. Who signed is for `ci.supply.signing`; what a scan may find is for the
-scan policy, applied again with today's date, so that an allowance that ran out since then blocks.
+checks, each with its reason when it fails. Who signed is for `ci.supply.signing`; what a scan may find is for
+the scan policy, applied again with today's date, so that an allowance that ran out since then blocks.
 """
 
 from __future__ import annotations
