@@ -12,7 +12,7 @@ import os
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ci.engine.masking import Masker, Secrets
 from ci.engine.store import Store, digest_of, full_disk_is_told
@@ -21,9 +21,10 @@ from ci.errors import BadInput
 
 if TYPE_CHECKING:
     from ci.engine.chain import Call
+    from ci.engine.values import Container, Service
     from ci.reporting import Reporter
 
-__all__ = ["EPOCH", "Engine", "ExecFailed", "LogLine", "NotSupported", "answer", "answers"]
+__all__ = ["EPOCH", "Engine", "ExecFailed", "LogLine", "NotSupported", "Services", "answer", "answers"]
 
 EPOCH = 315532800
 """1980-01-01 UTC, the time stamp of all that the engine puts into images unless SOURCE_DATE_EPOCH says
@@ -65,6 +66,37 @@ class ExecFailed(Exception):
         }
 
 
+class Started(Protocol):
+    """A service that runs: where this machine reaches it."""
+
+    @property
+    def address(self) -> str: ...
+
+
+class Services(Protocol):
+    """The services of a session, as its commands need them; whoever makes the engine hands them in."""
+
+    async def start(self, service: Service) -> Started:
+        """The service, running and accepting connections on its exposed ports."""
+        ...
+
+    async def bound(self, container: Container) -> None:
+        """Start all services that a container's commands may call."""
+        ...
+
+    def hosts(self, container: Container, hostname: str) -> bytes:
+        """The /etc/hosts of a container: itself, and its services by alias and hostname."""
+        ...
+
+    async def stop(self, service: Service, *, kill: bool) -> None:
+        """End a service; nothing happens when it does not run."""
+        ...
+
+    async def close(self) -> None:
+        """End all of them."""
+        ...
+
+
 class Engine:
     """What one session holds: the store, its secrets, its running services, and the values of its chains."""
 
@@ -73,13 +105,12 @@ class Engine:
         store: Store,
         reporter: Reporter,
         *,
+        services: Callable[[Engine], Services],
         log: Callable[[LogLine], None] | None = None,
         workdir: Path | None = None,
         epoch: int | None = None,
         parallel: int | None = None,
     ) -> None:
-        from ci.engine.services import Services
-
         self.store = store
         self.reporter = reporter
         self.log = log or (lambda _: None)
@@ -90,7 +121,7 @@ class Engine:
         self.auth: dict[str, tuple[str, str]] = {}
         self.slots = asyncio.Semaphore(parallel or max(4, 2 * (os.cpu_count() or 1)))
         self.volume_locks: dict[str, asyncio.Lock] = {}
-        self.services = Services(self)
+        self.services = services(self)
         self._shared = _Shared()
 
     async def close(self) -> None:

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from ci.engine.engine import Engine, LogLine
 from ci.engine.run import NO_LAYER, remove_cgroups_of_the_dead
 from ci.engine.schema import query
+from ci.engine.services import RunningServices
 from ci.engine.store import Store
 from ci.errors import SystemUnavailable
 from ci.reporting import Reporter
@@ -94,7 +95,7 @@ async def embedded(
     try:
         (held.layers / NO_LAYER).mkdir(exist_ok=True)
         remove_cgroups_of_the_dead()
-        engine = Engine(held, reporter, log=log, workdir=workdir, epoch=epoch)
+        engine = Engine(held, reporter, services=RunningServices, log=log, workdir=workdir, epoch=epoch)
         try:
             async with serve(engine) as address:
                 yield address

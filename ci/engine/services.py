@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ci.engine.commands import Launched
 
-__all__ = ["Services"]
+__all__ = ["RunningServices"]
 
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 3.0
@@ -48,7 +48,7 @@ class _Running:
         await self._block.__aexit__(None, None, None)
 
 
-class Services:
+class RunningServices:
     """The running services of a session, by key."""
 
     def __init__(self, engine: Engine) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from ci.engine.engine import Engine
 from ci.engine.schema import query
+from ci.engine.services import RunningServices
 from ci.engine.store import Store
 from ci.errors import BadInput
 from ci.reporting import SilentReporter
@@ -18,7 +19,7 @@ from ci.reporting import SilentReporter
 @asynccontextmanager
 async def _engine(tmp_path: Path) -> AsyncIterator[Engine]:
     store = Store(tmp_path / "cache")
-    engine = Engine(store, SilentReporter(), workdir=tmp_path)
+    engine = Engine(store, SilentReporter(), services=RunningServices, workdir=tmp_path)
     try:
         yield engine
     finally:
