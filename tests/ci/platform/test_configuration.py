@@ -20,6 +20,7 @@ from ci.platform.discovery import targets
 from ci.platform.instance import Instance
 from ci.platform.plan import all_parts, chosen
 from ci.platform.sandbox import SANDBOX_IMAGE, busybox_archive
+from ci.tools import go, table
 
 
 @pytest.fixture
@@ -79,9 +80,9 @@ def test_the_kubelet_accepts_cgroup_v1_and_keeps_to_its_own_cgroup(place: Instan
 
 
 def test_kubeadm_is_told_the_version_that_is_built() -> None:
-    (kubeadm,) = (tool for tool in tools._GO if tool.name == "kubeadm")
+    (kubeadm,) = (tool for tool in table.of_go("kubernetes") if tool.name == "kubeadm")
 
-    assert tools._pinned_version(kubeadm) == cluster._KUBERNETES
+    assert go.pinned_version(kubeadm) == cluster._KUBERNETES
 
 
 def test_kube_proxy_leaves_the_hosts_connection_table_alone(place: Instance) -> None:
