@@ -16,9 +16,12 @@ from ci.errors import Interrupted, PipelineError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from ci.delivery.promotion import PromotionResult
     from ci.reporting import Reporter
+    from pipelines.demo import Demonstrated
+    from pipelines.verify import Verification
 
-__all__ = ["answer", "fail", "failing", "show_result", "write_json"]
+__all__ = ["answer", "ended", "fail", "failing", "show_result", "write_json"]
 
 _PIPE_WIDTH = 150
 
@@ -83,6 +86,12 @@ def fail(error: PipelineError, *, json: bool) -> NoReturn:
     if error.hint:
         console.print(Text.assemble(("next:  ", "bold"), error.hint))
     raise typer.Exit(error.exit_code)
+
+
+def ended(result: PromotionResult | Demonstrated | Verification) -> None:
+    """Exit as a result says that was printed already: a gate that failed is a result, not an accident."""
+    if result.error is not None:
+        fail(result.error, json=False)  # stdout has the result already
 
 
 def write_json(result: object) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ci.commands.answers import answer, failing, write_json
+from ci.commands.options import Env, Json
 from ci.errors import BadInput, StepFailed
 
 if TYPE_CHECKING:
@@ -23,15 +24,14 @@ if TYPE_CHECKING:
     from pipelines.prune import Pruned
     from pipelines.recovery import Kind, Restored
 
-__all__ = ["mount"]
+__all__ = ["app"]
 
 T = TypeVar("T")
 
-dr_app = typer.Typer(
+app = typer.Typer(
     no_args_is_help=True, help="Backups and disaster recovery: back up, verify, restore, rehearse."
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Only = Annotated[
     list[str] | None,
     typer.Option("--only", help="postgres, redis or blobs; again for more. All when left out."),
@@ -41,15 +41,9 @@ Sets = Annotated[
 ]
 Name = Annotated[str, typer.Argument(help="A set's name, its folder, or `latest`.")]
 Stores = Annotated[str, typer.Option(help="Whose stores: `live`, the platform's, or `drill`.")]
-Env = Annotated[str, typer.Option("--env", help="The environment: a file of environments/architecture.")]
 
 
-def mount(app: typer.Typer) -> None:
-    """Add the commands to `va`."""
-    app.add_typer(dr_app, name="dr", context_settings={"help_option_names": ["-h", "--help"]})
-
-
-@dr_app.command()
+@app.command()
 def backup(stores: Stores = "live", only: Only = None, sets: Sets = None, json: Json = False) -> None:
     """Back PostgreSQL, Redis and the blobs up: one set with a manifest, whole or not at all.
 
@@ -64,7 +58,7 @@ def backup(stores: Stores = "live", only: Only = None, sets: Sets = None, json: 
     answer(flow, json=json, show=show_backup)
 
 
-@dr_app.command("list")
+@app.command("list")
 def list_(sets: Sets = None, json: Json = False) -> None:
     """List the backup sets, the oldest first. Example: va dr list"""
     from ci.recovery.sets import read_set, sets_folder, sets_in
@@ -82,7 +76,7 @@ def list_(sets: Sets = None, json: Json = False) -> None:
     answer(flow, json=json, show=show_sets)
 
 
-@dr_app.command()
+@app.command()
 def prune(
     older_than: Annotated[str, typer.Option(help="Only what is older: 30d, 12h.")] = "30d",
     keep: Annotated[
@@ -114,7 +108,7 @@ def prune(
     answer(flow, json=json, show=show_pruned)
 
 
-@dr_app.command()
+@app.command()
 def verify(name: Name = "latest", only: Only = None, sets: Sets = None, json: Json = False) -> None:
     """Check a set as if it were needed now: digests, and what each store's own programs say.
 
@@ -131,7 +125,7 @@ def verify(name: Name = "latest", only: Only = None, sets: Sets = None, json: Js
         raise typer.Exit(StepFailed.exit_code)
 
 
-@dr_app.command()
+@app.command()
 def restore(
     name: Name = "latest",
     into: Annotated[
@@ -176,7 +170,7 @@ def restore(
         raise typer.Exit(StepFailed.exit_code)
 
 
-@dr_app.command()
+@app.command()
 def drill(
     sessions: Annotated[int, typer.Option(min=10, max=100_000, help="How many sessions are seeded.")] = 3000,
     seconds: Annotated[float, typer.Option(min=1, help="How long to write on after the backup.")] = 8.0,
@@ -200,7 +194,7 @@ def drill(
         raise typer.Exit(StepFailed.exit_code)
 
 
-@dr_app.command()
+@app.command()
 def plan(
     scenario: Annotated[
         str | None, typer.Argument(help="What happened: region-lost, database-damaged, …; all when left out.")
@@ -230,7 +224,7 @@ def plan(
             sys.stdout.write("\n".join(runbooks.text(one, architecture) for one in found))
 
 
-@dr_app.command()
+@app.command()
 def runbook(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; end with 3 when a file is stale.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,14 +13,13 @@ from ci.errors import BadInput
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-    from pathlib import Path
 
     from ci.architecture.model import Declared
     from ci.azure.deploy import Azure
 
 __all__ = [
-    "SETTINGS", "Env", "Json", "Local", "Region", "Subscription", "WhatIf", "Written", "load", "on_azure",
-    "said",
+    "SETTINGS", "Env", "Estate", "Fault", "Images", "Json", "Local", "Region", "ReleaseName", "Reports",
+    "SignWith", "Subscription", "WhatIf", "Written", "load", "on_azure", "said",
 ]  # fmt: skip
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -37,6 +37,32 @@ Local = Annotated[
 ]
 Subscription = Annotated[
     str, typer.Option(envvar="AZURE_SUBSCRIPTION_ID", help="The Azure subscription's id.", show_default=False)
+]
+
+Estate = Annotated[
+    str, typer.Option(envvar="VA_ESTATE", help="The estate: a folder of environments/. `local` is `va up`'s.")
+]
+Images = Annotated[
+    list[str] | None,
+    typer.Option("--image", help="Only this image (again for more); those of a release when left out."),
+]
+Reports = Annotated[
+    Path, typer.Option(help="Where JUnit, coverage, SBOM, SARIF and scan files go, a folder an image.")
+]
+Fault = Annotated[
+    float | None,
+    typer.Option(min=0.0, max=1.0, help="Build an api that fails this share of its sessions: for drills."),
+]
+SignWith = Annotated[
+    str,
+    typer.Option(
+        envvar="VA_SIGN_WITH",
+        help="`local` (va up's key), azurekms://<vault>.vault.azure.net/<key>, `keyless` (OIDC), or "
+        "`keyless:<signing config>` for a Sigstore of one's own.",
+    ),
+]
+ReleaseName = Annotated[
+    str, typer.Argument(help="A release's name, its file, or `latest`: the newest that was shipped here.")
 ]
 
 

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from ci.architecture import model
-from ci.commands.architecture import mount
+from ci.commands.cli import app
 
 FOLDER = model.folder()
 
@@ -31,8 +30,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _run(*words: str) -> Result:
-    app = typer.Typer()
-    mount(app)
     return CliRunner().invoke(app, words)
 
 

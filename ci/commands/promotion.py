@@ -1,0 +1,108 @@
+"""`va promote`, `va rollback`, `va status`: releases on their targets; and `va demo`, which shows it all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ci.commands.answers import answer, ended
+from ci.commands.options import Estate, Json, ReleaseName, Reports
+
+if TYPE_CHECKING:
+    from ci.delivery.promotion import PromotionResult, TargetStatus
+    from ci.reporting import Reporter
+    from pipelines.demo import Demonstrated
+
+__all__ = ["demo", "promote", "rollback", "status"]
+
+
+def promote(
+    release: ReleaseName = "latest",
+    to: Annotated[
+        str | None, typer.Option(help="The last environment on the way; all of the estate's when left out.")
+    ] = None,
+    estate: Estate = "local",
+    json: Json = False,
+) -> None:
+    """Move a release to its targets, behind gates.
+
+    Environment after environment, wave after wave, canary by canary.
+
+    Stopped anywhere, traffic goes back to stable; the same command goes on. Example: va promote --to staging
+    """
+    from ci.delivery.promotion import summary
+    from ci.release import find_release
+    from pipelines.promote import promote as pipeline
+
+    async def flow(reporter: Reporter) -> PromotionResult:
+        return await pipeline(find_release(release), estate, through=to, reporter=reporter)
+
+    ended(answer(flow, json=json, show=summary))
+
+
+def rollback(
+    target: Annotated[str, typer.Argument(help="`prod/eastus`, or `prod` for all its regions.")],
+    to: Annotated[str | None, typer.Option(help="The release to go back to; else the one before.")] = None,
+    canary_only: Annotated[
+        bool, typer.Option("--canary-only", help="Only take a canary away; stable stays as it is.")
+    ] = False,
+    estate: Estate = "local",
+    json: Json = False,
+) -> None:
+    """Take a target back to the release before.
+
+    While a canary is there, that is taken away instead, and stable stays.
+
+    Needs nothing but the target's cluster. Example: va rollback prod/eastus
+    """
+    from ci.delivery.promotion import summary
+    from pipelines.rollback import rollback as pipeline
+
+    async def flow(reporter: Reporter) -> PromotionResult:
+        return await pipeline(estate, target, to=to, canary_only=canary_only, reporter=reporter)
+
+    ended(answer(flow, json=json, show=summary))
+
+
+def status(
+    environments: Annotated[list[str] | None, typer.Argument(help="Environments; all when left out.")] = None,
+    images: Annotated[
+        bool, typer.Option("--images", help="Say of each container which registry its image came from.")
+    ] = False,
+    estate: Estate = "local",
+    json: Json = False,
+) -> None:
+    """Show what runs on each target.
+
+    Asked from the clusters: release, digests, pods, canary and its weight, and where the images came from.
+    With --images exit code 8 when one is not from its own region's registry, by digest.
+
+    Example: va status prod --json
+    """
+    from ci.delivery.promotion import images_table, status_table
+    from pipelines.promote import status as pipeline
+
+    async def flow(reporter: Reporter) -> tuple[TargetStatus, ...]:
+        return await pipeline(estate, environments, reporter=reporter)
+
+    rows = answer(flow, json=json, show=images_table if images else status_table)
+    if images and any(one.problem for row in rows for one in row.origins):
+        raise typer.Exit(8)
+
+
+def demo(reports: Reports = Path("reports"), json: Json = False) -> None:
+    """Set this machine up and show the main job.
+
+    A good release reaches prod, a bad one is caught.
+
+    Example: va demo
+    """
+    from pipelines.demo import demo as pipeline
+    from pipelines.demo import show_demonstrated
+
+    async def flow(reporter: Reporter) -> Demonstrated:
+        return await pipeline(reporter=reporter, reports=reports)
+
+    ended(answer(flow, json=json, show=show_demonstrated))

@@ -1,0 +1,168 @@
+"""`va build` to `va ship`: from a checkout to a release; and `va lint`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ci.commands.answers import answer
+from ci.commands.options import Estate, Fault, Images, Json, Reports, SignWith
+from ci.errors import BadInput
+
+if TYPE_CHECKING:
+    import dagger
+
+    from ci.reporting import Reporter
+    from pipelines.build import BuiltImage
+    from pipelines.images import ImageSpec
+    from pipelines.scan import ScannedSubject
+    from pipelines.ship import Shipped, Untested
+    from pipelines.test import TestedImage
+
+__all__ = ["build", "lint", "publish", "scan", "session", "ship", "test"]
+
+
+def build(images: Images = None, fault: Fault = None, json: Json = False) -> None:
+    """Build the images.
+
+    Independent ones at the same time, each as one OCI tarball.
+
+    Example: va build --image fastapi-backend
+    """
+
+    from pipelines.build import build as pipeline
+    from pipelines.build import show_built
+
+    async def flow(reporter: Reporter) -> tuple[BuiltImage, ...]:
+        picked = _chosen(images)
+        async with session(reporter) as (client, _):
+            return await pipeline(client, reporter=reporter, images=picked, fault=fault)
+
+    answer(flow, json=json, show=show_built)
+
+
+def test(images: Images = None, reports: Reports = Path("reports"), json: Json = False) -> None:
+    """Run each image's own tests.
+
+    Inside a container of its test stage, with Redis beside it.
+
+    Example: va test --image livekit-agent
+    """
+
+    from pipelines.test import show_tested
+    from pipelines.test import test as pipeline
+
+    async def flow(reporter: Reporter) -> tuple[TestedImage, ...]:
+        picked = _chosen(images)
+        async with session(reporter) as (client, _):
+            return await pipeline(client, reporter=reporter, images=picked, reports=reports)
+
+    answer(flow, json=json, show=show_tested)
+
+
+def scan(images: Images = None, reports: Reports = Path("reports"), json: Json = False) -> None:
+    """Scan the images and the chart.
+
+    With Trivy; policy.yaml says what blocks.
+
+    Example: va scan --reports /tmp/reports
+    """
+
+    from pipelines.scan import show_scanned
+    from pipelines.ship import build_and_scan
+
+    async def flow(reporter: Reporter) -> tuple[ScannedSubject, ...]:
+        picked = _chosen(images)
+        async with session(reporter) as (client, _):
+            return await build_and_scan(client, reporter=reporter, images=picked, reports=reports)
+
+    answer(flow, json=json, show=show_scanned)
+
+
+def ship(
+    fault: Fault = None,
+    estate: Estate = "local",
+    reports: Reports = Path("reports"),
+    sign_with: SignWith = "local",
+    json: Json = False,
+) -> None:
+    """Build, test, scan, publish and sign: one release.
+
+    Nothing is pushed if a test fails or the policy blocks.
+
+    Example: va ship && va promote
+    """
+    from pipelines.registries import estate_registries
+    from pipelines.ship import ship as pipeline
+    from pipelines.ship import show_shipped
+    from pipelines.sign import signer_of
+
+    async def flow(reporter: Reporter) -> Shipped:
+        async with session(reporter) as (client, engine), estate_registries(estate) as registries:
+            return await pipeline(
+                client,
+                engine=engine,
+                registries=registries,
+                signer=await signer_of(sign_with, estate),
+                reporter=reporter,
+                reports=reports,
+                fault=fault,
+            )
+
+    answer(flow, json=json, show=show_shipped)
+
+
+def publish(fault: Fault = None, estate: Estate = "local", json: Json = False) -> None:
+    """Push images and chart, without a release.
+
+    To the estate's home registry, only what is missing there; then wait until every region has it.
+
+    Example: va publish --json
+    """
+    from pipelines.registries import estate_registries
+    from pipelines.ship import build_and_publish, show_untested
+
+    async def flow(reporter: Reporter) -> Untested:
+        async with session(reporter) as (client, _), estate_registries(estate) as registries:
+            return await build_and_publish(client, registries=registries, reporter=reporter, fault=fault)
+
+    answer(flow, json=json, show=show_untested)
+
+
+def lint() -> None:
+    """Check the workflows and the chart.
+
+    actionlint; helm lint and kubeconform with every environment's values.
+
+    Example: va lint
+    """
+    from pipelines.lint import lint as pipeline
+
+    answer(pipeline, json=False)
+
+
+def _chosen(names: Sequence[str] | None) -> Sequence[ImageSpec]:
+    """The images of these names, in the order they are built; those of a release when there are none."""
+    from ci.yamlfile import did_you_mean
+    from pipelines.images import IMAGES, LIVEKIT
+
+    every = (*IMAGES, LIVEKIT)
+    known = [image.name for image in every]
+    for name in names or ():
+        if name not in known:
+            raise BadInput(f"there is no image {name!r}", hint=did_you_mean(name, known))
+    return [image for image in every if image.name in names] if names else IMAGES
+
+
+@asynccontextmanager
+async def session(reporter: Reporter) -> AsyncIterator[tuple[dagger.Client, str]]:
+    """A Dagger session, and the programs that pipelines call beside it."""
+    from ci import tools
+    from ci.engine import session as dagger_session
+    from pipelines.ship import SHIP_TOOLS
+
+    await tools.ensure(SHIP_TOOLS, reporter)
+    async with dagger_session(reporter) as (client, engine):
+        yield client, engine
