@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ci import places
+from ci.files import extract
 from pipelines.images import IMAGES
 from tests.real_registry import Replicator, free_port, registry_on
 
@@ -128,7 +129,7 @@ def built(folder: Path) -> dict[str, Path]:
 def unpacked(archive: Path, folder: Path) -> Path:
     """An OCI layout's files, so that nobody has to unpack a tarball while it is timed."""
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        extract(tar, folder)
     return folder
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-__all__ = ["both", "together"]
+__all__ = ["both", "together", "within"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -32,3 +33,23 @@ async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) ->
     """Run two things of different kinds at once, as `together` does."""
     results: list[Any] = await together([first, second])
     return results[0], results[1]
+
+
+@asynccontextmanager
+async def within(seconds: float | None) -> AsyncIterator[None]:
+    """TimeoutError when the block takes longer, also where it cleans up after a cancellation.
+
+    There asyncio.timeout of a Python before 3.11.4 (Debian 12 has 3.11.2) takes its own end of the block for
+    the cancellation that came before, and what should follow a TimeoutError is skipped.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except asyncio.CancelledError as error:
+        if limit.expired() and task.cancelling() <= before:
+            raise TimeoutError from error
+        raise

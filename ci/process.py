@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ci.concurrency import within
 from ci.errors import PipelineError, StepFailed, ToolMissing
 
 __all__ = ["Completed", "mask", "run"]
@@ -101,7 +102,7 @@ async def run(
 
     assert child.stdout is not None and child.stderr is not None
     try:
-        async with asyncio.timeout(timeout):
+        async with within(timeout):
             await asyncio.gather(read("stdout", child.stdout), read("stderr", child.stderr), feed())
             code = await child.wait()
     except TimeoutError as error:
@@ -122,7 +123,7 @@ async def _end(child: asyncio.subprocess.Process) -> None:
     """End the child's process group, which may have outlived it: SIGTERM, later SIGKILL for what is left."""
     _signal(child.pid, signal.SIGTERM)
     try:
-        async with asyncio.timeout(_GRACE_SECONDS):
+        async with within(_GRACE_SECONDS):
             await child.wait()
             while _lives(child.pid):  # noqa: ASYNC110  the kernel has no event for it
                 await asyncio.sleep(0.02)

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from ci.concurrency import within
 from ci.engine.chain import Call, encode
 from ci.engine.commands import Command, command_of, launch
 from ci.engine.containers import port_record, ports_of
@@ -145,7 +146,7 @@ async def _accepts(running: _Running, port: int) -> bool:
         connection.setblocking(False)
         try:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, running.link.encode())
-            async with asyncio.timeout(1):
+            async with within(1):
                 await asyncio.get_running_loop().sock_connect(connection, (running.address, port))
         except (OSError, TimeoutError):
             return False

@@ -13,6 +13,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from typing import LiteralString
 
 import psycopg
 
+from ci.concurrency import within
 from ci.errors import BadInput, PipelineError, SystemUnavailable
+from ci.files import extract
 from ci.process import run
 from ci.recovery.sets import Check, PostgresBackup, Table, file_of
 
@@ -240,8 +243,11 @@ def unpack(folder: Path, data: Path) -> None:
     data.mkdir(parents=True, mode=0o700)
     source = folder / "postgres"
     for name, into in ((_BASE, data), (_WAL, data / "pg_wal")):
-        with tarfile.open(source / name) as archive:
-            archive.extractall(into, filter="data")
+        try:
+            with tarfile.open(source / name) as archive:
+                extract(archive, into)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise BadInput(f"{source / name} cannot be unpacked: {error}", hint="va dr verify") from error
     shutil.copy(source / _FILES, data / _FILES)
 
 
@@ -268,7 +274,7 @@ async def recovered(server: Server, *, timeout: float) -> None:
     `timeout` is in seconds. SystemUnavailable when it does not happen in that time.
     """
     try:
-        async with asyncio.timeout(timeout), connect(server) as connection:
+        async with within(timeout), connect(server) as connection:
             # The server has no event for it.
             while (await _one(connection, "SELECT pg_is_in_recovery()"))[0]:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)

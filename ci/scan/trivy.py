@@ -23,7 +23,7 @@ from typing import Any
 
 from ci import places
 from ci.errors import BadInput, StepFailed, ToolMissing
-from ci.files import new_folder, write_whole
+from ci.files import extract, new_folder, write_whole
 from ci.locks import locked
 from ci.process import run
 from ci.registry import digest_of
@@ -302,7 +302,7 @@ def _forget_old(folder: Path) -> None:
 def _unpack(archive: Path, folder: Path) -> None:
     try:
         with tarfile.open(archive, "r:") as tar:
-            tar.extractall(folder, filter="data")
+            extract(tar, folder)
     except tarfile.TarError as error:
         raise BadInput(f"{archive} is not an image's tarball: {error}", hint="run va build again") from error
 

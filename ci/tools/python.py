@@ -18,6 +18,9 @@ from ci.tools.table import PythonTool
 
 __all__ = ["install", "look", "pip_install"]
 
+_TRUSTED = Path("/etc/ssl/certs/ca-certificates.crt")
+"""Debian's ca-certificates keeps it; uv brings certificates of its own for where it is not."""
+
 
 def look(tool: PythonTool) -> programs.ToolStatus:
     """Where the tool is. It is never taken from PATH: what a checker finds depends on its version."""
@@ -32,7 +35,11 @@ def pip_install() -> tuple[str, ...]:
     """How Python packages are installed: by uv where there is one, else by pip."""
     beside = Path(sys.executable).parent / "uv"
     uv = str(beside) if beside.is_file() else shutil.which("uv")
-    return (uv, "pip", "install", "--quiet") if uv else (sys.executable, "-m", "pip", "install", "--quiet")
+    if not uv:
+        return (sys.executable, "-m", "pip", "install", "--quiet")
+    # It trusts what this machine trusts, as apt and Go do: a company's own proxy, for one.
+    trust = ("--system-certs",) if _TRUSTED.exists() else ()
+    return (uv, "pip", "install", "--quiet", *trust)
 
 
 async def install(tool: PythonTool, reporter: Reporter) -> None:

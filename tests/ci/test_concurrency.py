@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ci.concurrency import both, together
+from ci.concurrency import both, together, within
 
 
 def test_results_come_in_order_whoever_is_first() -> None:
@@ -49,3 +49,50 @@ def test_nobody_is_left_running_and_the_error_is_the_plain_one(cancelled_from_ou
         assert ended == ["long", "long"]
 
     asyncio.run(main())
+
+
+async def _clean_up(limit: float | None, work: float, said: list[str]) -> None:
+    """Something that is cancelled, and whose clean-up has a limit of its own."""
+    try:
+        await asyncio.sleep(60)
+    finally:
+        try:
+            async with within(limit):
+                await asyncio.sleep(work)
+            said.append("done")
+        except TimeoutError:
+            said.append("too late")
+
+
+@pytest.mark.parametrize(
+    ("limit", "work", "outcome"), [(0.01, 60, "too late"), (60, 0, "done"), (None, 0, "done")]
+)
+def test_a_limit_holds_while_cleaning_up_after_a_cancellation(
+    limit: float | None, work: float, outcome: str
+) -> None:
+    said: list[str] = []
+
+    async def main() -> None:
+        task = asyncio.create_task(_clean_up(limit, work, said))
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    assert said == [outcome]
+
+
+def test_a_cancellation_within_a_limit_is_no_timeout() -> None:
+    async def main() -> None:
+        async def work() -> None:
+            async with within(60):
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())

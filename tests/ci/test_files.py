@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import errno
+import io
+import tarfile
 import threading
 from pathlib import Path
 
 import pytest
 
 from ci.errors import SystemUnavailable
-from ci.files import new_file, new_folder, write_whole
+from ci.files import extract, new_file, new_folder, write_whole
 
 
 def test_a_file_is_written_whole_with_its_folders(tmp_path: Path) -> None:
@@ -73,3 +75,57 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
     done.set()
     reader.join()
     assert seen == {100_000}
+
+
+def _archive(*members: tuple[str, bytes, str, int], link: str = "") -> tarfile.TarFile:
+    """Members as (name, type, content, mode)."""
+    raw = io.BytesIO()
+    with tarfile.open(fileobj=raw, mode="w") as tar:
+        for name, kind, content, mode in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.mode, info.size, info.linkname = kind, mode, len(content), link
+            info.uid, info.uname = 4242, "nobody"
+            tar.addfile(info, io.BytesIO(content.encode()))
+    return tarfile.open(fileobj=io.BytesIO(raw.getvalue()))
+
+
+def test_an_archive_is_unpacked_with_sane_modes_and_the_last_of_a_name(tmp_path: Path) -> None:
+    folder, file = tarfile.DIRTYPE, tarfile.REGTYPE
+    with _archive(
+        ("./a", folder, "", 0o777),
+        ("a/run", file, "first", 0o644),
+        ("a/run", file, "second", 0o6777),
+        ("./deep/er/x", file, "x", 0o000),
+    ) as archive:
+        extract(archive, tmp_path / "into")
+
+    run, x = tmp_path / "into" / "a" / "run", tmp_path / "into" / "deep" / "er" / "x"
+    assert (run.read_text(), x.read_text()) == ("second", "x")
+    assert (run.stat().st_mode & 0o7777, x.stat().st_mode & 0o7777) == (0o755, 0o600)
+    assert {run.stat().st_uid, x.stat().st_uid} == {tmp_path.stat().st_uid}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "link"),
+    [
+        ("../beside", tarfile.REGTYPE, ""),
+        ("a/../../beside", tarfile.REGTYPE, ""),
+        ("/beside", tarfile.REGTYPE, ""),
+        ("..", tarfile.DIRTYPE, ""),
+        (".", tarfile.REGTYPE, ""),
+        ("link", tarfile.SYMTYPE, "/etc/passwd"),
+        ("link", tarfile.SYMTYPE, "a/inside"),
+        ("link", tarfile.LNKTYPE, "../beside"),
+        ("device", tarfile.CHRTYPE, ""),
+        ("pipe", tarfile.FIFOTYPE, ""),
+        ("a", tarfile.REGTYPE, ""),
+        ("a/inside/more", tarfile.REGTYPE, ""),
+    ],
+)
+def test_an_archive_with_anything_else_is_refused(tmp_path: Path, name: str, kind: bytes, link: str) -> None:
+    inside = ("a/inside", tarfile.REGTYPE, "ok", 0o644)
+    with _archive(inside, (name, kind, "", 0o777), link=link) as archive, pytest.raises(tarfile.ExtractError):
+        extract(archive, tmp_path / "into")
+
+    assert [file.name for file in tmp_path.iterdir()] == ["into"]
+    assert [file.name for file in (tmp_path / "into").rglob("*")] == ["a", "inside"]
