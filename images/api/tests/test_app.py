@@ -59,6 +59,30 @@ def test_a_session_is_read_ended_and_gone(start: Start, redis_url: str) -> None:
     assert running.http.delete(path).status_code == 404
 
 
+def test_a_token_lives_for_minutes_and_is_renewed_while_the_session_is(start: Start, redis_url: str) -> None:
+    running = start(redis_url=redis_url, session_ttl_seconds=7200, token_seconds=240)
+    created = running.http.post("/v1/sessions", json={"participant_id": "p-7"}).json()
+    path = f"/v1/sessions/{created['session_id']}"
+    answer = running.http.post(f"{path}/token")
+    assert answer.status_code == 200 and answer.headers["cache-control"] == "no-store"
+    for token in (created["token"], answer.json()["token"]):
+        claims = jwt.decode(token, SECRET, algorithms=["HS256"])
+        assert claims["exp"] - time.time() <= 240
+        assert (claims["sub"], claims["video"]["room"]) == ("p-7", created["room"])
+    assert answer.json()["url"] == created["url"]
+    assert running.http.delete(path).status_code == 204
+    assert running.http.post(f"{path}/token").status_code == 404  # ended, so nobody gets in any more
+
+
+def test_an_erased_person_gets_no_new_token(start: Start, redis_url: str) -> None:
+    running = start(redis_url=redis_url, admin_token="a" * 32)
+    made = running.http.post("/v1/sessions", json={"participant_id": "p-8"}).json()
+    asked = {"participant_id": "p-8"}
+    done = running.http.post("/v1/erasures", json=asked, headers={"authorization": f"Bearer {'a' * 32}"})
+    assert done.status_code == 200
+    assert running.http.post(f"/v1/sessions/{made['session_id']}/token").status_code == 404
+
+
 def test_two_sessions_share_nothing(start: Start, redis_url: str) -> None:
     running = start(redis_url=redis_url)
     one, two = (running.http.post("/v1/sessions").json() for _ in range(2))

@@ -20,6 +20,7 @@ from prometheus_fastapi_instrumentator import Instrumentator, metrics
 from pydantic import BaseModel, StringConstraints
 from redis.exceptions import RedisError
 
+from voice_api.bodies import BoundedBodies
 from voice_api.history import History, HistoryUnavailable
 from voice_api.livekit import LiveKitRooms, Rooms, RoomsUnavailable, caller_token
 from voice_api.observe import BUCKETS, Lifecycle, Observed, SessionMetrics
@@ -27,7 +28,7 @@ from voice_api.ratelimit import RateLimit, client_key
 from voice_api.settings import Settings
 from voice_api.store import Session, SessionStore, connect
 
-__all__ = ["CreatedSession", "Erased", "NewSession", "ToErase", "create_app"]
+__all__ = ["CreatedSession", "Erased", "NewSession", "NewToken", "ToErase", "create_app"]
 
 _READY_SECONDS = 1.0
 SessionId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{22}$")]
@@ -63,6 +64,13 @@ class CreatedSession(BaseModel):
     token: str
     url: str
     expires_at: datetime
+
+
+class NewToken(BaseModel):
+    """A token for a caller of a session that goes on: who comes back after minutes needs a new one."""
+
+    token: str
+    url: str
 
 
 def create_app(
@@ -181,6 +189,14 @@ def create_app(
         """A session that has not ended or expired."""
         return _found(await store.get(session_id))
 
+    @app.post("/v1/sessions/{session_id}/token", responses={404: {}, 503: {}})
+    async def renew_token(session_id: SessionId, response: Response) -> NewToken:
+        """A new token for the same caller and room; none once the session has ended or been erased."""
+        session = _found(await store.get(session_id))
+        response.headers["cache-control"] = "no-store"
+        token = caller_token(settings, room=session.room, identity=session.participant_id)
+        return NewToken(token=token, url=settings.caller_url)
+
     @app.delete("/v1/sessions/{session_id}", status_code=204, responses={404: {}, 503: {}})
     async def end_session(session_id: SessionId, request: Request) -> None:
         """End a session: its call is over and its token of no more use here."""
@@ -230,6 +246,7 @@ def create_app(
     ).add(metrics.default(latency_highr_buckets=BUCKETS, registry=registry)).instrument(app).expose(
         app, include_in_schema=False
     )
+    app.add_middleware(BoundedBodies)
     app.add_middleware(Observed, settings=settings, lifecycle=lifecycle)
     return app
 

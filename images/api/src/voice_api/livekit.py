@@ -29,12 +29,13 @@ class Rooms(Protocol):
 def caller_token(settings: Settings, *, room: str, identity: str) -> str:
     """A token that lets one caller join one room. The room's first join makes it and dispatches the agent.
 
-    Signed here, so that creating a session needs no call to LiveKit.
+    Signed here, so that creating a session needs no call to LiveKit. Nobody can take one back: it lives
+    for minutes, and LiveKit hands those who are in a room new ones.
     """
     return (
         api.AccessToken(settings.livekit_api_key, settings.livekit_api_secret.get_secret_value())
         .with_identity(identity)
-        .with_ttl(timedelta(seconds=settings.session_ttl_seconds))
+        .with_ttl(timedelta(seconds=settings.token_seconds))
         .with_grants(api.VideoGrants(room_join=True, room=room, can_publish_sources=["microphone"]))
         .with_room_config(
             api.RoomConfiguration(

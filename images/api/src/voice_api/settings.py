@@ -97,6 +97,8 @@ class Settings(DatabaseSettings):
     """Whoever shows it may erase a person's data; without it nobody may."""
 
     session_ttl_seconds: int = Field(3600, ge=60, le=24 * 3600)
+    token_seconds: int = Field(300, ge=30, le=3600)
+    """How long a token lets its caller join. LiveKit renews it while they stay, we while the session is."""
     rate_limit_per_minute: float = Field(600, gt=0)
     """Sessions that one client may create a minute, in the long run."""
     rate_limit_burst: int = Field(60, ge=1)
