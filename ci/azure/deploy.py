@@ -33,6 +33,7 @@ from azure.mgmt.resource.deployments import models as arm
 from azure.mgmt.resource.locks import ManagementLockClient
 from azure.mgmt.resource.resources import ResourceManagementClient
 
+from ci import entra
 from ci.azure.arm import Module
 from ci.errors import BadInput, PipelineError, StepFailed, SystemUnavailable
 from ci.reporting import Reporter, Step
@@ -107,15 +108,13 @@ async def connect(
 ) -> AsyncIterator[Azure]:
     """Clients for a subscription: of Azure itself, or of a stand-in at an `endpoint` on this machine."""
     options: dict[str, Any] = {}
-    credential: TokenCredential
+    who: TokenCredential
     if endpoint is None:
-        from azure.identity import DefaultAzureCredential
-
-        credential = DefaultAzureCredential()
+        who = entra.credential()
     else:
         if not endpoint.startswith("http://127.0.0.1:"):
             raise BadInput(f"{endpoint} is no stand-in on this machine", hint="only http://127.0.0.1:PORT")
-        credential = _Local()
+        who = _Local()
         options = {
             "base_url": endpoint,
             "credential_scopes": ["http://local/.default"],
@@ -125,7 +124,7 @@ async def connect(
     clients: list[Any] = []
 
     def client(kind: type[Any], **more: Any) -> Any:
-        clients.append(kind(credential, subscription, **options, **more))
+        clients.append(kind(who, subscription, **options, **more))
         return clients[-1]
 
     try:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ci import entra
 from ci.engine.chain import Call
 from ci.engine.engine import Engine, NotSupported, answer
 from ci.engine.values import Secret
@@ -66,17 +67,17 @@ async def _azure(uri: str) -> bytes:
         raise BadInput(f"secret {uri}: say azkv://vault/name")
     try:
         from azure.core.exceptions import AzureError, ResourceNotFoundError
-        from azure.identity.aio import DefaultAzureCredential
-        from azure.keyvault.secrets.aio import SecretClient
+        from azure.keyvault.secrets import SecretClient
     except ImportError as error:
         raise ToolMissing(f"secret {uri}: the package {error.name} is missing") from error
     vault = parts.netloc if "." in parts.netloc else f"{parts.netloc}.vault.azure.net"
+
+    def read() -> bytes:
+        with SecretClient(f"https://{vault}", entra.credential()) as client:
+            return (client.get_secret(name, version or None).value or "").encode()
+
     try:
-        async with (
-            DefaultAzureCredential() as credential,
-            SecretClient(f"https://{vault}", credential) as client,
-        ):
-            found = await client.get_secret(name, version or None)
+        return await asyncio.to_thread(read)
     except ResourceNotFoundError as error:
         raise BadInput(f"secret {uri}: the vault has no such secret") from error
     except AzureError as error:
@@ -84,7 +85,6 @@ async def _azure(uri: str) -> bytes:
             f"secret {uri}: {type(error).__name__}",
             hint="az login, or the AZURE_* variables of a service principal",
         ) from error
-    return (found.value or "").encode()
 
 
 @answer("Secret.name")

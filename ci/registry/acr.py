@@ -2,11 +2,11 @@
 
     registry_at("acrvoiceassistant.azurecr.io")   # an AzureRegistry; any other address: a plain Registry
 
-Signing in: an Entra token (azure-identity: workload identity, managed identity, `az login`) is exchanged at
-the registry for a refresh token, that for access tokens of one scope each ("ACR integration with AAD",
-azure.github.io/acr/AAD-OAuth.html). Both are kept until shortly before they expire. Content goes over `/v2`
-by our own client; locks and listings over `/acr/v1` by azure-containerregistry, which is handed our access
-tokens: its own cache asks for two new ones with each request (1.2.0).
+Signing in: an Entra token (`ci.entra`: GitHub's token, a workload or managed identity, `az login`) is
+exchanged at the registry for a refresh token, that for access tokens of one scope each ("ACR integration
+with AAD", azure.github.io/acr/AAD-OAuth.html). Both are kept until shortly before they expire. Content goes
+over `/v2` by our own client; locks and listings over `/acr/v1` by azure-containerregistry, which is handed
+our access tokens: its own cache asks for two new ones with each request (1.2.0).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from urllib.parse import urlencode
 
 import httpx
 
+from ci import entra
 from ci.concurrency import together
 from ci.errors import BadInput, SystemUnavailable
 from ci.registry.auth import BearerAuth, Challenge, Token, lifetime_of, parse_challenge
@@ -65,7 +66,7 @@ def registry_at(endpoint: str, *, attempts: int = 5) -> Registry:
 class AzureRegistry(Registry):
     """A client of one endpoint of an Azure Container Registry; as Registry, and an async context manager.
 
-    `credential` is azure-identity's DefaultAzureCredential when left out; `clock` gives seconds.
+    `credential` is that of `ci.entra` when left out; `clock` gives seconds.
     """
 
     def __init__(
@@ -294,9 +295,7 @@ def _as_ours(endpoint: str, scope: str) -> Iterator[None]:
 @cache
 def _default_credential() -> TokenCredential:
     """One for all registries: it remembers which way to sign in worked, and the tokens."""
-    from azure.identity import DefaultAzureCredential
-
-    return DefaultAzureCredential()
+    return entra.credential()
 
 
 def _ignore(_: object) -> None:

@@ -1,0 +1,44 @@
+"""Who we are to Azure: Entra credentials, the same for registries, deployments, vaults and blobs.
+
+In a job of GitHub Actions it is the application that AZURE_CLIENT_ID and AZURE_TENANT_ID name, by the token
+that GitHub gives the job: a new one each time, so neither `az` nor a secret is needed, and nothing runs out
+while a promotion bakes. Elsewhere it is azure-identity's usual order: environment, workload identity,
+managed identity, `az login`.
+
+The subject that Entra has to trust is the job's: repo:OWNER/REPO:environment:NAME. See
+https://learn.microsoft.com/entra/workload-id/workload-identity-federation.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ci.actions import gives_tokens, id_token
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+
+__all__ = ["AUDIENCE", "credential"]
+
+AUDIENCE = "api://AzureADTokenExchange"
+"""Whom GitHub's token is for, as Entra asks it."""
+
+
+def credential() -> TokenCredential:
+    """It remembers its tokens: make one for all that need it. Its clients block, so they are for threads."""
+    from azure.identity import ClientAssertionCredential, DefaultAzureCredential
+
+    if who := _application():
+        return ClientAssertionCredential(*who, func=_assertion)
+    return DefaultAzureCredential()
+
+
+def _application() -> tuple[str, str] | None:
+    """Tenant and client of the application that this job of GitHub is; None elsewhere."""
+    tenant, client = os.environ.get("AZURE_TENANT_ID"), os.environ.get("AZURE_CLIENT_ID")
+    return (tenant, client) if tenant and client and gives_tokens() else None
+
+
+def _assertion() -> str:
+    return id_token(AUDIENCE)

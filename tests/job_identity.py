@@ -1,0 +1,169 @@
+"""Who a job of GitHub Actions is, on 127.0.0.1: the runner's endpoint for OIDC tokens, and Entra, which
+takes them.
+
+`Identities` plays both, each on a port of its own; Entra over TLS, for azure-identity speaks to nothing else.
+`environment` is what a job would find in its environment.
+
+Wire: "Requesting the JWT", docs.github.com; the OAuth 2.0 client credentials flow with a federated
+credential, learn.microsoft.com/entra/identity-platform/v2-oauth2-client-creds-grant-flow.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import jwt
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+__all__ = ["Identities"]
+
+_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+@dataclass
+class Identities:
+    """`subject` is the job's; Entra trusts `trusted` for the one application. `broken` answers come first."""
+
+    subject: str = "repo:o/r:environment:publish"
+    trusted: str = "repo:o/r:environment:publish"
+    tenant: str = "11111111-1111-1111-1111-111111111111"
+    client: str = "22222222-2222-2222-2222-222222222222"
+    life: int = 3600
+    broken: list[tuple[int, bytes]] = field(default_factory=list)
+    given: list[str] = field(default_factory=list)
+    """The audiences that tokens of GitHub were given for."""
+    scopes: list[str] = field(default_factory=list)
+    """What Entra gave tokens for."""
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def serve(self, folder: Path) -> Iterator[Identities]:
+        key, secret = ec.generate_private_key(ec.SECP256R1()), secrets.token_urlsafe(16)
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                """Not on a test's output."""
+
+            def answer(self, code: int, content: bytes) -> None:
+                self.send_response(code)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def do_GET(self) -> None:
+                """GitHub: who holds the job's secret gets a token for the audience that is asked for."""
+                if identities.broken:
+                    return self.answer(*identities.broken.pop(0))
+                (audience,) = parse_qs(urlsplit(self.path).query)["audience"]
+                if self.headers["Authorization"] != f"Bearer {secret}":
+                    return self.answer(401, b"{}")
+                identities.given.append(audience)
+                now = datetime.now(UTC)
+                claims = {
+                    "sub": identities.subject,
+                    "aud": audience,
+                    "iat": now,
+                    "exp": now + timedelta(minutes=5),
+                }
+                value = jwt.encode(claims, key, algorithm="ES256")
+                return self.answer(200, json.dumps({"count": 1, "value": value}).encode())
+
+            def do_POST(self) -> None:
+                """Entra: a token of GitHub that it trusts is worth one of the application."""
+                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                assert self.path == f"/{identities.tenant}/oauth2/v2.0/token", self.path
+                assert form["grant_type"] == ["client_credentials"]
+                assert form["client_assertion_type"] == [_BEARER]
+                said = jwt.decode(
+                    form["client_assertion"][0],
+                    key.public_key(),
+                    algorithms=["ES256"],
+                    audience="api://AzureADTokenExchange",
+                )
+                if said["sub"] != identities.trusted or form["client_id"] != [identities.client]:
+                    error = (
+                        "AADSTS700213: No matching federated identity record found for presented assertion"
+                    )
+                    return self.answer(
+                        401, json.dumps({"error": "invalid_client", "error_description": error}).encode()
+                    )
+                identities.scopes += form["scope"]
+                given = {
+                    "token_type": "Bearer",
+                    "expires_in": identities.life,
+                    "access_token": f"entra-{len(identities.scopes)}",
+                }
+                return self.answer(200, json.dumps(given).encode())
+
+        identities = self
+        certificate, private = _certificate(folder)
+        with ExitStack() as stack:
+            github = stack.enter_context(_served(Handler))
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate, private)
+            entra = stack.enter_context(_served(Handler, context))
+            self.environment = {
+                "ACTIONS_ID_TOKEN_REQUEST_URL": f"http://127.0.0.1:{github}/token?api-version=2.0",
+                "ACTIONS_ID_TOKEN_REQUEST_TOKEN": secret,
+                "AZURE_AUTHORITY_HOST": f"https://127.0.0.1:{entra}",
+                "AZURE_CLIENT_ID": self.client,
+                "AZURE_TENANT_ID": self.tenant,
+                "REQUESTS_CA_BUNDLE": str(certificate),
+            }
+            yield self
+
+
+@contextmanager
+def _served(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "entra.test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private = folder / "entra.crt", folder / "entra.key"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return certificate, private
