@@ -621,7 +621,8 @@ async def status(
 async def _status(environment: Environment, region: str) -> TargetStatus:
     async with open_site(environment, region) as site:
         stable, canary = await together([site.running("stable"), site.running("canary")])
-        pods, on_nodes = await both(site.pods(), site.cluster.images_on_nodes())
+        found, on_nodes = await both(site.pods(), site.cluster.images_on_nodes())
+        pods = tuple(pod for pod in found if not pod.ended)
         images = stable.values.get("images", {}) if stable else {}
         return TargetStatus(
             target=site.target.name,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ci.architecture.kubernetes import Taint
 from ci.architecture.model import Architecture, Declared
 from ci.architecture.names import name
 from ci.errors import BadInput, Place
+from ci.quantities import quantity, whole
 
 __all__ = ["Fit", "checkable_values", "declared_workloads", "rendered_workloads", "values"]
 
@@ -118,10 +119,14 @@ def _fit(
     workloads = architecture.kubernetes.workloads
     known = next((key for key in workloads if name == key or name.endswith(f"-{key}")), None)
     pod = document["spec"]["template"]["spec"]
-    requests = [container.get("resources", {}).get("requests", {}) for container in pod["containers"]]
+    requests = [(container.get("resources") or {}).get("requests") or {} for container in pod["containers"]]
     selected = [pools[label] for label in (pod.get("nodeSelector") or {}).items() if label in pools]
     fixed = document["spec"].get("replicas", 1)
     fewest, most = scaled.get(name, (fixed, fixed))
+
+    def place(fact: str) -> Place:
+        return Place(file=file, key=f"{document['kind']}/{name} {fact}")
+
     return Fit(
         name=name,
         pool=selected[0] if selected else None,
@@ -130,8 +135,8 @@ def _fit(
             for one in pod.get("tolerations") or []
             if "key" in one
         ),
-        cpu_millicores=sum(_millicores(one.get("cpu", 0)) for one in requests),
-        memory_mib=sum(_mebibytes(one.get("memory", 0)) for one in requests),
+        cpu_millicores=_asked(requests, "cpu", Decimal("0.001"), place("requests.cpu")),
+        memory_mib=_asked(requests, "memory", Decimal(2**20), place("requests.memory")),
         min_pods=fewest,
         max_pods=most,
         grace_seconds=float(pod.get("terminationGracePeriodSeconds", 30)),
@@ -139,23 +144,16 @@ def _fit(
         host_network=bool(pod.get("hostNetwork")),
         declared_as=known,
         rendered=True,
-        place=lambda fact: Place(file=file, key=f"{document['kind']}/{name} {fact}"),
+        place=place,
     )
 
 
-def _millicores(quantity: str | float) -> int:
-    text = str(quantity)
-    return int(text[:-1]) if text.endswith("m") else int(float(text) * 1000)
-
-
-def _mebibytes(quantity: str | int) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G)?", str(quantity))
-    if match is None:
-        return 0
-    unit = {None: 1, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}[
-        match[2]
-    ]
-    return int(float(match[1]) * unit / 2**20)
+def _asked(requests: Iterable[Mapping[str, Any]], what: str, unit: Decimal, place: Place) -> int:
+    """The sum of what containers ask for, in that unit, rounded up."""
+    try:
+        return whole(sum((quantity(one.get(what) or 0) for one in requests), Decimal(0)) / unit)
+    except ValueError as error:
+        raise BadInput(str(error), place=place) from None
 
 
 def values(

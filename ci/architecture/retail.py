@@ -18,13 +18,17 @@ from typing import Any
 import httpx
 
 from ci.errors import BadInput, Place, SystemUnavailable
+from ci.retries import retry_after
 from ci.yamlfile import load
 
 __all__ = ["Change", "refresh"]
 
 _URL = "https://prices.azure.com/api/retail/prices"
 _TRIES = 5
+_PATIENCE = 120.0
+"""Seconds: who wants to be left alone for longer is told of, not waited for."""
 _PARALLEL = 4
+_UNCHANGED = "try later; prices.yaml is unchanged"
 
 # What one of the API's units is in ours: `1/Day` is 30.4 of a month, `10K` and `1M` are counts.
 _UNITS = {
@@ -99,7 +103,13 @@ async def _items(
     query = " and ".join(f"{key} eq '{value}'" for key, value in wanted.items())
     url: str | None = _URL
     params: dict[str, str] | None = {"$filter": query, "currencyCode": "USD"}
+    seen = set()
     while url:
+        if url in seen or httpx.URL(url).host != httpx.URL(_URL).host:
+            raise SystemUnavailable(
+                f"the Azure Retail Prices API names {url} as its next page", hint=_UNCHANGED
+            )
+        seen.add(url)
         answer = await _get(client, url, params)
         for item in answer["Items"]:
             # A VM has the same size on Windows, on spot capacity and at low priority.
@@ -116,10 +126,18 @@ async def _get(client: httpx.AsyncClient, url: str, params: dict[str, str] | Non
         except httpx.HTTPError as error:
             raise SystemUnavailable(
                 f"the Azure Retail Prices API did not answer: {error}",
-                hint="try later; prices.yaml is unchanged",
+                hint=_UNCHANGED,
             ) from error
-        if response.status_code == 429 and attempt < _TRIES - 1:
-            await asyncio.sleep(float(response.headers.get("Retry-After", 2**attempt)))
+        wait = retry_after(response.headers)
+        if wait is None and response.status_code == 429:
+            wait = 2.0**attempt
+        if wait is not None and response.status_code in (429, 503) and attempt < _TRIES - 1:
+            if wait > _PATIENCE:
+                raise SystemUnavailable(
+                    f"the Azure Retail Prices API wants to be asked again in {wait:.0f} s",
+                    hint="try then; prices.yaml is unchanged",
+                )
+            await asyncio.sleep(wait)
             continue
         if response.status_code != 200:
             break
@@ -133,7 +151,7 @@ async def _get(client: httpx.AsyncClient, url: str, params: dict[str, str] | Non
         return answer
     raise SystemUnavailable(
         f"the Azure Retail Prices API answered {response.status_code}",
-        hint="try later; prices.yaml is unchanged",
+        hint=_UNCHANGED,
     )
 
 

@@ -182,20 +182,21 @@ def _result(
 async def _read(
     prometheus: Prometheus, namespace: str, limits: Gates, pods: Iterable[Pod]
 ) -> Reading | NoData:
-    ready = [pod.name for pod in pods if pod.ready and not pod.leaving and pod.app.endswith("api")]
+    ready = [pod.name for pod in pods if pod.ready and pod.runs and pod.app.endswith("api")]
     if not ready:
         return NoData(time=time.time(), reason="no pod is ready")
     return await metrics.read(prometheus, namespace, stale=limits.stale, now=time.time(), expected=ready)
 
 
 async def _memory(prometheus: Prometheus, namespace: str, pods: tuple[Pod, ...] | None) -> float | None:
-    limit_of = {pod.name: pod.memory_limit for pod in pods or () if pod.track == "canary"}
+    limit_of = {pod.name: pod.memory_limit for pod in pods or () if pod.track == "canary" and pod.runs}
     try:
         used = await metrics.memory(prometheus, namespace)
     except SystemUnavailable:
         return None
-    shares = [used[name] / limit for name, limit in limit_of.items() if limit and name in used]
-    return max(shares, default=None)
+    if any(name not in used for name in limit_of):
+        return None  # the one that is not told of may be the one that is full
+    return max((used[name] / limit for name, limit in limit_of.items() if limit), default=None)
 
 
 def _threshold(limits: Gates, window: Window) -> float | None:
@@ -208,8 +209,9 @@ def _restarted(observed: Observed, track: str) -> int | None:
     if observed.pods is None:
         return None
     before = {pod.name: pod.restarts for pod in observed.pods_before}
-    return sum(max(0, pod.restarts - before.get(pod.name, 0)) for pod in observed.pods if pod.track == track)
+    mine = [(pod.restarts, before.get(pod.name, 0)) for pod in observed.pods if pod.track == track]
+    return sum(now - then if now >= then else now for now, then in mine)
 
 
 def _count(pods: tuple[Pod, ...] | None, track: str) -> int:
-    return sum(pod.track == track and not pod.leaving for pod in pods or ())
+    return sum(pod.track == track and pod.runs for pod in pods or ())

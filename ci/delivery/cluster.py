@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ import urllib3
 from kubernetes import client, config
 
 from ci.errors import BadInput, SystemUnavailable
+from ci.quantities import quantity
 
 __all__ = ["Cluster", "Pod", "PodImage", "connect", "understood_pod"]
 
@@ -61,13 +63,25 @@ class Pod:
     ready: bool
     leaving: bool
     restarts: int
+    """Of all its containers that run as long as it does."""
     out_of_memory: bool
     memory_limit: float | None
     """Bytes, over all containers; None when one has no limit."""
     trouble: str
     """Why a container does not start, in Kubernetes's words; empty when nothing is wrong."""
+    phase: str = "Running"
     node: str = ""
     images: tuple[PodImage, ...] = ()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is at work: one that waits does not, nor one that goes or has ended."""
+        return self.phase == "Running" and not self.leaving
+
+    @property
+    def ended(self) -> bool:
+        """Whether it only lies there: evicted ones stay, as Failed, until somebody removes them."""
+        return self.phase in ("Failed", "Succeeded")
 
 
 class Cluster:
@@ -262,9 +276,12 @@ def understood_pod(pod: dict[str, Any]) -> Pod:
     """A pod from Kubernetes's JSON."""
     meta, status = pod["metadata"], pod.get("status") or {}
     labels = meta.get("labels") or {}
+    spec = pod.get("spec") or {}
+    lasting = {item.get("name") for item in _containers(spec)}
     containers = status.get("containerStatuses") or []
+    every = [*(status.get("initContainerStatuses") or []), *containers]
     conditions = {item["type"]: item["status"] for item in status.get("conditions") or []}
-    states = [part for item in containers for part in (item.get("state") or {}, item.get("lastState") or {})]
+    states = [part for item in every for part in (item.get("state") or {}, item.get("lastState") or {})]
     waiting = [state["waiting"] for state in states if "waiting" in state]
     return Pod(
         name=meta["name"],
@@ -273,16 +290,17 @@ def understood_pod(pod: dict[str, Any]) -> Pod:
         release=labels.get("va.dev/release", ""),
         ready=conditions.get("Ready") == "True",
         leaving="deletionTimestamp" in meta,
-        restarts=sum(int(item.get("restartCount") or 0) for item in containers),
+        phase=status.get("phase") or "Unknown",
+        restarts=sum(int(item.get("restartCount") or 0) for item in every if item.get("name") in lasting),
         out_of_memory=any((s.get("terminated") or {}).get("reason") == "OOMKilled" for s in states),
-        memory_limit=_memory_limit(pod.get("spec") or {}),
+        memory_limit=_memory_limit(spec),
         trouble="; ".join(
             f"{item['reason']}: {item.get('message', '')}".rstrip(": ")
             for item in waiting
             if item.get("reason") in _BAD_WAITING
         ),
-        node=(pod.get("spec") or {}).get("nodeName") or "",
-        images=tuple(_images(pod.get("spec") or {}, containers)),
+        node=spec.get("nodeName") or "",
+        images=tuple(_images(spec, containers)),
     )
 
 
@@ -293,24 +311,26 @@ def _images(spec: dict[str, Any], containers: list[dict[str, Any]]) -> Iterator[
         yield PodImage(container=name, wanted=item.get("image", ""), running=running.get(name, ""))
 
 
-_SUFFIXES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-
-
-def _memory_limit(spec: dict[str, Any]) -> float | None:
-    limits = [
-        ((item.get("resources") or {}).get("limits") or {}).get("memory")
-        for item in spec.get("containers") or []
+def _containers(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those that run as long as the pod does: sidecars, which are init containers that restart, too."""
+    init = spec.get("initContainers") or []
+    return [
+        *(item for item in init if item.get("restartPolicy") == "Always"),
+        *(spec.get("containers") or []),
     ]
-    if not limits or None in limits:
+
+
+def _memory_limit(spec: Mapping[str, Any]) -> float | None:
+    resources = [item.get("resources") or {} for item in _containers(spec)]
+    limits: list[str] = [
+        one["limits"]["memory"] for one in resources if "memory" in (one.get("limits") or {})
+    ]
+    if not limits or len(limits) < len(resources):
         return None
-    return sum(_bytes(str(limit)) for limit in limits)
-
-
-def _bytes(quantity: str) -> float:
-    for suffix, factor in _SUFFIXES.items():
-        if quantity.endswith(suffix):
-            return float(quantity.removesuffix(suffix)) * factor
-    return float(quantity)
+    try:
+        return float(sum((quantity(limit) for limit in limits), Decimal(0)))
+    except ValueError:
+        return None  # no API server stores such a one
 
 
 def _said(error: client.ApiException) -> str:

@@ -6,8 +6,9 @@
         window.sessions                              # a Tally, or None: there is no data
 
 Counters are read raw, per pod, and the growth since the step began is added up here, so that every session
-counts once. A silent Prometheus, an empty answer, a NaN, a pod that was not scraped, a counter that fell:
-each is a hole (`NoData`), and a hole is never read as zero. The unit is the session (`voice_sessions_total`).
+counts once, under however many jobs its pod is scraped. A silent Prometheus, an answer that is empty or only
+a part, a NaN, a pod that was not scraped or has no counters, a container that started anew: each is a hole
+(`NoData`), and a hole is never read as zero. The unit is the session (`voice_sessions_total`).
 Protocol: the HTTP API of Prometheus, /api/v1/query.
 """
 
@@ -42,6 +43,8 @@ Track = Literal["stable", "canary"]
 
 SESSIONS = "voice_sessions_total"
 DURATIONS = "voice_session_duration_seconds_bucket"
+_BORN = ("voice_sessions_created", "process_start_time_seconds")
+"""When the process that counts began to (Unix seconds), as client libraries tell it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +80,8 @@ class Reading:
 
     time: float
     values: Mapping[Series, float]
+    born: Mapping[str, float] = field(default_factory=dict)
+    """By pod, when its process began to count; only of those that tell."""
 
 
 class Prometheus:
@@ -95,7 +100,10 @@ class Prometheus:
         await self._client.aclose()
 
     async def instant(self, query: str) -> tuple[Sample, ...]:
-        """Ask an instant query whose answer is a vector; NaN stays NaN, the caller decides."""
+        """Ask an instant query whose answer is a vector; NaN stays NaN, the caller decides.
+
+        An answer that Prometheus itself (or Thanos, Mimir in its place) warns of is one in part: unavailable.
+        """
         try:
             response = await self._client.post("/api/v1/query", data={"query": query})
             answer = response.json()
@@ -107,6 +115,9 @@ class Prometheus:
         if not isinstance(answer, dict) or answer.get("status") != "success":
             said = answer.get("error") if isinstance(answer, dict) else answer
             raise SystemUnavailable(f"Prometheus at {self.url} refused {query!r}: {said}")
+        if doubts := [*(answer.get("warnings") or ()), *(answer.get("infos") or ())]:
+            said = "; ".join(map(str, doubts))
+            raise SystemUnavailable(f"Prometheus at {self.url} doubts its answer: {said}")
         try:
             return tuple(_sample(item) for item in answer["data"]["result"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
@@ -136,11 +147,25 @@ async def read(
         up, scraped, counters = await asyncio.gather(
             prometheus.instant(f"up{{{where}}}"),
             prometheus.instant(f"timestamp(up{{{where}}})"),
-            prometheus.instant(f'{{__name__=~"{SESSIONS}|{DURATIONS}",{where}}}'),
+            prometheus.instant(f'{{__name__=~"{"|".join((SESSIONS, DURATIONS, *_BORN))}",{where}}}'),
         )
     except SystemUnavailable as error:
         return NoData(time=now, reason=error.message)
     return understood(up, scraped, counters, stale=stale, now=now, expected=expected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target:
+    """One way in which Prometheus scrapes a pod: a job, an address. A pod may have several."""
+
+    labels: frozenset[tuple[str, str]]
+    up: bool
+    scraped: float
+    """Unix seconds; NaN when it is not known."""
+    age: float
+
+    def has(self, sample: Sample) -> bool:
+        return self.labels <= sample.labels.items()
 
 
 def understood(
@@ -152,45 +177,81 @@ def understood(
     now: float,
     expected: Iterable[str] = (),
 ) -> Reading | NoData:
-    """The three answers as one reading; anything doubtful is NoData."""
-    alive = {sample.labels.get("pod", ""): sample.value for sample in up}
+    """The three answers as one reading; anything doubtful is NoData.
+
+    Of several targets of one pod the one that was scraped last speaks for it, so that none counts twice.
+    """
+    targets = _targets(up, scraped)
     time = max((sample.time for sample in up), default=now)
-    if not alive:
+    if not targets:
         return NoData(time=time, reason="Prometheus scrapes no pod of this target")
-    wanted = sorted(expected)
-    missing = [pod for pod in wanted if pod not in alive]
-    if missing:
+    wanted = sorted(set(expected))
+    if missing := [pod for pod in wanted if pod not in targets]:
         return NoData(time=time, reason=f"not scraped yet: {', '.join(missing)}")
     # A pod that is starting or going may be down; a ready one has to be up.
-    down = [pod for pod in (wanted or sorted(alive)) if alive[pod] != 1]
-    if down:
+    asked = wanted or sorted(targets)
+    alive = {pod: [one for one in targets[pod] if one.up] for pod in targets}
+    if down := [pod for pod in asked if not alive[pod]]:
         return NoData(time=time, reason=f"the last scrape failed: {', '.join(down)}")
-    old = sorted(
-        sample.labels.get("pod", "")
-        for sample in scraped
-        if not sample.time - sample.value <= stale and sample.labels.get("pod") in (wanted or alive)
-    )
-    if old:
+    fresh = {pod: [one for one in alive[pod] if one.age <= stale] for pod in targets}
+    if old := [pod for pod in asked if not fresh[pod]]:
         return NoData(time=time, reason=f"not scraped for {stale:g} s: {', '.join(old)}")
+    speaks = {pod: max(ones, key=_last_scraped) for pod, ones in fresh.items() if ones}
     values: dict[Series, float] = {}
+    born: dict[str, float] = {}
     for sample in counters:
+        pod, name = sample.labels.get("pod", ""), sample.labels.get("__name__", "")
+        if pod not in speaks or not speaks[pod].has(sample):
+            continue
+        if name in _BORN:
+            if math.isfinite(sample.value):
+                born[pod] = min(sample.value, born.get(pod, math.inf))
+            continue
         if not math.isfinite(sample.value) or sample.value < 0:
-            return NoData(time=time, reason=f"{sample.labels.get('pod')}: a counter is {sample.value}")
-        name = sample.labels["__name__"]
-        series = Series(
-            track=sample.labels["track"],
-            pod=sample.labels.get("pod", ""),
-            name=name,
-            label=sample.labels.get("outcome" if name == SESSIONS else "le", ""),
-        )
+            return NoData(time=time, reason=f"{pod}: a counter is {sample.value}")
+        label = sample.labels.get("outcome" if name == SESSIONS else "le", "")
+        series = Series(track=sample.labels.get("track", ""), pod=pod, name=name, label=label)
         values[series] = values.get(series, 0.0) + sample.value
-    return Reading(time=time, values=values)
+    if silent := [pod for pod in asked if not _whole(pod, values)]:
+        return NoData(time=time, reason=f"no counters of {', '.join(silent)}")
+    return Reading(time=time, values=values, born=born)
+
+
+def _last_scraped(target: _Target) -> tuple[float, list[tuple[str, str]]]:
+    return target.scraped, sorted(target.labels)
+
+
+def _targets(up: Iterable[Sample], scraped: Iterable[Sample]) -> dict[str, list[_Target]]:
+    """By pod. The same labels name the same target, with or without the metric's name."""
+
+    def labels(sample: Sample) -> frozenset[tuple[str, str]]:
+        return frozenset((key, value) for key, value in sample.labels.items() if key != "__name__")
+
+    seen = {labels(sample): sample for sample in scraped}
+    found: dict[str, list[_Target]] = {}
+    for sample in up:
+        own = labels(sample)
+        when = seen[own].value if own in seen else math.nan
+        age = seen[own].time - when if own in seen else math.inf
+        target = _Target(labels=own, up=sample.value == 1, scraped=when, age=age)
+        found.setdefault(sample.labels.get("pod", ""), []).append(target)
+    return found
+
+
+def _whole(pod: str, values: Mapping[Series, float]) -> bool:
+    """Whether a pod's counters are there, and its histogram to the last bucket, if any pod has one."""
+    own = {(series.name, series.label) for series in values if series.pod == pod}
+    timed = any(series.name == DURATIONS for series in values)
+    return any(name == SESSIONS for name, _ in own) and (
+        not timed or any(name == DURATIONS and _bound(label) == math.inf for name, label in own)
+    )
 
 
 async def memory(prometheus: Prometheus, namespace: str) -> dict[str, float]:
     """Working set of each pod of a namespace, in bytes, as the kubelet reports it; none when it does not."""
     working_set = f'container_memory_working_set_bytes{{namespace="{namespace}",container!=""}}'
-    answer = await prometheus.instant(f"sum by (pod) ({working_set})")
+    # Under however many jobs the kubelet is scraped, a container has one working set.
+    answer = await prometheus.instant(f"sum by (pod) (max by (pod, container) ({working_set}))")
     return {sample.labels.get("pod", ""): sample.value for sample in answer if math.isfinite(sample.value)}
 
 
@@ -207,6 +268,7 @@ class Window:
     hole: str = ""
     """Why the last hole was one."""
     last: Mapping[Series, float] = field(default_factory=dict)
+    born: Mapping[str, float] = field(default_factory=dict)
     grown: Mapping[Series, float] = field(default_factory=dict)
 
     @property
@@ -222,16 +284,20 @@ class Window:
         )
 
     def slow(self, threshold: float) -> Tally | None:
-        """Sessions, and those longer than `threshold` seconds (a bucket's bound), by track."""
+        """Sessions, and those longer than `threshold` seconds (a bucket's bound), by track.
+
+        None when the newest reading had no data, or a pod counts no such bucket: nothing tells then how many
+        of its sessions were longer.
+        """
         if not self.current:
             return None
-        counts: dict[str, int] = {}
-        for track in ("canary", "stable"):
-            buckets = self._buckets(track)
-            whole = buckets.get(math.inf, 0.0)
-            counts[track] = round(whole)
-            counts[f"{track}_bad"] = round(whole - buckets.get(threshold, whole))
-        return Tally(**counts)
+        counts = {f"{track}{bad}": 0.0 for track in ("canary", "stable") for bad in ("", "_bad")}
+        for (track, _), buckets in _by_pod(self.grown).items():
+            if threshold not in buckets or math.inf not in buckets:
+                return None
+            counts[track] += buckets[math.inf]
+            counts[f"{track}_bad"] += max(0.0, buckets[math.inf] - buckets[threshold])
+        return Tally(**{name: round(count) for name, count in counts.items()})
 
     def quantile(self, track: Track, q: float) -> float | None:
         """The q-quantile of session durations in seconds, by linear interpolation within its bucket."""
@@ -264,6 +330,7 @@ def begin(reading: Reading | NoData) -> Window:
         clean_since=reading.time,
         current=True,
         last=reading.values,
+        born=reading.born,
         grown=dict.fromkeys(reading.values, 0.0),
     )
 
@@ -271,22 +338,32 @@ def begin(reading: Reading | NoData) -> Window:
 def advance(window: Window, reading: Reading | NoData) -> Window:
     """The window one reading later.
 
-    A series that was not there before counts from zero: its pod, or its first event, is new. One that fell
-    was reset with its container: it counts from zero as well, and since what came between is lost, that is a
-    hole. A series that is gone keeps what it had grown by.
+    A series that was not there before counts from zero: its pod, or its first event, is new. Where one of a
+    pod's counters fell, or its process says that it began anew, all were reset with it: each counts from
+    zero, also one that has passed its old value since. What came in between is lost: a hole. A pod that is
+    there without a series that it had, and was not reset, answered only in part: no data. A pod that is
+    gone keeps what it had grown by.
     """
     if isinstance(reading, NoData):
         return replace(window, now=reading.time, clean_since=reading.time, current=False, hole=reading.reason)
     if not window.last:
         # The step began in a hole: only now is there something to count from.
         return replace(begin(reading), started=window.started, hole=window.hole)
+    reset = {
+        series.pod
+        for series, value in reading.values.items()
+        if value < window.last.get(series, 0.0) or _began_anew(series.pod, window.born, reading.born)
+    }
+    there = {series.pod for series in reading.values} - reset
+    if lost := sorted({one.pod for one in window.last if one.pod in there and one not in reading.values}):
+        return advance(window, NoData(time=reading.time, reason=f"not all counters of {', '.join(lost)}"))
+    known = {series: value for series, value in window.last.items() if series.pod not in reset}
+    pods = {series.pod for series in window.last}
     grown = dict(window.grown)
-    reset = set()
     for series, value in reading.values.items():
-        before = window.last.get(series, 0.0)
-        if value < before:
-            reset.add(series.pod)
-            before = 0.0
+        # It may have counted before the step began, but not been read then: it counts from now.
+        old = series.pod not in pods and reading.born.get(series.pod, math.inf) < window.started
+        before = value if old else known.get(series, 0.0)
         grown[series] = grown.get(series, 0.0) + value - before
     ended_a_hole = not window.current or bool(reset)
     return replace(
@@ -295,36 +372,68 @@ def advance(window: Window, reading: Reading | NoData) -> Window:
         clean_since=reading.time if ended_a_hole else window.clean_since,
         current=True,
         hole=f"counters fell: {', '.join(sorted(reset))}" if reset else window.hole,
-        last={**window.last, **reading.values},
+        last={**known, **reading.values},
+        born={**window.born, **reading.born},
         grown=grown,
     )
+
+
+def _began_anew(pod: str, before: Mapping[str, float], now: Mapping[str, float]) -> bool:
+    """Whether its process is another one than before; half a second is what rounding may be."""
+    return pod in before and pod in now and now[pod] > before[pod] + 0.5
 
 
 def frozen_threshold(window: Window, objective: float | Literal["baseline"], *, share: float) -> float | None:
     """The bucket bound that makes a session slow in this step, from what stable's pods counted so far.
 
-    An objective becomes the largest bound that is not above it (the smallest one when all are above: at
-    worst the gate is stricter). `baseline` becomes the smallest bound that at most `share` of stable's
-    sessions exceeded. None when there is no data to say so.
+    Only a bound that every pod of both tracks counts: releases may count by other ones. An objective becomes
+    the largest that is not above it, so that at worst the gate is stricter. `baseline` becomes the smallest
+    bound that at most `share` of stable's sessions exceeded. None when there is no data to say so, or no such
+    bound: a larger one would let pass what is slow.
     """
-    buckets = _buckets(window.last, "stable")
-    bounds = sorted(bound for bound in buckets if math.isfinite(bound))
-    if not bounds:
+    bounds = sorted(bound for bound in _common(window.last) if math.isfinite(bound))
+    if not _common(window.last, "stable"):
         return None
     if objective != "baseline":
-        return max((bound for bound in bounds if bound <= objective), default=bounds[0])
+        return max((bound for bound in bounds if bound <= objective), default=None)
+    buckets = _buckets(window.last, "stable")
     whole = buckets.get(math.inf, 0.0)
     if whole <= 0:
         return None
     return next((bound for bound in bounds if whole - buckets[bound] <= share * whole), None)
 
 
-def _buckets(values: Mapping[Series, float], track: str) -> dict[float, float]:
-    sums: dict[float, float] = {}
+def _bound(label: str) -> float:
+    """A bucket's upper bound in seconds; NaN where the label is no number."""
+    try:
+        return float(label)
+    except ValueError:
+        return math.nan
+
+
+def _by_pod(values: Mapping[Series, float]) -> dict[tuple[str, str], dict[float, float]]:
+    """The histogram of each pod, by track and pod: counts by upper bound."""
+    found: dict[tuple[str, str], dict[float, float]] = {}
     for series, value in values.items():
-        if series.track == track and series.name == DURATIONS:
-            bound = float(series.label)
-            sums[bound] = sums.get(bound, 0.0) + value
+        if series.name == DURATIONS:
+            found.setdefault((series.track, series.pod), {})[_bound(series.label)] = value
+    return found
+
+
+def _common(values: Mapping[Series, float], track: str | None = None) -> set[float]:
+    """The bounds by which every pod counts."""
+    sets = [set(buckets) for (which, _), buckets in _by_pod(values).items() if track in (None, which)]
+    return set.intersection(*sets) if sets else set()
+
+
+def _buckets(values: Mapping[Series, float], track: str) -> dict[float, float]:
+    """The histogram of a track, by the bounds that all its pods have."""
+    common = _common(values, track)
+    sums = dict.fromkeys(common, 0.0)
+    for (which, _), buckets in _by_pod(values).items():
+        if which == track:
+            for bound in common:
+                sums[bound] += buckets[bound]
     return sums
 
 

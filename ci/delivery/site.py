@@ -143,7 +143,8 @@ class Site:
     ) -> None:
         """Show how many pods are ready, and remember what keeps others from it, until cancelled."""
         while True:
-            pods = [pod for pod in await self.pods() if (pod.track, pod.release) == (track, release)]
+            found = await self.pods()
+            pods = [p for p in found if (p.track, p.release) == (track, release) and not p.ended]
             ready = sum(pod.ready for pod in pods)
             for pod in pods:
                 if pod.trouble or pod.restarts:

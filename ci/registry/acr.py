@@ -27,9 +27,10 @@ from ci import entra
 from ci.concurrency import together
 from ci.errors import BadInput, SystemUnavailable
 from ci.registry.auth import BearerAuth, Challenge, Token, lifetime_of, parse_challenge
-from ci.registry.client import AGAIN, Again, Held, Registry, retry_after, scheme
+from ci.registry.client import AGAIN, Again, Held, Registry, scheme
 from ci.registry.login import log_in
 from ci.registry.references import parse_digest, parse_endpoint, parse_repository
+from ci.retries import retry_after
 
 if TYPE_CHECKING:
     from azure.containerregistry import ContainerRegistryClient

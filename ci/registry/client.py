@@ -8,11 +8,9 @@ Content whose digest is not the one asked for is never returned.
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import hashlib
 import json
 import re
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +29,7 @@ from ci.errors import BadInput, SystemUnavailable
 from ci.registry.content import IMAGE_INDEX, MANIFEST_TYPES, Blob, Descriptor, Manifest, parse_manifest
 from ci.registry.loopback import LoopbackTransport
 from ci.registry.references import digest_of, parse_digest, parse_endpoint, parse_repository
+from ci.retries import retry_after
 
 __all__ = ["Held", "Outcome", "Registry"]
 
@@ -643,19 +642,3 @@ def _explain(response: httpx.Response) -> str:
     except (ValueError, KeyError, TypeError, AttributeError):
         words = response.text.strip()[:200]
     return f"{response.status_code} {response.reason_phrase}{': ' if words else ''}{words}"
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from a Retry-After header, which holds seconds or a date; None when it has neither.
-
-    A date counts from the registry's own `Date`: the clocks need not agree.
-    """
-    header = headers.get("Retry-After", "").strip()
-    if header.isdigit():
-        return float(header)
-    try:
-        now = headers.get("Date")
-        start = email.utils.parsedate_to_datetime(now).timestamp() if now else time.time()
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - start)
-    except ValueError:
-        return None

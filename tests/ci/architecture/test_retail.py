@@ -117,6 +117,41 @@ def test_a_service_that_does_not_answer_leaves_the_file_alone(prices: Path, answ
     assert prices.read_text() == FILE
 
 
+@pytest.mark.parametrize(
+    ("status", "header"),
+    [
+        (429, "Sun, 06 Dec 2026 08:00:00 GMT"),
+        (503, "Sunday, 06-Dec-26 08:00:00 GMT"),
+        (503, "0.0"),
+    ],
+)
+def test_who_asks_for_patience_is_asked_again_whichever_way_it_says_when(
+    prices: Path, status: int, header: str
+) -> None:
+    api, waited = Api(), []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if len(waited) < 2:
+            waited.append(request)
+            now = "Sun, 06 Dec 2026 08:00:00 GMT"
+            return httpx.Response(status, headers={"Retry-After": header, "Date": now})
+        return api(request)
+
+    assert asyncio.run(_refresh(prices, answer))[0] == ("vm D4", "eastus", 0.19, "")
+
+
+def test_nobody_waits_for_a_day(prices: Path) -> None:
+    with pytest.raises(SystemUnavailable, match="in 86400 s"):
+        asyncio.run(_refresh(prices, lambda _: httpx.Response(429, headers={"Retry-After": "86400"})))
+
+
+@pytest.mark.parametrize("link", ["https://prices.azure.com/api/retail/prices", "http://elsewhere.example/"])
+def test_a_next_page_that_was_read_or_is_elsewhere_ends_it(prices: Path, link: str) -> None:
+    page = {"Items": [], "NextPageLink": link}
+    with pytest.raises(SystemUnavailable, match="next page"):
+        asyncio.run(_refresh(prices, lambda _: httpx.Response(200, json=page)))
+
+
 def test_the_real_table_can_be_rewritten(tmp_path: Path) -> None:
     from ci.architecture.cost import prices_file
 

@@ -99,6 +99,37 @@ def test_only_restarts_of_this_step_count() -> None:
     assert verdicts(observed(pods=None), **gate)["restarts"] is Verdict.INCONCLUSIVE
 
 
+@pytest.mark.parametrize("phase", ["Failed", "Succeeded", "Pending"])
+def test_pods_that_do_not_run_dilute_no_restarts(phase: str) -> None:
+    beside = tuple(replace(POD, name=f"gone-{number}", phase=phase, ready=False) for number in range(5))
+    pods = (replace(POD, restarts=8), PODS[1], *beside)
+    quiet = replace(PODS[1], name="s2", restarts=0)
+    gate = {"restarts": RestartGate(margin=0.0)}
+
+    alone = observed(pods=(pods[0], PODS[1], quiet), seconds=3600)
+    diluted = observed(pods=(*pods, quiet), seconds=3600)
+
+    def restarts(seen: Observed) -> Finding:
+        return judge(environment("prod", **gate), STEP, seen, {})[-1]
+
+    assert restarts(diluted) == restarts(alone)
+    assert restarts(alone).verdict is Verdict.FAIL
+
+
+def test_other_buckets_of_the_canary_pass_no_latency() -> None:
+    values = {
+        series if series.track == "stable" or series.label == "+Inf"
+        else replace(series, label={"0.5": "0.7", "1.0": "30"}.get(series.label, series.label)): value
+        for series, value in reading(12).values.items()
+    }  # fmt: skip
+
+    seen = observed(Reading(time=12, values=values))
+    begun = metrics.begin(Reading(time=0, values=dict.fromkeys(values, 0.0)))
+    whole = replace(seen, window=metrics.advance(begun, Reading(time=12, values=values)))
+
+    assert verdicts(whole)["latency"] is Verdict.INCONCLUSIVE
+
+
 def test_a_kill_for_memory_fails_even_where_saturation_is_not_asked() -> None:
     killed = (replace(POD, out_of_memory=True), PODS[1])
 

@@ -47,6 +47,73 @@ def test_a_ready_pod() -> None:
     assert made.memory_limit == 256 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("limits", "bytes"),
+    [
+        (["1503238553600m"], 1503238553.6),
+        (["0.5Gi", "1e8"], 2**29 + 1e8),
+        (["1E", "2Pi"], 1e18 + 2**51),
+        (["256Mi", None], None),
+        ([], None),
+        (["a lot"], None),
+    ],
+)
+def test_a_limit_is_any_quantity_that_an_api_server_stores(
+    limits: list[str | None], bytes: float | None
+) -> None:
+    made = pod(phase="Running")
+    made["spec"] = {
+        "containers": [{"resources": {"limits": {"memory": one} if one else None}} for one in limits]
+    }
+
+    assert cluster.understood_pod(made).memory_limit == bytes
+
+
+@pytest.mark.parametrize(
+    ("phase", "runs", "ended"),
+    [
+        ("Running", True, False),
+        ("Pending", False, False),
+        ("Failed", False, True),
+        ("Succeeded", False, True),
+        ("Unknown", False, False),
+        (None, False, False),
+    ],
+)
+def test_a_pod_runs_or_waits_or_has_ended(phase: str | None, runs: bool, ended: bool) -> None:
+    made = cluster.understood_pod(pod(**({"phase": phase} if phase else {}), reason="Evicted"))
+
+    assert (made.runs, made.ended) == (runs, ended)
+
+
+def test_a_pod_that_goes_does_not_run() -> None:
+    going = pod(phase="Running")
+    going["metadata"]["deletionTimestamp"] = "2026-12-01T10:00:00Z"  # type: ignore[index]
+
+    assert not cluster.understood_pod(going).runs
+
+
+def test_a_sidecar_counts_and_a_first_step_does_not() -> None:
+    made = pod(
+        phase="Running",
+        containerStatuses=[{"name": "api", "restartCount": 1}],
+        initContainerStatuses=[
+            {"name": "proxy", "restartCount": 4},
+            {"name": "migrate", "restartCount": 9,
+             "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}},
+        ],
+    )  # fmt: skip
+    limit = {"resources": {"limits": {"memory": "1Mi"}}}
+    made["spec"] = {
+        "containers": [{"name": "api", **limit}],
+        "initContainers": [{"name": "proxy", "restartPolicy": "Always", **limit}, {"name": "migrate"}],
+    }
+    seen = cluster.understood_pod(made)
+
+    assert (seen.restarts, seen.memory_limit) == (5, 2 * 2**20)
+    assert seen.trouble == "CrashLoopBackOff: back-off"
+
+
 def test_a_pod_that_does_not_start_says_why() -> None:
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}
     made = cluster.understood_pod(pod(containerStatuses=[{"restartCount": 0, "state": waiting}]))

@@ -5,6 +5,8 @@ import math
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ci.delivery import metrics
 from ci.delivery.gates import Tally
@@ -76,6 +78,131 @@ def test_a_counter_that_fell_counts_from_zero_and_is_a_hole() -> None:
     assert (grown.clean_since, grown.hole) == (2, "counters fell: p")
 
 
+def pod(track: str, name: str, **outcomes: float) -> dict[Series, float]:
+    return sessions(track, name, **outcomes)
+
+
+def test_a_restart_resets_every_counter_of_its_pod_and_of_no_other() -> None:
+    grown = window(
+        reading(0, pod("canary", "c", ok=0, error=0), pod("canary", "d", ok=0, error=0)),
+        reading(1, pod("canary", "c", ok=70, error=6), pod("canary", "d", ok=50, error=1)),
+        reading(2, pod("canary", "c", ok=15, error=6), pod("canary", "d", ok=60, error=1)),
+        reading(3, pod("canary", "c", ok=20, error=8), pod("canary", "d", ok=60, error=1)),
+    )
+
+    assert grown.sessions == Tally(canary_bad=6 + 8 + 1, canary=76 + 28 + 61)
+    assert (grown.clean_since, grown.hole) == (2, "counters fell: c")
+
+
+def test_a_counter_that_a_restart_took_away_is_forgotten() -> None:
+    grown = window(
+        reading(0, pod("stable", "p", ok=0, error=0)),
+        reading(1, pod("stable", "p", ok=40, error=9)),
+        reading(2, pod("stable", "p", ok=3)),  # no error yet, so no series
+        reading(3, pod("stable", "p", ok=4, error=2)),  # 2 is less than 9, but not a second restart
+    )
+
+    assert grown.sessions == Tally(stable_bad=11, stable=55)
+    assert grown.clean_since == 2
+
+
+def born(made: Reading, **at: float) -> Reading:
+    return Reading(time=made.time, values=made.values, born=at)
+
+
+def test_a_process_that_says_it_began_anew_was_reset_though_nothing_fell() -> None:
+    grown = window(
+        born(reading(10, pod("canary", "c", ok=0, error=0)), c=2),
+        born(reading(11, pod("canary", "c", ok=5, error=1)), c=2),
+        born(reading(20, pod("canary", "c", ok=30, error=1)), c=12.5),
+    )
+
+    assert grown.sessions == Tally(canary_bad=2, canary=37)
+    assert grown.clean_since == 20
+
+
+def test_a_pod_that_was_counting_before_the_step_but_could_not_be_read_counts_from_now() -> None:
+    grown = window(
+        born(reading(100, pod("stable", "p", ok=7)), p=1),
+        born(reading(101, pod("stable", "p", ok=8), pod("stable", "old", ok=900)), p=1, old=50),
+        born(reading(102, pod("stable", "p", ok=9), pod("stable", "old", ok=904), pod("stable", "new", ok=3)),
+             p=1, old=50, new=101.5),
+    )  # fmt: skip
+
+    assert grown.sessions == Tally(stable=2 + 4 + 3)
+
+
+def test_a_pod_that_lacks_a_counter_it_had_answered_in_part() -> None:
+    whole = reading(1, pod("canary", "c", ok=100, error=20))
+    partial = window(
+        reading(0, pod("canary", "c", ok=0, error=0)), whole, reading(2, pod("canary", "c", ok=150))
+    )
+
+    assert partial.sessions is None and partial.hole == "not all counters of c"
+    again = metrics.advance(partial, reading(3, pod("canary", "c", ok=150, error=20)))
+    assert again.sessions == Tally(canary_bad=20, canary=170)
+    assert again.clean_since == 3
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["p", "q"]),
+            st.integers(0, 9),
+            st.integers(0, 9),
+            st.sampled_from(["", "", "restart"]),
+        ),
+        max_size=25,
+    )
+)
+def test_every_session_counts_once_whatever_restarts(steps: list[tuple[str, int, int, str]]) -> None:
+    """Two pods count, and restart; each look is right after the events, so that nothing is lost."""
+    now = {"p": (0, 0, 1.0), "q": (0, 0, 1.0)}
+    served = Tally()
+
+    def look(time: int) -> Reading:
+        parts = [pod("canary", name, ok=ok, error=bad) for name, (ok, bad, _) in now.items()]
+        return born(reading(time, *parts), **{name: since for name, (_, _, since) in now.items()})
+
+    grown = metrics.begin(look(2))
+    for number, (name, ok, bad, restart) in enumerate(steps):
+        before = (0, 0, number + 3.0) if restart else now[name]
+        now[name] = (before[0] + ok, before[1] + bad, before[2])
+        served = Tally(canary_bad=served.canary_bad + bad, canary=served.canary + ok + bad)
+        grown = metrics.advance(grown, look(number + 3))
+
+    assert grown.sessions == served
+
+
+def histogram(track: str, name: str, counts: dict[str, float]) -> dict[Series, float]:
+    return {Series(track=track, pod=name, name=DURATIONS, label=le): value for le, value in counts.items()}
+
+
+OLD = {"0.2": 0, "0.4": 0, "2.0": 0, "+Inf": 0}
+NEW = {"0.3": 0, "2": 0, "20": 0, "+Inf": 0}
+
+
+def test_a_release_that_counts_by_other_bounds_is_judged_by_a_common_one_below() -> None:
+    begun = reading(0, histogram("stable", "s", OLD), histogram("canary", "c", NEW))
+    served = {"0.3": 0, "2": 12, "20": 300, "+Inf": 300}
+    grown = window(begun, reading(1, histogram("stable", "s", OLD), histogram("canary", "c", served)))
+
+    assert metrics.frozen_threshold(grown, 5.0, share=0.05) == 2.0
+    assert grown.slow(2.0) == Tally(canary_bad=288, canary=300)
+    for objective in (0.4, 1.9):  # no common bound: 2 s would let pass what is slower than asked for
+        assert metrics.frozen_threshold(grown, objective, share=0.05) is None
+    assert grown.slow(0.4) is None and grown.slow(0.3) is None
+
+
+def test_one_pod_by_other_bounds_is_enough() -> None:
+    parts = [histogram("canary", "c", OLD), histogram("canary", "d", NEW), histogram("stable", "s", OLD)]
+    grown = window(reading(0, *parts), reading(1, *parts))
+
+    assert grown.slow(0.4) is None
+    assert grown.slow(2.0) == Tally()
+    assert metrics.frozen_threshold(grown, "baseline", share=0.05) is None
+
+
 def test_a_hole_is_no_data_and_the_bake_counts_from_its_end() -> None:
     before, hole, after = (
         reading(0, sessions(ok=10)),
@@ -113,7 +240,8 @@ def test_the_slow_threshold_is_a_bucket_bound_frozen_from_stable() -> None:
 
     assert metrics.frozen_threshold(counted, 0.7, share=0.05) == 0.5
     assert metrics.frozen_threshold(counted, 1.0, share=0.05) == 1.0
-    assert metrics.frozen_threshold(counted, 0.01, share=0.05) == 0.1
+    # Every bound is above it: what is between them nobody counted.
+    assert metrics.frozen_threshold(counted, 0.01, share=0.05) is None
     assert metrics.frozen_threshold(counted, "baseline", share=0.05) == 0.5
     assert metrics.frozen_threshold(counted, "baseline", share=0.001) is None
     assert metrics.frozen_threshold(window(NoData(time=0, reason="x")), 1.0, share=0.05) is None
@@ -148,6 +276,66 @@ def test_whatever_is_doubtful_is_no_data(up, scraped, counted, reason: str) -> N
     read = metrics.understood(up, scraped, counted, stale=5, now=0, expected=["p"])
 
     assert isinstance(read, NoData) and reason in read.reason
+
+
+def doubled(job: str, value: float, **labels: str) -> Sample:
+    return sample(value, job=job, instance="10.0.0.7:9000", **labels)
+
+
+def test_a_pod_under_two_jobs_counts_once_and_the_last_scrape_speaks() -> None:
+    read = metrics.understood(
+        [doubled("pods", 1), doubled("podmonitor", 1), doubled("broken", 0)],
+        [doubled("pods", 98), doubled("podmonitor", 99.5), doubled("broken", 99.9)],
+        [
+            doubled("pods", 6, __name__=SESSIONS, outcome="ok"),
+            doubled("podmonitor", 7, __name__=SESSIONS, outcome="ok", code="201"),
+            doubled("podmonitor", 1, __name__=SESSIONS, outcome="ok", code="200"),
+            doubled("podmonitor", 2, __name__=SESSIONS, outcome="error"),
+        ],
+        stale=5,
+        now=0,
+        expected=["p"],
+    )
+
+    assert read == reading(100, sessions(ok=8, error=2))
+
+
+def test_what_belongs_to_no_target_is_nobodys() -> None:
+    late = [sample(5, __name__=SESSIONS, outcome="ok", pod="gone")]
+    read = metrics.understood([sample(1)], [sample(99)], [*COUNTED, *late], stale=5, now=0, expected=["p"])
+
+    assert read == reading(100, sessions(ok=7))
+
+
+BOTH = {"up": [sample(1), sample(1, pod="q")], "scraped": [sample(99), sample(99, pod="q")]}
+TIMED = [sample(7, __name__=DURATIONS, le=le) for le in ("0.5", "+Inf")]
+OTHER = sample(3, __name__=SESSIONS, outcome="ok", pod="q")
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        COUNTED,
+        [*COUNTED, *TIMED, OTHER],  # no histogram of q
+        [*COUNTED, *TIMED, OTHER, sample(2, __name__=DURATIONS, le="0.5", pod="q")],  # not to its end
+        [*COUNTED, *TIMED, sample(3, __name__=DURATIONS, le="+Inf", pod="q")],
+    ],
+)
+def test_a_ready_pod_without_its_counters_is_a_hole(counted: list[Sample]) -> None:
+    read = metrics.understood(**BOTH, counters=counted, stale=5, now=0, expected=["p", "q"])
+
+    assert read == NoData(time=100, reason="no counters of q")
+    assert isinstance(metrics.understood(**BOTH, counters=counted, stale=5, now=0, expected=["p"]), Reading)
+
+
+def test_when_a_process_began_is_the_oldest_that_it_says() -> None:
+    told = [
+        sample(value, __name__="voice_sessions_created", outcome=of)
+        for of, value in (("ok", 40), ("error", 90))
+    ]
+    read = metrics.understood([sample(1)], [sample(99)], [*COUNTED, *told], stale=5, now=0, expected=["p"])
+
+    assert isinstance(read, Reading) and read.born == {"p": 40}
 
 
 def test_a_pod_that_is_not_ready_may_be_down() -> None:
@@ -190,6 +378,18 @@ def test_an_instant_query() -> None:
         (httpx.Response(400, json={"status": "error", "error": "parse error"}), "refused 'up': parse error"),
         (httpx.Response(200, json={"status": "success", "data": {"result": [{}]}}), "something unknown"),
         (httpx.Response(200, json=[]), "refused"),
+        (
+            httpx.Response(
+                200, json={"status": "success", "data": {"result": []}, "warnings": ["store 2 is gone"]}
+            ),
+            "doubts its answer: store 2 is gone",
+        ),
+        (
+            httpx.Response(
+                200, json={"status": "success", "data": {"result": []}, "infos": ["mixed buckets"]}
+            ),
+            "doubts its answer: mixed buckets",
+        ),
     ],
 )
 def test_a_prometheus_that_does_not_answer_is_said_so(answer, said: str) -> None:
