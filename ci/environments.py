@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Annotated, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
+from pydantic_core import PydanticCustomError
 
 from ci import places, yamlfile
+from ci.complaints import did_you_mean, shown
 from ci.errors import BadInput
-from ci.yamlfile import did_you_mean
+from ci.units import meant, meant_duration
 
 __all__ = [
     "Canary",
@@ -51,34 +53,48 @@ _ARCHITECTURE = "architecture"
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
+_CENTURY = 36525 * 86400.0
+
+
+def _mistake(message: str, hint: str) -> PydanticCustomError:
+    return PydanticCustomError("value", "{message}", {"message": message, "hint": hint})
+
+
 def _seconds(value: object) -> object:
+    form = meant(meant_duration(value, smallest="ms")) or "write 500ms, 10s, 5m, 1h or 30d"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise ValueError("a duration needs a unit: 500ms, 10s, 5m, 1h or 30d")
-    if not isinstance(value, str):
-        return value
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", value)
+        raise _mistake(f"{shown(value)} is a duration without a unit", form)
+    parts = (
+        re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)", value) if isinstance(value, str) else None
+    )
     if parts is None:
-        raise ValueError(f"{value!r} is not a duration: write 500ms, 10s, 5m, 1h or 30d")
-    return float(parts[1]) * _UNITS[parts[2]]
+        raise _mistake(f"{shown(value)} is not a duration", form)
+    if (seconds := float(parts[1]) * _UNITS[parts[2]]) > _CENTURY:
+        raise _mistake(f"{shown(value)} is longer than a century", "a duration that somebody lives to see")
+    return seconds
 
 
 def parse_seconds(text: str, *, what: str) -> float:
     """A duration as people write it (500ms, 10s, 5m, 1h, 30d) in seconds; BadInput names `what` it is of."""
     try:
         return float(cast(float, _seconds(text)))
-    except ValueError as error:
-        raise BadInput(f"{what}: {error}") from error
+    except PydanticCustomError as error:
+        raise BadInput(f"{what}: {error.message()}", hint=(error.context or {}).get("hint", "")) from error
 
 
 def _address(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.-]+(:\d{1,5})?", value):
-        raise ValueError(f"{value!r} is not a registry: write host or host:port, with no scheme and no path")
+    if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", value):
+        host = re.sub(r"^[a-z]+://|/.*$", "", value)
+        form = "write host or host:port, with no scheme and no path"
+        raise _mistake(f"{shown(value)} is not a registry", meant(host) if host != value else form)
     return value
 
 
 def _url(value: str) -> str:
     if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+(/\S*)?", value):
-        raise ValueError(f"{value!r} is not an http or https URL")
+        raise _mistake(
+            f"{shown(value)} is not an http or https URL", "write scheme and host: http://host:port"
+        )
     return value.rstrip("/")
 
 
@@ -95,7 +111,20 @@ def _committed(value: object) -> object:
 
 
 def _threshold(value: object) -> object:
+    if isinstance(value, str) and value[:1].isalpha() and value != "baseline":
+        raise _mistake(f"{shown(value)} is no threshold", "baseline, or a duration: 500ms")
     return value if value == "baseline" else _seconds(value)
+
+
+def _written_as(expression: str, words: str) -> AfterValidator:
+    """Text of a form that words can tell, since no expression is shown to anybody."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(expression, value) is None:
+            raise _mistake(f"{shown(value)} is not how it is written", words)
+        return value
+
+    return AfterValidator(check)
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
@@ -103,7 +132,12 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=
 _Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 _Margin = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 _Url = Annotated[str, AfterValidator(_url)]
-_Name = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,40}[a-z0-9])?$")]
+_Name = Annotated[
+    str,
+    _written_as(
+        r"[a-z]([a-z0-9-]{0,40}[a-z0-9])?", "at most 42 small letters, digits and hyphens, a letter first"
+    ),
+]
 _Wave = Annotated[tuple[_Name, ...], Field(min_length=1, strict=False)]
 
 
@@ -118,7 +152,13 @@ class Target(_Model):
     region: str
     kubeconfig: Annotated[Path, BeforeValidator(_path)]
     context: str
-    namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+    namespace: Annotated[
+        str,
+        _written_as(
+            r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+            "at most 63 small letters, digits and hyphens, none at an end",
+        ),
+    ]
     registry: Annotated[str, AfterValidator(_address)]
     """Where the cluster pulls from: host or host:port."""
     metrics: _Url
@@ -289,7 +329,7 @@ class SecretCopy(_Model):
     """A secret that the chart wants in the target's namespace, copied from where the platform keeps it."""
 
     name: str
-    source: Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9.-]+$")]
+    source: Annotated[str, _written_as(r"[a-z0-9-]+/[a-z0-9.-]+", "namespace/name, in small letters")]
     """`namespace/name`."""
     keys: dict[str, str]
     """`{key in the copy: key in the source}`."""
@@ -364,7 +404,7 @@ def read_environment(estate: str, name: str, root: Path | None = None) -> Enviro
             f"unknown environment {name!r} of estate {estate}",
             hint=did_you_mean(name, known),
         )
-    document = yamlfile.load_overlaid(folder / estate / f"{name}.yaml")
+    document = yamlfile.load_overlaid(folder / estate / f"{name}.yaml", within=folder)
     _say_names(document, estate, name)
     environment = yamlfile.checked(Environment, document)
     for loc, mistake in _inconsistencies(environment, known):

@@ -14,17 +14,18 @@ rather than references to them. Overlays: mappings are merged key by key, lists 
 from __future__ import annotations
 
 import difflib
+import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
+from ci.complaints import Loc, complaints, did_you_mean, dotted, shown
 from ci.errors import BadInput, Place
 
 __all__ = ["Document", "checked", "did_you_mean", "load", "load_overlaid", "parse"]
@@ -34,7 +35,6 @@ _MAX_NODES = 20_000
 _MAX_DEPTH = 48
 _MAX_SHOWN = 10
 
-Loc = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 _Loader = getattr(
     yaml, "CSafeLoader", yaml.SafeLoader
@@ -52,7 +52,10 @@ _SECRETS = {
     "a SAS signature": re.compile(r"[?&]sig=[\w%+/=-]{20,}"),
 }
 _COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
-_SECRET_KEY = re.compile(r"(?i)secret|password|token|credential|api_?key|connection_?string")
+_CORE_TAG = "tag:yaml.org,2002:"
+_TAGGED = {"int": "a whole number", "float": "a number", "bool": "true or false", "null": "nothing",
+           "timestamp": "a day or a moment", "binary": "base64"}  # fmt: skip
+_MAX_BITS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,37 +65,50 @@ class Document:
     file: Path
     data: dict[str, Any]
     places: Mapping[Loc, Place]
+    removed: Mapping[Loc, Place] = field(default_factory=dict)
+    """Where an overlay says `null`, so that a key of its base is not there."""
+    overlaid: bool = False
+    """Whether it was laid over another file."""
 
     def place(self, *loc: str | int) -> Place:
         """Where `loc` is written, or else the nearest thing around it (a default is written nowhere)."""
         for length in range(len(loc), 0, -1):
-            if (found := self.places.get(loc[:length])) is not None:
-                return found
+            for written in (self.places, self.removed):
+                if (found := written.get(loc[:length])) is not None:
+                    return found
         return Place(file=self.file, line=1)
 
 
 def load(file: Path) -> Document:
-    """Read one file. BadInput names the file and, where there is one, the line."""
+    """Read one file. BadInput names the file and the line."""
+    top = Place(file=file, line=1)
     try:
-        size = file.stat().st_size
-        if size > _MAX_BYTES:
+        found = file.stat()
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no file of text"
+            raise BadInput(f"cannot be read: it is {kind}", place=Place(file=file))
+        if found.st_size > _MAX_BYTES:
             raise BadInput(
-                f"the file has {size:,} bytes; at most {_MAX_BYTES:,} are read",
-                place=Place(file=file),
+                f"the file has {found.st_size:,} bytes; at most {_MAX_BYTES:,} are read",
+                place=top,
                 hint="split it with `extends`, or look for what was pasted into it by mistake",
             )
-        text = file.read_text(encoding="utf-8")
+        raw = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError) as error:
         beside = [path.name for path in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
         raise BadInput(
             "there is no such file", place=Place(file=file), hint=did_you_mean(file.name, beside)
         ) from error
-    except UnicodeDecodeError as error:
-        raise BadInput(
-            f"not UTF-8 text: {error.reason} at byte {error.start}", place=Place(file=file)
-        ) from error
     except OSError as error:
         raise BadInput(f"cannot be read: {error.strerror}", place=Place(file=file)) from error
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise BadInput(
+            f"not UTF-8 text: {error.reason} at byte {error.start}",
+            place=Place(file=file, line=raw.count(b"\n", 0, error.start) + 1),
+            hint="save the file as UTF-8",
+        ) from error
     return parse(text, file)
 
 
@@ -101,39 +117,57 @@ def parse(text: str, file: Path) -> Document:
     try:
         _refuse_depth(text, file)
         root = yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or str(error)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
         raise BadInput(
-            f"not YAML: {problem}", place=Place(file=file, line=mark.line + 1 if mark else None)
+            f"not YAML: the character U+{ord(error.character):04X} cannot stand in a file"
+            if isinstance(error.character, str) and len(error.character) == 1
+            else f"not YAML: {error.reason}",
+            place=Place(file=file, line=line),
+        ) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        problem = getattr(error, "problem", None) or str(error).partition("\n")[0]
+        raise BadInput(
+            f"not YAML: {problem}", place=Place(file=file, line=mark.line + 1 if mark else 1)
         ) from error
     if root is None:
-        raise BadInput("the file is empty", place=Place(file=file))
+        raise BadInput("the file is empty", place=Place(file=file, line=1))
     if not isinstance(root, yaml.MappingNode):
         raise BadInput("a mapping of keys is expected", place=_line(file, root))
     reader = _Reader(file)
     return Document(file=file, data=reader.value(root, ()), places=reader.places)
 
 
-def load_overlaid(file: Path, *, key: str = "extends") -> Document:
+def load_overlaid(file: Path, *, key: str = "extends", within: Path | None = None) -> Document:
     """Read a file laid over the one that its `extends: base.yaml` names (relative to itself), and so on.
 
-    The key itself is taken out. A circle of files is refused with the whole circle shown.
+    The key itself is taken out. A circle of files is refused with the whole circle shown, and so is a file
+    outside of the folder `within` (that of `file` itself when left out): what is read is shown in messages.
     """
-    return _load_overlaid(file, key, ())
+    return _load_overlaid(file, key, (within or file.parent).resolve(), ())
 
 
-def _load_overlaid(file: Path, key: str, above: tuple[Path, ...]) -> Document:
+def _load_overlaid(file: Path, key: str, within: Path, above: tuple[Path, ...]) -> Document:
     file_id = file.resolve()
     document = load(file)
     place = document.place(key)
-    base = document.data.pop(key, None)
+    if key not in document.data:
+        meant = difflib.get_close_matches(key, document.data, n=1, cutoff=0.75)
+        if meant and str(document.data[meant[0]]).endswith(".yaml"):
+            raise BadInput(
+                f"unknown key {shown(meant[0])}",
+                place=document.place(meant[0]),
+                hint=did_you_mean(meant[0], [key]),
+            )
+        return document
+    base = document.data.pop(key)
     if base is None:
         return document
     if not isinstance(base, str):
-        raise BadInput("the name of one file is expected", place=place)
+        raise BadInput(f"the name of one file is expected, not {shown(base)}", place=place)
+    below = _named(file.parent, base, within, place)
     chain = (*above, file_id)
-    below = file.parent / base
     if below.resolve() in chain:
         circle = [path.name for path in chain[chain.index(below.resolve()) :]]
         raise BadInput(
@@ -141,32 +175,52 @@ def _load_overlaid(file: Path, key: str, above: tuple[Path, ...]) -> Document:
             place=place,
             hint=f"take `{key}` out of one of them",
         )
-    if not below.is_file():
-        names = [path.name for path in below.parent.glob("*.yaml")]
-        raise BadInput(f"there is no file {base!r}", place=place, hint=did_you_mean(base, names))
-    lower = _load_overlaid(below, key, chain)
-    places = dict(lower.places)
-    data = _lay(lower.data, document.data, (), places, document.places)
-    return Document(file=file, data=data, places=places)
+    lower = _load_overlaid(below, key, within, chain)
+    places, removed = dict(lower.places), dict(lower.removed)
+    data = _lay(lower.data, document, document.data, (), places, removed)
+    return Document(file=file, data=data, places=places, removed=removed, overlaid=True)
+
+
+def _named(folder: Path, name: str, within: Path, place: Place) -> Path:
+    """The file of that name beside the one that names it; BadInput when it is none that may be read."""
+    hint = "a file beside this one or below the same folder, by its relative name: extends: base.yaml"
+    try:
+        file = folder / name
+        if Path(name).is_absolute() or not file.resolve().is_relative_to(within):
+            raise BadInput(f"{shown(name)} is outside of {within.name}/", place=place, hint=hint)
+        if not file.is_file():
+            names = [path.name for path in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
+            raise BadInput(f"there is no file {shown(name)}", place=place, hint=did_you_mean(name, names))
+    except (OSError, ValueError) as error:  # a name too long, or with a character that no name has
+        raise BadInput(f"{shown(name)} is no name of a file", place=place, hint=hint) from error
+    return file
 
 
 def _lay(
-    low: dict[str, Any], high: dict[str, Any], loc: Loc, places: dict[Loc, Place], over: Mapping[Loc, Place]
+    low: dict[str, Any],
+    over: Document,
+    high: dict[str, Any],
+    loc: Loc,
+    places: dict[Loc, Place],
+    removed: dict[Loc, Place],
 ) -> dict[str, Any]:
     merged = dict(low)
     for key, value in high.items():
         here = (*loc, key)
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _lay(merged[key], value, here, places, over)
+            merged[key] = _lay(merged[key], over, value, here, places, removed)
             continue
         if key in merged:
+            if merged[key] is None and isinstance(value, dict):
+                removed[here] = places[here]  # what is laid over nothing may lack what the base should have
             for stale in [place for place in places if place[: len(here)] == here]:
                 del places[stale]
         if value is None and key in low:
+            removed[here] = over.place(*here)
             del merged[key]
             continue
         merged[key] = value
-        places |= {place: where for place, where in over.items() if place[: len(here)] == here}
+        places |= {place: where for place, where in over.places.items() if place[: len(here)] == here}
     return merged
 
 
@@ -175,40 +229,25 @@ def checked(model: type[Model], document: Document) -> Model:
     try:
         return model.model_validate(document.data)
     except ValidationError as error:
-        # A union reports once per member it tried; one complaint per place is enough. A misspelt key that
-        # must be there is reported twice, as unknown and as missing: the first says it better.
-        found: dict[Loc, tuple[Place, str, str]] = {}
-        missing: dict[Loc, tuple[Place, str, str]] = {}
-        for details in error.errors(include_url=False):
-            loc = tuple(details["loc"])
-            place = _written(document, loc)
-            kept = missing if details["type"] == "missing" else found
-            kept.setdefault(
-                loc if kept is missing else (str(place),), (place, *_explain(model, loc, details))
-            )
-        hints = {(place.file, hint) for place, _, hint in found.values()}
-        found |= {
-            loc: one
-            for loc, one in missing.items()
-            if (one[0].file, f"did you mean {loc[-1]!r}?") not in hints
-        }
-        problems = sorted(found.values(), key=lambda one: (str(one[0].file), one[0].line or 0))
-        (place, message, hint), *others = problems
+        found = complaints(
+            model,
+            error,
+            document.data,
+            removed=document.removed,
+            extends="" if document.overlaid else "extends",
+        )
+        problems = sorted(
+            ((document.place(*one.loc), one) for one in found),
+            key=lambda pair: (str(pair[0].file), pair[0].line or 0),
+        )
+        (place, first), *others = problems
         also = [
-            f"also {where}: {what}{f' ({how})' if how else ''}"
-            for where, what, how in others[: _MAX_SHOWN - 1]
+            f"also {where}: {one.message}{f' ({one.hint})' if one.hint else ''}"
+            for where, one in others[: _MAX_SHOWN - 1]
         ]
         if len(problems) > _MAX_SHOWN:
             also.append(f"and {len(problems) - _MAX_SHOWN} more")
-        raise BadInput("\n".join([message, *also]), place=place, hint=hint) from None
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean 'x'?`, or what there is to choose from; empty when there is nothing."""
-    names = sorted(set(known))
-    if near := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
-        return f"did you mean {near[0]!r}?"
-    return f"known: {', '.join(names)}" if names else ""
+        raise BadInput("\n".join([first.message, *also]), place=place, hint=first.hint) from None
 
 
 def _line(file: Path, what: yaml.Node | yaml.Event) -> Place:
@@ -251,7 +290,8 @@ class _Reader:
             self.places.setdefault(loc, self._place(node, loc))
         if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
             raise BadInput(
-                f"the tag {node.tag} is not used here: write the plain value", place=self._place(node, loc)
+                f"the tag {shown(node.tag)} is not used here: write the plain value",
+                place=self._place(node, loc),
             )
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, loc)
@@ -267,15 +307,17 @@ class _Reader:
             key = None if key_node.id != "scalar" else key_node.value
             if key is None or key_node.tag != "tag:yaml.org,2002:str":
                 raise BadInput(
-                    f"the key {key!r} is not text for YAML" if key else "a key must be text",
+                    f"the key {shown(key)} is not text for YAML" if key else "a key must be text",
                     place=place,
-                    hint=f'quote it: "{key}"'
-                    if key and key != "<<"
-                    else "`<<` is not supported: use `extends`",
+                    hint="`<<` is not supported: use `extends`"
+                    if key == "<<"
+                    else f'quote it: "{key[:60]}"'
+                    if key
+                    else "",
                 )
             if key in mapping:
                 raise BadInput(
-                    f"the key {key!r} is given twice (first on line {lines[key]})",
+                    f"the key {shown(key)} is given twice (first on line {lines[key]})",
                     place=self._place(key_node, (*loc, key)),
                     hint="keep one of the two",
                 )
@@ -292,92 +334,26 @@ class _Reader:
                     place=self._place(node, loc),
                     hint="refer to it (azkv://<vault>/<name>, env:NAME) and replace the secret: it was seen",
                 )
+        tag = node.tag.removeprefix(_CORE_TAG)
+        if tag not in ("str", *_TAGGED):
+            raise BadInput(
+                f"not a value: the tag {shown(node.tag)} is not used here",
+                place=self._place(node, loc),
+                hint="write the plain value",
+            )
         try:
-            return self._scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError, OverflowError) as error:
-            message = getattr(error, "problem", None) or str(error)
-            raise BadInput(f"not a value: {message}", place=self._place(node, loc)) from error
+            value = self._scalars.construct_object(node)
+        except Exception as error:  # of YAML's own constructors, on what a tag or a form promised
+            raise BadInput(
+                f"not a value: {shown(node.value)} is not {_TAGGED.get(tag, 'text')}",
+                place=self._place(node, loc),
+                hint="quote it, if text is meant",
+            ) from error
+        if isinstance(value, int) and value.bit_length() > _MAX_BITS:
+            raise BadInput("a number as large as that is not used here", place=self._place(node, loc))
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadInput("a number with an end is expected", place=self._place(node, loc))
+        return value
 
     def _place(self, node: yaml.Node, loc: Loc) -> Place:
-        return Place(file=self._file, line=node.start_mark.line + 1, key=_dotted(loc) or None)
-
-
-def _dotted(loc: Loc) -> str:
-    text = ""
-    for part in loc:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
-def _written(document: Document, loc: Loc) -> Place:
-    """The place of `loc`; pydantic puts names of union members into it, which no file has."""
-    here: list[str | int] = []
-    data: Any = document.data
-    for part in loc:
-        known: Any = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
-        if part in known:
-            data = data[part]
-            here.append(part)
-    return document.place(*here)
-
-
-def _explain(model: type[BaseModel], loc: Loc, details: ErrorDetails) -> tuple[str, str]:
-    """What is wrong and what to do, in words for the person who wrote the file."""
-    kind, name, given = details["type"], str(loc[-1]) if loc else "", details.get("input")
-    context = details.get("ctx", {})
-    if kind == "extra_forbidden":
-        return f"unknown key {name!r}", did_you_mean(name, _keys_at(model, loc[:-1]))
-    if kind == "missing":
-        return f"the key {name!r} is missing", f"add `{name}:` below {_dotted(loc[:-1]) or 'the top level'}"
-    if kind == "value_error":
-        return str(context.get("error", details["msg"])), ""
-    if "hint" in context:  # a PydanticCustomError of the caller's own, with what to do
-        return details["msg"], str(context["hint"])
-    shown = ""
-    if isinstance(given, (str, int, float, bool)) and not _SECRET_KEY.search(_dotted(loc)):
-        shown = f", not {str(given)[:60]!r}" if isinstance(given, str) else f", not {given}"
-    if kind in ("enum", "literal_error"):
-        expected = str(context.get("expected", ""))
-        return f"{name} must be {expected}{shown}", did_you_mean(
-            str(given), re.findall(r"'([^']*)'", expected)
-        )
-    if kind == "string_type" and given is not None:
-        return f"text is expected{shown}", f'quote it: "{given}"' if isinstance(given, (int, float)) else ""
-    return details["msg"].replace("Input should", f"{name} should", 1) + shown, ""
-
-
-def _keys_at(model: type[BaseModel], loc: Loc) -> set[str]:
-    """The keys that the models reached by `loc` know."""
-    kinds: list[Any] = [model]
-    for part in loc:
-        kinds = [inner for kind in kinds for inner in _step(kind, part)]
-    models = [flat for kind in kinds for flat in _flat(kind) if isinstance(flat, type)]
-    return {
-        field.alias or name
-        for flat in models
-        if issubclass(flat, BaseModel)
-        for name, field in flat.model_fields.items()
-    }
-
-
-def _flat(kind: Any) -> list[Any]:
-    """A union's members, `Annotated` taken off."""
-    if get_origin(kind) in (Union, UnionType):
-        return [inner for member in get_args(kind) for inner in _flat(member)]
-    if hasattr(kind, "__metadata__"):
-        return _flat(get_args(kind)[0])
-    return [kind]
-
-
-def _step(kind: Any, part: str | int) -> list[Any]:
-    found: list[Any] = []
-    for flat in _flat(kind):
-        if isinstance(flat, type) and issubclass(flat, BaseModel):
-            fields = {field.alias or name: field for name, field in flat.model_fields.items()}
-            if isinstance(part, str) and part in fields:
-                found.append(fields[part].annotation)
-            elif part == flat.__name__:
-                found.append(flat)  # the name of a union's member, as pydantic puts it into a place
-        elif arguments := get_args(flat):
-            found.append(arguments[-1] if arguments[-1] is not Ellipsis else arguments[0])
-    return found
+        return Place(file=self._file, line=node.start_mark.line + 1, key=dotted(loc) or None)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ci.architecture.kinds import Duration, Frozen, SecretRef, Slug
+from ci.architecture.kinds import Duration, Frozen, SecretRef, Slug, WebPath
 
 __all__ = ["Certificates", "Gateway", "LiveKitPath", "Probe", "Redirect", "Route", "TrafficManager", "Waf"]
 
@@ -16,7 +16,7 @@ class TrafficManager(Frozen):
 
     routing: Literal["performance", "priority", "weighted", "geographic"]
     ttl: Duration
-    probe_path: str = Field(pattern="^/")
+    probe_path: WebPath
     probe_interval: Duration
     probe_timeout: Duration
     tolerated_failures: int = Field(ge=0, le=9)
@@ -35,7 +35,7 @@ class Waf(Frozen):
 class Probe(Frozen):
     """How the gateway asks a backend whether it lives."""
 
-    path: str = Field(pattern="^/")
+    path: WebPath
     interval: Duration
     timeout: Duration
     unhealthy_after: int = Field(ge=1, le=20)
@@ -44,7 +44,7 @@ class Probe(Frozen):
 class Route(Frozen):
     """One path of the public host and the backend behind it."""
 
-    path: str = Field(pattern="^/")
+    path: WebPath
     backend: Slug
     port: int = Field(ge=1, le=65535)
     probe: Probe

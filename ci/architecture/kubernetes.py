@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ci.architecture.kinds import Duration, Frozen, Percent, Size, Slug, VmSize
+from ci.architecture.kinds import Duration, Frozen, KubernetesVersion, Percent, Size, Slug, VmSize
 
 __all__ = ["Autoscaler", "Kubernetes", "NodePool", "Scaling", "Taint", "Workload"]
 
@@ -79,7 +79,7 @@ class Workload(Frozen):
 class Kubernetes(Frozen):
     """One AKS cluster a region."""
 
-    version: str = Field(pattern=r"^1\.\d+$")
+    version: KubernetesVersion
     tier: Literal["Free", "Standard", "Premium"]
     network_plugin: Literal["azure-cni", "azure-cni-overlay", "kubenet"]
     network_policy: Literal["azure-network-policy-manager", "cilium", "calico"]

@@ -120,7 +120,8 @@ def read(environment: str, where: Path | None = None) -> Declared:
 
 def read_file(file: Path) -> Declared:
     """One file and what it extends, wherever it is."""
-    document = load_overlaid(file)
+    own = folder().parent  # files of the checkout share what is below environments/; any other, its folder
+    document = load_overlaid(file, within=own if file.resolve().is_relative_to(own.resolve()) else None)
     return Declared(checked(Architecture, document), document)
 
 

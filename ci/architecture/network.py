@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ci.architecture.kinds import Cidr, Duration, Frozen, Slug
+from ci.architecture.kinds import Cidr, Domain, Duration, Frozen, Slug
 
 __all__ = ["DnsRecord", "DnsZone", "Network", "RegionPlan", "SecurityRule", "Subnet"]
 
@@ -84,7 +84,7 @@ class DnsRecord(Frozen):
 class DnsZone(Frozen):
     """The public zone. `*` and plain labels are records in it."""
 
-    zone: str = Field(pattern=r"^([a-z0-9-]+\.)+[a-z]{2,}$")
+    zone: Domain
     records: dict[str, DnsRecord]
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ci.architecture.kinds import Duration, Frozen, Percent, Region, SecretRef, Size, Slug, Usd
+from ci.architecture.kinds import Duration, Frozen, GroupRef, Percent, Region, SecretRef, Size, Slug, Usd
 
 __all__ = [
     "Access", "Alerts", "Budget", "Claims", "CostClaim", "Identity", "KeyVault", "Monitoring", "Recovery",
@@ -92,8 +92,8 @@ class Monitoring(Frozen):
 class Role(Frozen):
     """A person's or pipeline's role: an Entra group and Azure's built-in roles, on the resource group."""
 
-    group: SecretRef = Field(
-        description="where the group's object id is kept; ids are no secrets, but differ by tenant"
+    group: GroupRef = Field(
+        description="where the group's object id is kept, or the id: no secret, but another in each tenant"
     )
     azure_roles: tuple[AzureRole, ...]
     kubernetes_role: Literal["reader", "writer", "admin", "cluster-admin", "none"] = "none"

@@ -148,7 +148,7 @@ class _PlainHttp(SansIOHTTPPolicy[Any, Any]):
 
 
 def resolve(references: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:
-    """The values of template parameters, each from its `env:NAME`.
+    """The values of template parameters, each from its `env:NAME`, or as it is: an Entra group's id.
 
     BadInput names all that are missing, at once.
     """
@@ -156,7 +156,7 @@ def resolve(references: Mapping[str, str], wanted: Sequence[str]) -> dict[str, s
     values = {}
     for parameter in wanted:
         kind, _, variable = references[parameter].partition(":")
-        value = os.environ.get(variable) if kind == "env" else None
+        value = os.environ.get(variable) if kind == "env" else None if variable else kind
         if value:
             values[parameter] = value
         else:

@@ -7,15 +7,17 @@ was looked at: waivers do not outlive their reason.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ci.architecture.kinds import Frozen
+from ci.complaints import shown
 from ci.errors import Place
 from ci.yamlfile import checked, load
 
@@ -29,6 +31,22 @@ class Waiver(Frozen):
     resource: str
     reason: str = Field(min_length=20)
     expires: date
+
+    @field_validator("resource")
+    @classmethod
+    def _readable(cls, expression: str) -> str:
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of what a later Python will read otherwise
+                re.compile(expression)
+        except (re.error, OverflowError, RecursionError) as error:
+            said = error.msg if isinstance(error, re.error) else "it is too large"
+            at = (
+                f" (character {error.pos + 1})"
+                if isinstance(error, re.error) and error.pos is not None
+                else ""
+            )
+            raise ValueError(f"{shown(expression)} is no regular expression: {said}{at}") from None
+        return expression
 
 
 class _Waivers(Frozen):
