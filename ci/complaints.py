@@ -1,12 +1,12 @@
 """What pydantic has against something that a person wrote, in words for that person.
 
-    complaints(Environment, error, written)    # one for each mistake, with its place; most come from one only
-    said(error)                                # the same in one line, where nothing tells places: JSON that was read
-    shown(value)                               # a value as the file has it: null, true, 'text', a list
+    complaints(Environment, error, data)    # one for each mistake, with the keys that lead to it
+    said(error)                             # the same in one line, where nothing tells places: of JSON
+    shown(value)                            # a value as the file has it: null, true, 'text', a list
 
-No type of Python's and no expression of ours is in a message: who wrote `3m` where a number belongs is told
-that a whole number is expected, not what parsing it was tried as. One mistake is one complaint: a misspelt key
-is not told of again as the missing one that it was meant to be, nor by all that would have been below it.
+No type of Python's and no expression of ours is in a message: who wrote `3m` where a number belongs is
+told that a whole number is expected, not what parsing it was tried as. One mistake is one complaint: a
+misspelt key is not told of again as the missing one that it was meant to be, nor by what is below that one.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def dotted(loc: Loc) -> str:
 
 
 def _written(data: Any, loc: Loc) -> Loc:
-    """As much of a place as is in the data: pydantic puts names of union members into it, which no file has."""
+    """As much of a place as is in the data: pydantic puts names of union members into it, too."""
     here: list[str | int] = []
     for part in loc:
         known: Any = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()

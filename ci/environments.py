@@ -63,7 +63,7 @@ def _mistake(message: str, hint: str) -> PydanticCustomError:
 def _seconds(value: object) -> object:
     form = meant(meant_duration(value, smallest="ms")) or "write 500ms, 10s, 5m, 1h or 30d"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise _mistake(f"{shown(value)} is a duration without a unit", form)
+        raise _mistake(f"a duration needs a unit, not {shown(value)}", form)
     parts = (
         re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(ms|s|m|h|d)", value) if isinstance(value, str) else None
     )
@@ -101,7 +101,12 @@ def _url(value: str) -> str:
 def _path(value: object) -> object:
     if not isinstance(value, str):
         return value
-    return Path(value.replace("${state}", str(places.state()))).expanduser()
+    try:
+        if value.isprintable():
+            return Path(value.replace("${state}", str(places.state()))).expanduser()
+    except RuntimeError:  # nobody here is called as after its `~`
+        pass
+    raise _mistake(f"{shown(value)} is no name of a file", "a path; ${state} is where `va up` keeps things")
 
 
 def _committed(value: object) -> object:
@@ -112,7 +117,7 @@ def _committed(value: object) -> object:
 
 def _threshold(value: object) -> object:
     if isinstance(value, str) and value[:1].isalpha() and value != "baseline":
-        raise _mistake(f"{shown(value)} is no threshold", "baseline, or a duration: 500ms")
+        raise _mistake(f"{shown(value)} is not a duration", "baseline, or a duration: 500ms")
     return value if value == "baseline" else _seconds(value)
 
 

@@ -33,8 +33,13 @@ def meant(suggestion: str) -> str:
 
 
 def meant_duration(value: object, *, smallest: str = "s") -> str:
-    """In our notation, by the largest unit that gives a whole number; nothing finer than `smallest`."""
+    """In our notation, by the largest unit that gives a whole number; nothing finer than `smallest`.
+
+    A bare number may be of seconds or of minutes: both are named.
+    """
     text = _plain(value).lower()
+    if text.isdigit() and text.isascii() and len(text) <= 12:
+        return f"{int(text)}s' or '{int(text)}m"  # as likely
     if clock := re.fullmatch(r"([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])", text):
         total = Fraction(int(clock[1]) * 3600 + int(clock[2]) * 60 + int(clock[3])) * 1000
     else:

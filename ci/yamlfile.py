@@ -17,7 +17,8 @@ import difflib
 import math
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,9 +29,10 @@ from pydantic import BaseModel, ValidationError
 from ci.complaints import Loc, complaints, did_you_mean, dotted, shown
 from ci.errors import BadInput, Place
 
-__all__ = ["Document", "checked", "did_you_mean", "load", "load_overlaid", "parse"]
+__all__ = ["Document", "checked", "did_you_mean", "load", "load_all", "load_overlaid", "parse"]
 
 _MAX_BYTES = 2**20
+_MAX_PRINTED = 2**24
 _MAX_NODES = 20_000
 _MAX_DEPTH = 48
 _MAX_SHOWN = 10
@@ -69,6 +71,8 @@ class Document:
     """Where an overlay says `null`, so that a key of its base is not there."""
     overlaid: bool = False
     """Whether it was laid over another file."""
+    top: Place | None = None
+    """Where it begins, if not on the first line of its file."""
 
     def place(self, *loc: str | int) -> Place:
         """Where `loc` is written, or else the nearest thing around it (a default is written nowhere)."""
@@ -76,20 +80,24 @@ class Document:
             for written in (self.places, self.removed):
                 if (found := written.get(loc[:length])) is not None:
                     return found
-        return Place(file=self.file, line=1)
+        return self.top or Place(file=self.file, line=1)
 
 
 def load(file: Path) -> Document:
     """Read one file. BadInput names the file and the line."""
+    return parse(_text(file, _MAX_BYTES), file)
+
+
+def _text(file: Path, most: int) -> str:
     top = Place(file=file, line=1)
     try:
         found = file.stat()
         if not stat.S_ISREG(found.st_mode):
             kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no file of text"
             raise BadInput(f"cannot be read: it is {kind}", place=Place(file=file))
-        if found.st_size > _MAX_BYTES:
+        if found.st_size > most:
             raise BadInput(
-                f"the file has {found.st_size:,} bytes; at most {_MAX_BYTES:,} are read",
+                f"the file has {found.st_size:,} bytes; at most {most:,} are read",
                 place=top,
                 hint="split it with `extends`, or look for what was pasted into it by mistake",
             )
@@ -102,21 +110,32 @@ def load(file: Path) -> Document:
     except OSError as error:
         raise BadInput(f"cannot be read: {error.strerror}", place=Place(file=file)) from error
     try:
-        text = raw.decode()
+        return raw.decode()
     except UnicodeDecodeError as error:
         raise BadInput(
             f"not UTF-8 text: {error.reason} at byte {error.start}",
             place=Place(file=file, line=raw.count(b"\n", 0, error.start) + 1),
             hint="save the file as UTF-8",
         ) from error
-    return parse(text, file)
 
 
 def parse(text: str, file: Path) -> Document:
     """`load` for text already in hand; `file` is only named in places."""
-    try:
+    with _one_error(text, file):
         _refuse_depth(text, file)
         root = yaml.compose(text, Loader=_Loader)
+    if root is None:
+        raise BadInput("the file is empty", place=Place(file=file, line=1))
+    if not isinstance(root, yaml.MappingNode):
+        raise BadInput("a mapping of keys is expected", place=_line(file, root))
+    reader = _Reader(file)
+    return Document(file=file, data=reader.value(root, ()), places=reader.places)
+
+
+@contextmanager
+def _one_error(text: str, file: Path) -> Iterator[None]:
+    try:
+        yield
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise BadInput(
@@ -131,12 +150,23 @@ def parse(text: str, file: Path) -> Document:
         raise BadInput(
             f"not YAML: {problem}", place=Place(file=file, line=mark.line + 1 if mark else 1)
         ) from error
-    if root is None:
-        raise BadInput("the file is empty", place=Place(file=file, line=1))
-    if not isinstance(root, yaml.MappingNode):
-        raise BadInput("a mapping of keys is expected", place=_line(file, root))
-    reader = _Reader(file)
-    return Document(file=file, data=reader.value(root, ()), places=reader.places)
+
+
+def load_all(file: Path) -> tuple[Document, ...]:
+    """The documents of a file that a program wrote, such as `helm template`: larger, and of any content."""
+    text = _text(file, _MAX_PRINTED)
+    with _one_error(text, file):
+        _refuse_depth(text, file)
+        roots = [root for root in yaml.compose_all(text, Loader=_Loader) if root.tag != f"{_CORE_TAG}null"]
+    documents = []
+    for root in roots:
+        if not isinstance(root, yaml.MappingNode):
+            raise BadInput("a mapping of keys is expected", place=_line(file, root))
+        reader = _Reader(file, written=False)
+        documents.append(
+            Document(file=file, data=reader.value(root, ()), places=reader.places, top=_line(file, root))
+        )
+    return tuple(documents)
 
 
 def load_overlaid(file: Path, *, key: str = "extends", within: Path | None = None) -> Document:
@@ -272,15 +302,17 @@ def _refuse_depth(text: str, file: Path) -> None:
 class _Reader:
     """Turns composed nodes into plain values and notes where each came from."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, written: bool = True) -> None:
+        """`written` by a person: what people must not write is refused."""
         self.places: dict[Loc, Place] = {}
+        self._written = written
         self._file = file
         self._nodes = 0
         self._scalars = yaml.constructor.SafeConstructor()
 
     def value(self, node: yaml.Node, loc: Loc) -> Any:
         self._nodes += 1
-        if self._nodes > _MAX_NODES or len(loc) > _MAX_DEPTH:
+        if self._nodes > (_MAX_NODES if self._written else _MAX_PRINTED) or len(loc) > _MAX_DEPTH:
             raise BadInput(
                 f"aliases (`*name`) expand to more than {_MAX_NODES:,} values",
                 place=_line(self._file, node),
@@ -327,7 +359,7 @@ class _Reader:
         return mapping
 
     def _scalar(self, node: yaml.Node, loc: Loc) -> Any:
-        for name, pattern in _SECRETS.items():
+        for name, pattern in _SECRETS.items() if self._written else ():
             if pattern.search(node.value):
                 raise BadInput(
                     f"this looks like {name}; secrets do not belong into files",

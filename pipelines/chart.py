@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 
 from ci import places
 from ci.architecture import model
-from ci.architecture.chart import checkable_values, rendered_workloads
+from ci.architecture.chart import checkable_values
 from ci.architecture.check import Severity, check
 from ci.architecture.names import name
+from ci.architecture.rendered import rendered_workloads
 from ci.azure.checkov import failed_checks
 from ci.concurrency import together
 from ci.delivery.chart import lint, render

@@ -1,23 +1,18 @@
-"""What the Helm chart's workloads ask of the cluster, as declared and as rendered, in the same form."""
+"""What the chart's workloads ask of the cluster, as declared, and the values that it is installed with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ci.architecture.alerts import rule_file
 from ci.architecture.kubernetes import Taint
 from ci.architecture.model import Architecture, Declared
 from ci.architecture.names import name
-from ci.errors import BadInput, Place
-from ci.quantities import quantity, whole
+from ci.errors import Place
 
-__all__ = ["Fit", "checkable_values", "declared_workloads", "rendered_workloads", "values"]
+__all__ = ["Fit", "checkable_values", "declared_workloads", "values"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,89 +66,6 @@ def declared_workloads(declared: Declared) -> tuple[Fit, ...]:
         )
         for name, workload in declared.architecture.kubernetes.workloads.items()
     )
-
-
-def rendered_workloads(manifests: Path, architecture: Architecture) -> tuple[Fit, ...]:
-    """The Deployments and StatefulSets of `helm template`'s output. BadInput for what is none."""
-    try:
-        documents = [document for document in yaml.safe_load_all(manifests.read_text()) if document]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadInput(f"no rendered chart: {error}", place=Place(file=manifests)) from error
-    if not all(isinstance(document, dict) for document in documents):
-        raise BadInput("no rendered chart: Kubernetes objects are expected", place=Place(file=manifests))
-    scaled = dict(_scaled(documents))
-    pools = {
-        **{("kubernetes.azure.com/agentpool", name): name for name in architecture.kubernetes.pools},
-        **{
-            label: name
-            for name, pool in architecture.kubernetes.pools.items()
-            for label in pool.labels.items()
-        },
-    }
-    return tuple(
-        _fit(document, manifests, scaled, pools, architecture)
-        for document in documents
-        if document.get("kind") in ("Deployment", "StatefulSet")
-    )
-
-
-def _scaled(documents: list[dict[str, Any]]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """The fewest and the most pods of what is scaled, by name; what is left out is Kubernetes' and KEDA's."""
-    for document in documents:
-        spec = document.get("spec", {})
-        if document.get("kind") == "HorizontalPodAutoscaler":
-            yield spec["scaleTargetRef"]["name"], (spec.get("minReplicas", 1), spec["maxReplicas"])
-        elif document.get("kind") == "ScaledObject":
-            fewest, most = spec.get("minReplicaCount", 0), spec.get("maxReplicaCount", 100)
-            yield spec["scaleTargetRef"]["name"], (fewest, most)
-
-
-def _fit(
-    document: dict[str, Any],
-    file: Path,
-    scaled: Mapping[str, tuple[int, int]],
-    pools: dict[tuple[str, str], str],
-    architecture: Architecture,
-) -> Fit:
-    name = document["metadata"]["name"]
-    workloads = architecture.kubernetes.workloads
-    known = next((key for key in workloads if name == key or name.endswith(f"-{key}")), None)
-    pod = document["spec"]["template"]["spec"]
-    requests = [(container.get("resources") or {}).get("requests") or {} for container in pod["containers"]]
-    selected = [pools[label] for label in (pod.get("nodeSelector") or {}).items() if label in pools]
-    fixed = document["spec"].get("replicas", 1)
-    fewest, most = scaled.get(name, (fixed, fixed))
-
-    def place(fact: str) -> Place:
-        return Place(file=file, key=f"{document['kind']}/{name} {fact}")
-
-    return Fit(
-        name=name,
-        pool=selected[0] if selected else None,
-        tolerates=tuple(
-            Taint(key=one["key"], value=one.get("value", "true"), effect=one.get("effect", "NoSchedule"))
-            for one in pod.get("tolerations") or []
-            if "key" in one
-        ),
-        cpu_millicores=_asked(requests, "cpu", Decimal("0.001"), place("requests.cpu")),
-        memory_mib=_asked(requests, "memory", Decimal(2**20), place("requests.memory")),
-        min_pods=fewest,
-        max_pods=most,
-        grace_seconds=float(pod.get("terminationGracePeriodSeconds", 30)),
-        drain_seconds=workloads[known].drain.total_seconds() if known else None,
-        host_network=bool(pod.get("hostNetwork")),
-        declared_as=known,
-        rendered=True,
-        place=place,
-    )
-
-
-def _asked(requests: Iterable[Mapping[str, Any]], what: str, unit: Decimal, place: Place) -> int:
-    """The sum of what containers ask for, in that unit, rounded up."""
-    try:
-        return whole(sum((quantity(one.get(what) or 0) for one in requests), Decimal(0)) / unit)
-    except ValueError as error:
-        raise BadInput(str(error), place=place) from None
 
 
 def values(

@@ -38,8 +38,8 @@ def env_check(
     from datetime import datetime
 
     from ci.architecture import model
-    from ci.architecture.chart import rendered_workloads
     from ci.architecture.check import Finding, Severity, check
+    from ci.architecture.rendered import rendered_workloads
 
     with failing(json):
         names = ("as written",) if written else (env,) if env else model.environments()

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from ci.architecture import model
-from ci.architecture.chart import Fit, rendered_workloads, values
+from ci.architecture.chart import Fit, values
 from ci.architecture.check import Finding, Severity, check
 from ci.architecture.cost import what_if
 from ci.architecture.facts import retirements
+from ci.architecture.rendered import rendered_workloads
 from ci.errors import BadInput
 
 TODAY = date(2026, 11, 23)
@@ -328,7 +329,7 @@ def test_a_rendered_chart_is_held_to_the_same_rules(tmp_path: Path) -> None:
     assert {f.code for f in wrong} == {"TAINT-TOLERATION", "REQUEST-NODE", "CHART-DIFFERS", *chosen}
     (differs,) = [f for f in wrong if f.code == "CHART-DIFFERS"]
     assert "tolerates none, not agents=true:NoSchedule; cpu_millicores 5500, not 1000" in differs.reason
-    assert "rendered.yaml (Deployment/voice-agent" in str(differs.place)
+    assert "rendered.yaml:2 (Deployment/voice-agent" in str(differs.place)
 
 
 def test_a_workload_that_nobody_declared(tmp_path: Path) -> None:
@@ -343,7 +344,7 @@ def test_a_workload_that_nobody_declared(tmp_path: Path) -> None:
 def test_what_is_no_chart_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "rendered.yaml"
     file.write_text("just: [text")
-    with pytest.raises(BadInput, match="no rendered chart"):
+    with pytest.raises(BadInput, match=r"rendered\.yaml:2: not YAML"):
         rendered_workloads(file, model.read("prod").architecture)
 
 

@@ -83,7 +83,7 @@ def test_two_servers_while_highly_available() -> None:
         ("agents.mx=40", "there is no key 'agents.mx'", "did you mean 'agents.max'?"),
         ("max=40", "'max' may be kubernetes.pools.", "more of the path"),
         ("agents.max", "is no change", "--what-if agents.max=40"),
-        ("agents.max=many", "--what-if agents.max=many: max should be a valid integer", ""),
+        ("agents.max=many", "--what-if agents.max=many: a whole number is expected", ""),
         ("agents.max=1", "min 4 is more than max 1", ""),
         ("agents.vm_size=Standard_D4s_v9", "no VM size known", "Standard_D4s_v5"),
         ("agents.max=[", "is no value", ""),

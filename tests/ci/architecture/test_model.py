@@ -120,7 +120,7 @@ MISTAKES = {
         "size without a unit",
         "did you mean '256 GB'?",
     ),
-    "a share without a sign": ("error_rate: 5%", "error_rate: 5", "5 is no percentage", "with the sign"),
+    "a share without a sign": ("error_rate: 5%", "error_rate: 5", "5 is no percentage", "did you mean '5%'?"),
     "an unknown region": (
         "  eastus:\n",
         "  eastsu:\n",
@@ -150,7 +150,7 @@ MISTAKES = {
     "a version as a number": (
         'version: "1.36"',
         "version: 1.36",
-        "text is expected, not 1.36",
+        "1.36 is a number, and 1.30 would be 1.3",
         'quote it: "1.36"',
     ),
     "no regions": ("vnet: 10.10.0.0/16", "vnt: 10.10.0.0/16", "unknown key 'vnt'", "did you mean 'vnet'?"),

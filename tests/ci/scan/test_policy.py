@@ -190,7 +190,7 @@ def test_an_old_database_blocks(tmp_path: Path, age: int, passes: bool) -> None:
         ("  fixed_only: true", "  fixed_onyl: true", ":4 (vulnerabilities.fixed_onyl)", "fixed_only"),
         ("block: [CRITICAL, HIGH]", "block: [SEVERE]", ":3 (vulnerabilities.block[0])", "CRITICAL"),
         ("    owner: team-voice\n", "", ":13 (allow[0])", "owner"),
-        ("expires: 2026-11-30", "expires: soon", ":18 (allow[0].expires)", "date"),
+        ("expires: 2026-11-30", "expires: soon", ":18 (allow[0].expires)", "a day is expected"),
         ("reason: not reachable from outside", "reason: short", ":17 (allow[0].reason)", "10"),
         ("misconfigurations:\n  block: [CRITICAL]\n", "", ":1", "misconfigurations"),
         ("licences:", "secret: []\nlicences:", ":9 (secret)", "unknown key"),
