@@ -68,7 +68,7 @@ def run_of(url: str) -> str:
 
 def gives_tokens() -> bool:
     """Whether the job may ask GitHub for tokens: `permissions: {id-token: write}`."""
-    return bool(os.environ.get(_URL) and os.environ.get(_TOKEN))
+    return bool(os.environ.get(_URL))
 
 
 def id_token(audience: str) -> str:
@@ -77,8 +77,8 @@ def id_token(audience: str) -> str:
     BadInput where there is none to be had; SystemUnavailable when GitHub does not give it. It is good for
     some minutes: ask when it is needed.
     """
-    url = os.environ.get(_URL, "")
-    if not gives_tokens():
+    url, secret = os.environ.get(_URL, ""), os.environ.get(_TOKEN, "")
+    if not url or not secret:
         raise BadInput(
             "this job gets no OIDC token from GitHub",
             hint="in the workflow say `permissions: {id-token: write}`",
@@ -86,14 +86,14 @@ def id_token(audience: str) -> str:
     at_home = urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
     if urlsplit(url).scheme != "https" and not at_home:
         raise BadInput(f"{_URL} is no https address: the job's secret is not sent there")
-    secret = {"Authorization": f"Bearer {os.environ[_TOKEN]}"}
+    who = {"Authorization": f"Bearer {secret}"}
     problem = ""
     for _ in range(_ATTEMPTS):
         try:
             with (
                 httpx.Client(timeout=_SECONDS, trust_env=not at_home) as client,
                 client.stream(
-                    "GET", httpx.URL(url).copy_merge_params({"audience": audience}), headers=secret
+                    "GET", httpx.URL(url).copy_merge_params({"audience": audience}), headers=who
                 ) as answer,
             ):
                 body = b""

@@ -15,13 +15,14 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ci import places
-from ci.concurrency import together
+from ci.concurrency import both, together
 from ci.environments import Environment, Trust
 from ci.errors import PipelineError, PolicyBlocked
 from ci.registry import Registry, registry_at
-from ci.release import Image, Release
+from ci.release import Release
 from ci.scan import Policy, read_policy
 from ci.supply.attestations import RELEASES, named, release_bundle
+from ci.supply.keyless import Claims
 from ci.supply.signing import signature_of
 from ci.supply.verification import Check, checks
 
@@ -99,31 +100,35 @@ async def verify(release: Release, environments: Sequence[Environment]) -> Verif
 async def _verify(
     registry: Registry, release: Release, trust: Trust, policy: Policy, today: date
 ) -> list[Check]:
-    async def signed(subject: str, repository: str, digest: str) -> list[Check]:
+    async def signed(subject: str, repository: str, digest: str) -> tuple[Check, Claims | None]:
         """The artifact itself is fetched too, and its bytes are checked."""
+
+        def refused(reason: str) -> tuple[Check, None]:
+            return Check(subject=subject, what=_SIGNATURE, reason=reason), None
+
         if await registry.find_manifest(repository, digest) is None:
-            return [
-                Check(subject=subject, what=_SIGNATURE, reason=_lost(registry, subject, repository, digest))
-            ]
+            return refused(_lost(registry, subject, repository, digest))
         try:
-            who = (await signature_of(registry, repository, digest, trust.signers)).who
-        except PolicyBlocked as refused:
-            return [Check(subject=subject, what=_SIGNATURE, reason=refused.message)]
-        return [Check(subject=subject, what=_SIGNATURE, said=f"by {who}")]
+            found = await signature_of(registry, repository, digest, trust.signers)
+        except PolicyBlocked as error:
+            return refused(error.message)
+        return Check(subject=subject, what=_SIGNATURE, said=f"by {found.who}"), found.claims
 
-    async def documents(image: Image) -> list[Check]:
-        attached = await named(registry, image)
-        return checks(release, image, attached, trust=trust, policy=policy, today=today)
-
-    found = await together(
-        [
-            signed(_RELEASE, RELEASES, release_bundle(release).digest),
-            signed(_CHART, release.chart.name, release.chart.digest),
-            *(signed(image.name, image.name, image.digest) for image in release.images),
-            *(documents(image) for image in release.images),
-        ]
+    signatures, documents = await both(
+        together(
+            [
+                signed(_RELEASE, RELEASES, release_bundle(release).digest),
+                signed(_CHART, release.chart.name, release.chart.digest),
+                *(signed(image.name, image.name, image.digest) for image in release.images),
+            ]
+        ),
+        together(named(registry, image) for image in release.images),
     )
-    return [check for each in found for check in each]
+    (_, claims), *_ = signatures  # of who signed the release, which names all the documents
+    found = [check for check, _ in signatures]
+    for image, attached in zip(release.images, documents, strict=True):
+        found += checks(release, image, attached, trust=trust, policy=policy, today=today, claims=claims)
+    return found
 
 
 def _lost(registry: Registry, subject: str, repository: str, digest: str) -> str:

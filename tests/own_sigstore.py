@@ -17,12 +17,13 @@ import json
 import secrets
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jwt
@@ -36,11 +37,13 @@ from signing_key import statement
 from ci.environments import TrustedSigner
 from ci.supply.signing import Signer
 
-__all__ = ["IDENTITY", "ISSUER", "WORKFLOW", "Served", "Sigstore", "Workflow"]
+__all__ = ["COMMIT", "IDENTITY", "ISSUER", "RUN", "WORKFLOW", "Served", "Sigstore", "Workflow"]
 
 ISSUER = "https://token.actions.githubusercontent.com"
 WORKFLOW = "o/r/.github/workflows/release.yml@refs/heads/main"
 IDENTITY = f"https://github.com/{WORKFLOW}"
+COMMIT = "c" * 40
+RUN = "https://github.com/o/r/actions/runs/7/attempts/1"
 _SHA256 = ec.ECDSA(hashes.SHA256())
 _LIFE = timedelta(minutes=10)
 
@@ -80,8 +83,12 @@ class Sigstore:
         issuer: str = ISSUER,
         *,
         at: datetime | None = None,
+        claims: Mapping[int, str] = MappingProxyType({}),
     ) -> x509.Certificate:
-        """A certificate of ten minutes, with the promise of the certificate log in it."""
+        """A certificate of ten minutes, with the promise of the certificate log in it.
+
+        `claims` are extensions below Fulcio's number, laid over those that follow from the identity.
+        """
         now = at or datetime.now(UTC)
         builder = (
             x509.CertificateBuilder()
@@ -100,13 +107,11 @@ class Sigstore:
             .add_extension(
                 x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)]), critical=True
             )
-            .add_extension(
-                x509.UnrecognizedExtension(
-                    x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8"), asn1.encode_der(issuer)
-                ),
-                critical=False,
-            )
         )
+        for number, value in ({8: issuer} | _claims_of(identity) | dict(claims)).items():
+            oid = x509.ObjectIdentifier(f"1.3.6.1.4.1.57264.1.{number}")
+            extension = x509.UnrecognizedExtension(oid, asn1.encode_der(value))
+            builder = builder.add_extension(extension, critical=False)
         before = builder.sign(self.fulcio_key, hashes.SHA256())
         return builder.add_extension(
             x509.UnrecognizedExtension(
@@ -291,6 +296,7 @@ class Sigstore:
         issued: datetime | None = None,
         signed: datetime | None = None,
         timed: bool = True,
+        claims: Mapping[int, str] = MappingProxyType({}),
     ) -> bytes:
         """What cosign makes with these services.
 
@@ -298,7 +304,7 @@ class Sigstore:
         without `timed`, nobody says when it was signed.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self.certificate(key.public_key(), identity, issuer, at=issued or signed)
+        certificate = self.certificate(key.public_key(), identity, issuer, at=issued or signed, claims=claims)
         kind = b"application/vnd.in-toto+json"
         pae = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
         signature = key.sign(pae, _SHA256)
@@ -432,6 +438,8 @@ class Sigstore:
             "aud": "sigstore",
             "sub": "repo:o/r:ref:refs/heads/main",
             "job_workflow_ref": workflow,
+            "sha": COMMIT,
+            "run": RUN,
             "iat": now,
             "exp": now + _LIFE,
         }
@@ -446,7 +454,9 @@ class Sigstore:
         key = serialization.load_pem_public_key(request["publicKey"]["content"].encode())
         assert isinstance(key, ec.EllipticCurvePublicKey)
         key.verify(base64.b64decode(request["proofOfPossession"]), claims["sub"].encode(), _SHA256)
-        made = self.certificate(key, f"https://github.com/{claims['job_workflow_ref']}", claims["iss"])
+        said = {13: claims["sha"], 21: claims["run"]}
+        identity = f"https://github.com/{claims['job_workflow_ref']}"
+        made = self.certificate(key, identity, claims["iss"], claims=said)
         chain = [one.public_bytes(serialization.Encoding.PEM).decode() for one in (made, self.fulcio)]
         return _canonical({"signedCertificateEmbeddedSct": {"chain": {"certificates": chain}}})
 
@@ -501,6 +511,7 @@ class Workflow:
     root: Path
     identity: str = IDENTITY
     issuer: str = ISSUER
+    claims: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def trusted(self) -> TrustedSigner:
@@ -511,10 +522,19 @@ class Workflow:
         return Signer(name="a workflow", arguments=("--oidc-provider", "x"), verified_by=self.trusted)
 
     def bundle(self, digest: str, **more: Any) -> bytes:
-        return self.sigstore.bundle(statement(digest, **more), self.identity, self.issuer)
+        said = statement(digest, **more)
+        return self.sigstore.bundle(said, self.identity, self.issuer, claims=self.claims)
 
 
 # Certificates --------------------------------------------------------------------------------------------
+
+
+def _claims_of(identity: str) -> dict[int, str]:
+    """What Fulcio says of a workflow's run beside its address; nothing of anybody else."""
+    workflow, at, ref = identity.partition("@")
+    if not at or "/.github/workflows/" not in workflow:
+        return {}
+    return {9: identity, 11: "github-hosted", 12: workflow.partition("/.github/")[0], 14: ref}
 
 
 def _authority(name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:

@@ -39,7 +39,7 @@ _IN_TOTO = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _KIND_ANNOTATION = "dev.va.attestation"
 _PREDICATE_ANNOTATION = "in-toto.io/predicate-type"
-_BUILD_TYPE = "https://github.com/voice-assistant/pipelines/ship@v1"
+_BUILD_TYPE = "https://github.com/voice-assistant/pipelines/ship@v2"
 
 
 class Kind(StrEnum):
@@ -90,14 +90,31 @@ def provenance(
     options: Mapping[str, Any],
     builder: str,
     repository: str | None = None,
+    runner: str = "",
+    made: Mapping[str, Any] | None = None,
+    handover: str = "",
 ) -> Attestation:
     """SLSA v1 provenance: which commit of which repository the image was built from, how, and by what.
 
-    `builder` is a URI. A dirty work tree is said to be one: its commit alone does not make this image.
+    `builder` is a URI: who says this, and signs it, on a `runner` of a kind. `made` is what it was told of
+    the job that built, tested and scanned, by the manifest with the digest `handover`: those are that job's
+    claims, and its `run` is the invocation. A dirty work tree is said to be one: its commit alone does not
+    make this image.
     """
     source: dict[str, Any] = {"digest": {"gitCommit": commit.sha}}
     if repository:
         source["uri"] = f"git+{repository}"
+    materials: list[dict[str, Any]] = [source]
+    run: dict[str, Any] = {"builder": {"id": builder}}
+    internal: dict[str, Any] = {"engine": engine}
+    if runner:
+        internal["runner"] = runner
+    if made is not None:
+        algorithm, _, value = handover.partition(":")
+        materials.append({"name": "manifest.json", "digest": {algorithm: value}})
+        internal["made"] = dict(made)
+        if made.get("run"):
+            run["metadata"] = {"invocationId": made["run"]}
     predicate: dict[str, Any] = {
         "buildDefinition": {
             "buildType": _BUILD_TYPE,
@@ -107,10 +124,10 @@ def provenance(
                 "image": name,
                 **options,
             },
-            "internalParameters": {"engine": engine},
-            "resolvedDependencies": [source],
+            "internalParameters": internal,
+            "resolvedDependencies": materials,
         },
-        "runDetails": {"builder": {"id": builder}},
+        "runDetails": run,
     }
     return _statement(Kind.PROVENANCE, "https://slsa.dev/provenance/v1", predicate, name, digest)
 

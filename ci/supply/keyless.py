@@ -1,7 +1,7 @@
 """Sigstore: who signed a bundle, by its certificate, when nobody holds a key.
 
     said = signed_as(bundle, Path("environments/azure/trusted_root.json"))    # or NotBelieved says why not
-    said.who.identity, said.who.issuer, said.payload
+    said.who.identity, said.who.issuer, said.claims.repository, said.payload
 
 A certificate lives for ten minutes and says whom an OIDC issuer took the signer for. It is believed when a
 CA of the trusted root issued it, a certificate log promised to show it, a transparency log shows this very
@@ -9,8 +9,9 @@ signature, and the signature was made while the certificate was valid, by the wo
 timestamp authority. All of that is in the bundle or in the file of the trusted root. Nobody is asked, so an
 answer does not depend on a network.
 
-Who is trusted is not known here: the caller compares. The library (`sigstore`) takes 0.4 s to load, and is
-loaded at the first use.
+Who is trusted is not known here: the caller compares. What the issuer said of a workflow's run (`Claims`) has
+to agree with the identity: a workflow that another repository called signs under its own address. The
+library (`sigstore`) takes 0.4 s to load, and is loaded at the first use.
 
 Specification: https://github.com/sigstore/architecture-docs/blob/main/client-spec.md; the extensions of the
 certificate: https://github.com/sigstore/fulcio/blob/main/docs/oid-info.md.
@@ -30,11 +31,13 @@ from ci.errors import BadInput
 if TYPE_CHECKING:
     from sigstore.verify import Verifier
 
-__all__ = ["Identity", "NotBelieved", "Signed", "check_root", "signed_as"]
+__all__ = ["Claims", "Identity", "NotBelieved", "Signed", "check_root", "signed_as"]
 
-_ISSUER = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
-_ISSUER_V1 = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
-"""The same as text without DER around it, in certificates of before 2023."""
+_FULCIO = "1.3.6.1.4.1.57264.1"
+_ISSUER_V1 = x509.ObjectIdentifier(f"{_FULCIO}.1")
+"""The issuer (8) as text without DER around it, in certificates of before 2023."""
+_CLAIMS = {"signer": 9, "runner": 11, "repository": 12, "commit": 13, "ref": 14, "run": 21}
+"""The extensions that tell of a run, by what they are called here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +52,27 @@ class Identity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Claims:
+    """What the issuer said of the run that signed; each is empty where it said nothing."""
+
+    signer: str = ""
+    """The workflow that signs, with its ref; empty for a person's address."""
+    runner: str = ""
+    """`github-hosted` or `self-hosted`."""
+    repository: str = ""
+    """`https://github.com/o/r`."""
+    commit: str = ""
+    ref: str = ""
+    run: str = ""
+    """`https://github.com/o/r/actions/runs/12/attempts/1`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Signed:
     """What somebody signed: only these bytes are their word, whatever else a bundle holds."""
 
     who: Identity
+    claims: Claims
     payload_type: str
     payload: bytes
 
@@ -82,7 +102,7 @@ def signed_as(bundle: bytes, trusted_root: Path) -> Signed:
         raise NotBelieved(_said(error)) from error
     if who.found is None:  # never: a verifier that does not ask its policy has verified nothing
         raise NotBelieved("its certificate was not looked at")
-    return Signed(who=who.found, payload_type=payload_type, payload=payload)
+    return Signed(who=who.found, claims=who.claims, payload_type=payload_type, payload=payload)
 
 
 def check_root(trusted_root: Path) -> None:
@@ -95,6 +115,7 @@ class _Who:
 
     def __init__(self) -> None:
         self.found: Identity | None = None
+        self.claims = Claims()
 
     def verify(self, cert: x509.Certificate) -> None:
         names = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
@@ -104,18 +125,36 @@ class _Who:
         ]
         if len(called) != 1 or len(names) != 1:
             raise NotBelieved("its certificate does not name one subject, a URI or an address")
-        self.found = Identity(identity=called[0], issuer=_issuer(cert))
+        (name,) = called
+        said = {one: _said_in(cert, number) for one, number in _CLAIMS.items()}
+        if said["signer"] not in ("", name):
+            raise NotBelieved(f"its certificate is one of {name} and of {said['signer']}")
+        if said["repository"] and not name.startswith(f"{said['repository']}/"):
+            raise NotBelieved(f"its certificate is one of {name}, which {said['repository']} called")
+        workflow = name if "://" in name else ""
+        self.found = Identity(identity=name, issuer=_issuer(cert))
+        self.claims = Claims(**said | {"signer": workflow})
 
 
 def _issuer(cert: x509.Certificate) -> str:
-    for oid in (_ISSUER, _ISSUER_V1):
-        try:
-            extension = cert.extensions.get_extension_for_oid(oid).value
-        except x509.ExtensionNotFound:
-            continue
-        assert isinstance(extension, x509.UnrecognizedExtension)
-        return asn1.decode_der(str, extension.value) if oid == _ISSUER else extension.value.decode()
-    raise NotBelieved("its certificate does not say which OIDC issuer knew the signer")
+    if issuer := _said_in(cert, 8):
+        return issuer
+    try:
+        extension = cert.extensions.get_extension_for_oid(_ISSUER_V1).value
+    except x509.ExtensionNotFound:
+        raise NotBelieved("its certificate does not say which OIDC issuer knew the signer") from None
+    assert isinstance(extension, x509.UnrecognizedExtension)
+    return extension.value.decode()
+
+
+def _said_in(cert: x509.Certificate, number: int) -> str:
+    """An extension of Fulcio's, a DER-encoded UTF8String; empty when the certificate has none."""
+    try:
+        extension = cert.extensions.get_extension_for_oid(x509.ObjectIdentifier(f"{_FULCIO}.{number}")).value
+    except x509.ExtensionNotFound:
+        return ""
+    assert isinstance(extension, x509.UnrecognizedExtension)
+    return asn1.decode_der(str, extension.value)
 
 
 def _verifier(trusted_root: Path) -> Verifier:

@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 import secrets
 import tempfile
 from collections.abc import Sequence
@@ -39,13 +38,14 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from ci import places
+from ci.actions import gives_tokens, this_job
 from ci.concurrency import together
 from ci.environments import TrustedSigner
 from ci.errors import BadInput, PolicyBlocked, StepFailed, SystemUnavailable
 from ci.files import new_folder
 from ci.process import run
 from ci.registry import Blob, Bundle, Descriptor, Registry, artifact
-from ci.supply.keyless import NotBelieved, check_root, signed_as
+from ci.supply.keyless import Claims, NotBelieved, check_root, signed_as
 
 __all__ = [
     "BUNDLE_TYPE",
@@ -190,13 +190,13 @@ def keyless_signer(trusted: Sequence[TrustedSigner], *, services: Path | None = 
     root that is named there verifies what it signs. `services` says which Sigstore is asked (SigningConfig,
     JSON); None: the public one, which cosign knows. The job needs `permissions: {id-token: write}`.
     """
-    workflow = os.environ.get("GITHUB_WORKFLOW_REF")
-    if not workflow or not os.environ.get("ACTIONS_ID_TOKEN_REQUEST_URL"):
+    job = this_job()
+    if job is None or not gives_tokens():
         raise BadInput(
             "keyless signing needs the OIDC token of a GitHub Actions job, and there is none here",
             hint="in the workflow say `permissions: {id-token: write}`; elsewhere sign with a key",
         )
-    identity = f"{os.environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{workflow}"
+    identity = job.workflow
     known = next((one for one in trusted if one.is_called(identity, _GITHUB_ISSUER)), None)
     if known is None or known.trusted_root is None:
         raise BadInput(
@@ -286,6 +286,8 @@ class Signature:
     who: str
     """Who it was: the key with its id, or identity and issuer as the certificate has them."""
     artifact: Bundle
+    claims: Claims | None = None
+    """What the certificate says of the run that signed; None for a key, which says nothing."""
 
 
 async def signature_of(
@@ -322,11 +324,11 @@ async def signature_of(
             content = found.blobs[-1].read()
             try:
                 # In a thread: Sigstore's library is slow to load, and others are waited for meanwhile.
-                who = await asyncio.to_thread(_who_signed, content, digest, signer)
+                who, claims = await asyncio.to_thread(_who_signed, content, digest, signer)
             except NotBelieved as error:
                 reasons[str(error)] = None
             else:
-                return Signature(by=signer, who=who, artifact=found)
+                return Signature(by=signer, who=who, artifact=found, claims=claims)
     if len(bundles) > _MOST:
         reasons[f"only {_MOST} of its {len(bundles)} signatures were looked at"] = None
     why = "; ".join(reasons) or "what is listed as its signature is one of something else"
@@ -370,8 +372,11 @@ class _Statement(BaseModel):
     predicate_type: str = Field(alias="predicateType")
 
 
-def _who_signed(content: bytes, digest: str, signer: TrustedSigner) -> str:
-    """Who made this signature of the digest; NotBelieved when it is none, or not by that signer."""
+def _who_signed(content: bytes, digest: str, signer: TrustedSigner) -> tuple[str, Claims | None]:
+    """Who made this signature of the digest, and what a certificate says of the run that did.
+
+    NotBelieved when it is none, or not by that signer.
+    """
     if signer.key is not None:
         try:
             envelope = _Bundle.model_validate_json(content).dsse_envelope
@@ -380,7 +385,7 @@ def _who_signed(content: bytes, digest: str, signer: TrustedSigner) -> str:
         if not (id_ := _signed_with(envelope, signer.key)):
             raise NotBelieved(f"it is not by {signer}")
         _is_about(digest, envelope.payload_type, envelope.payload)
-        return f"the key {id_} ({signer.key.name})"
+        return f"the key {id_} ({signer.key.name})", None
     assert signer.trusted_root is not None
     try:
         signed = signed_as(content, signer.trusted_root)
@@ -389,7 +394,7 @@ def _who_signed(content: bytes, digest: str, signer: TrustedSigner) -> str:
     if not signer.is_called(signed.who.identity, signed.who.issuer):
         raise NotBelieved(f"it is by {signed.who}, not by {signer}")
     _is_about(digest, signed.payload_type, signed.payload)
-    return str(signed.who)
+    return str(signed.who), signed.claims
 
 
 def _is_about(digest: str, payload_type: str, payload: bytes) -> None:

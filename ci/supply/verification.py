@@ -1,13 +1,14 @@
 """What an environment asks of a release before anything of it runs there, and whether the release proves it.
 
 `checks` are pure: a release, what its registry has attached to each image, and what is asked give a list of
-checks, each with its reason when it fails. Who signed is for `ci.supply.signing`; what a scan may find is for
-the scan policy, applied again with today's date, so that an allowance that ran out since then blocks.
+checks, each with its reason when it fails. Provenance says who built; where the release was signed by a
+certificate, that has the word of the one who issued it, and the two have to agree. Who signed is for
+`ci.supply.signing`; what a scan may find is for the scan policy, applied again with today's date, so that an
+allowance that ran out since then blocks.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -16,11 +17,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
 
+from ci.actions import run_of
 from ci.environments import Trust
 from ci.release import Image, Release
 from ci.scan import Findings, Policy, judge
 from ci.supply.attestations import Attestation, Kind
+from ci.supply.keyless import Claims
 
 __all__ = ["Check", "checks"]
 
@@ -52,10 +56,14 @@ def checks(
     trust: Trust,
     policy: Policy,
     today: date,
+    claims: Claims | None = None,
 ) -> list[Check]:
-    """What is attached to one image, kind by kind: the documents whose digests the release names."""
+    """What is attached to one image, kind by kind: the documents whose digests the release names.
+
+    `claims` are those of the certificate that signed the release; None when a key did.
+    """
     work: dict[Kind, Callable[[bytes], str]] = {
-        Kind.PROVENANCE: lambda content: _provenance(content, release, image, trust),
+        Kind.PROVENANCE: lambda content: _provenance(content, release, image, trust, claims),
         Kind.TESTS: lambda content: _tests(content, image),
         Kind.SCAN: lambda content: _scan(content, image, policy, today),
         Kind.SBOM: lambda content: _sbom(content),
@@ -107,6 +115,7 @@ class _Camel(BaseModel, alias_generator=to_camel):
 
 class _Source(_Camel):
     digest: dict[str, str]
+    uri: str = ""
 
 
 class _Parameters(_Camel):
@@ -114,16 +123,26 @@ class _Parameters(_Camel):
     uncommitted_changes: bool
 
 
+class _Internal(_Camel):
+    runner: str = ""
+
+
 class _Definition(_Camel):
     external_parameters: _Parameters
+    internal_parameters: _Internal = _Internal()
 
 
 class _Builder(_Camel):
     id: str
 
 
+class _Metadata(_Camel):
+    invocation_id: str = ""
+
+
 class _Run(_Camel):
     builder: _Builder
+    metadata: _Metadata = _Metadata()
 
 
 class _Provenance(_Camel):
@@ -140,7 +159,7 @@ def _statement(content: bytes, image: Image, predicate_type: str) -> Mapping[str
     return statement.predicate
 
 
-def _provenance(content: bytes, release: Release, image: Image, trust: Trust) -> str:
+def _provenance(content: bytes, release: Release, image: Image, trust: Trust, claims: Claims | None) -> str:
     predicate = _statement(content, image, "https://slsa.dev/provenance/v1")
     said = _Provenance.model_validate(predicate)
     builder = said.run_details.builder.id
@@ -152,7 +171,30 @@ def _provenance(content: bytes, release: Release, image: Image, trust: Trust) ->
         raise _Refused(f"it was built of commit {commit}, not of {release.commit.sha}")
     if parameters.uncommitted_changes and not trust.uncommitted_changes:
         raise _Refused("it was built with uncommitted changes")
+    if claims is not None:
+        _agrees(said, claims)
     return f"commit {release.commit.sha[:12]} by {builder}"
+
+
+def _agrees(said: _Provenance, claims: Claims) -> None:
+    """Returns when the certificate that signed the release says the same of builder, source and run."""
+    builder = said.run_details.builder.id
+    source = said.build_definition.external_parameters.source
+    run = said.run_details.metadata.invocation_id
+    if not claims.signer and "://" in builder:
+        raise _Refused(f"it claims to be built by {builder}, and the certificate names no workflow")
+    ref = builder.rpartition("@")[2] if "@" in builder else ""
+    # What the issuer knows has to be what the document says; what it says nothing of proves nothing.
+    for what, stated, known in (
+        ("builder", builder, claims.signer),
+        ("repository", source.uri.removeprefix("git+"), claims.repository),
+        ("commit", source.digest.get("gitCommit", ""), claims.commit),
+        ("ref", ref, claims.ref),
+        ("run", run_of(run), run_of(claims.run)),
+        ("runner", said.build_definition.internal_parameters.runner, claims.runner),
+    ):
+        if stated and known and stated != known:
+            raise _Refused(f"its {what} is {stated}; the certificate that signed the release says {known}")
 
 
 def _tests(content: bytes, image: Image) -> str:
@@ -182,7 +224,7 @@ def _scan(content: bytes, image: Image, policy: Policy, today: date) -> str:
 
 
 def _sbom(content: bytes) -> str:
-    document = json.loads(content)
+    document = from_json(content)  # of any depth: json's own reader would run out of stack
     if not isinstance(document, dict) or document.get("bomFormat") != "CycloneDX":
         raise _Refused("it is no CycloneDX document")
     components = document.get("components") or ()

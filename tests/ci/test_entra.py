@@ -67,7 +67,7 @@ def test_without_a_job_it_is_what_azure_identity_finds(
     job: Identities, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(entra.credential(), ClientAssertionCredential)
-    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_URL")
     assert isinstance(entra.credential(), DefaultAzureCredential)
 
 

@@ -4,146 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fake_registry import FakeRegistry
-from oci import layer, write_image
 from own_sigstore import IDENTITY, ISSUER, Sigstore, Workflow
-from promotion_world import environment
 from rich.console import Console
+from signed_world import COMMIT, ENDPOINTS, World, signed, signed_world, verified
 from signing_key import Key
 
-from ci import places
-from ci.environments import Environment, Trust
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
-from ci.registry import Registry, artifact, open_archive, parse_manifest, push
-from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
+from ci.registry import parse_manifest, push
+from ci.release import Release
 from ci.reporting import SilentReporter
-from ci.supply import attestations
-from ci.supply.attestations import RELEASE_TYPE, provenance, release_bundle, sbom, scan_report
-from ci.supply.replication import reconcile
-from pipelines import sign as signing
-from pipelines import verify as verifying
-from pipelines.sign import Signed, sign_release, signer_of
-from pipelines.verify import Verification, show_verification, verify
-
-_POLICY = "vulnerabilities: {block: [HIGH]}\nmisconfigurations: {block: []}\nlicences: {block: []}\n"
-_COMMIT = Commit(sha="c" * 40, dirty=False, time=datetime(2026, 1, 1, tzinfo=UTC))
-_TESTS = TestSummary(passed=3, failed=0, skipped=0)
-_ENDPOINTS = ("127.0.0.1:5501", "127.0.0.1:5502")
-
-
-@dataclass
-class World:
-    """Two regions' registries with a release in them, and who signs it."""
-
-    key: Key | Workflow
-    folder: Path
-    servers: dict[str, FakeRegistry] = field(
-        default_factory=lambda: {at: FakeRegistry() for at in _ENDPOINTS}
-    )
-    calls: list[str] = field(default_factory=list)
-    """The digests that were signed."""
-
-    def registry(self, endpoint: str) -> Registry:
-        async def no_wait(_: float) -> None:
-            pass
-
-        return Registry(endpoint, transport=self.servers[endpoint], sleep=no_wait)
-
-    @property
-    def prod(self) -> Environment:
-        made = environment("prod", "eastus", "westeurope")
-        targets = {
-            region: target.model_copy(update={"registry": at})
-            for (region, target), at in zip(made.targets.items(), _ENDPOINTS, strict=True)
-        }
-        trust = Trust(signers=(self.key.trusted,), builders=("urn:ci",))
-        return made.model_copy(update={"targets": targets, "trust": trust})
-
-    async def publish(self, *findings: str) -> Release:
-        digest = write_image(self.folder / "image.tar", layer(a="1"))
-        image = open_archive(self.folder / "image.tar")
-        found = {
-            "of": "image", "subject": digest, "scanner": "x", "database": None,
-            "findings": [{"kind": "secret", "id": one, "severity": "LOW", "target": "t"} for one in findings],
-            "packages": [{"name": "p", "version": "1", "type": "debian"}],
-        }  # fmt: skip
-        facts: dict[str, Any] = {"name": "api", "digest": digest}
-        said = [
-            sbom(b'{"bomFormat": "CycloneDX"}'),
-            scan_report(json.dumps(found).encode()),
-            provenance(**facts, commit=_COMMIT, engine="e", options={}, builder="urn:ci"),
-            attestations.tests(**facts, summary=_TESTS),
-        ]
-        bundles = {one.kind: one.bundle(image.root.descriptor) for one in said}
-        chart = artifact(layers=(("application/x", b"chart", {}),))
-        scan = ScanSummary(vulnerabilities=None, misconfigurations={}, secrets=0, licences={}, packages=1)
-        release = Release(
-            name="r1",
-            created=_COMMIT.time,
-            commit=_COMMIT,
-            engine="e",
-            images=(
-                Image(
-                    name="api",
-                    digest=digest,
-                    size=image.size,
-                    tests=_TESTS,
-                    scan=scan,
-                    attestations={kind.value: bundle.digest for kind, bundle in bundles.items()},
-                ),
-            ),
-            chart=Chart(name="voice", version="1.0.0", digest=chart.digest),
-        )
-        for endpoint in _ENDPOINTS:
-            async with self.registry(endpoint) as registry:
-                for bundle in (image, *bundles.values()):
-                    await push(registry, "api", bundle)
-                await push(registry, "voice", chart)
-                await push(registry, "releases", release_bundle(release), tags=[release.name])
-        return release
-
-    async def sign(self, release: Release) -> tuple[Signed, ...]:
-        """At home, and have it replicated."""
-        home, far = (self.registry(endpoint) for endpoint in _ENDPOINTS)
-        async with home, far:
-            signed = await sign_release(home, release, signer=self.key.signer, reporter=SilentReporter())
-            await reconcile(home, far)
-        return signed
+from ci.supply.attestations import RELEASE_TYPE, release_bundle, scan_report
+from pipelines.sign import sign_release, signer_of
+from pipelines.verify import show_verification, verify
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    made = World(Key(tmp_path / "cosign.pub"), tmp_path)
-
-    async def sign(signer: object, digest: str, **_: object) -> bytes:
-        made.calls.append(digest)
-        return made.key.bundle(digest)
-
-    (tmp_path / "policy.yaml").write_text(_POLICY)
-    monkeypatch.setattr(places, "checkout", lambda: tmp_path)
-    monkeypatch.setattr(signing, "sign", sign)
-    monkeypatch.setattr(signing.tools, "path", lambda name: tmp_path / name)
-    monkeypatch.setattr(verifying, "registry_at", made.registry)
-    return made
-
-
-def signed(world: World, *findings: str) -> Release:
-    async def main() -> Release:
-        release = await world.publish(*findings)
-        await world.sign(release)
-        return release
-
-    return asyncio.run(main())
-
-
-def verified(world: World, release: Release, *environments: Environment) -> Verification:
-    return asyncio.run(verify(release, environments or [world.prod]))
+    return signed_world(tmp_path, monkeypatch)
 
 
 def refusal(world: World, release: Release) -> str:
@@ -171,10 +51,10 @@ def test_every_registry_has_every_signature_and_nothing_is_signed_twice(world: W
 def test_a_region_without_the_signatures_is_refused_until_replication_brings_them(world: World) -> None:
     async def main() -> None:
         release = await world.publish()
-        async with world.registry(_ENDPOINTS[0]) as home:
+        async with world.registry(ENDPOINTS[0]) as home:
             await sign_release(home, release, signer=world.key.signer, reporter=SilentReporter())
         said = str((await verify(release, [world.prod])).error)
-        assert "is not signed" in said and _ENDPOINTS[1] in said and _ENDPOINTS[0] not in said
+        assert "is not signed" in said and ENDPOINTS[1] in said and ENDPOINTS[0] not in said
         await world.sign(release)
         assert len(world.calls) == 3
         assert (await verify(release, [world.prod])).error is None
@@ -186,11 +66,11 @@ def test_a_signature_that_was_left_off_its_subjects_list_is_put_on_it(world: Wor
     async def main() -> None:
         release = await world.publish()
         await world.sign(release)
-        home = world.servers[_ENDPOINTS[0]]
+        home = world.servers[ENDPOINTS[0]]
         home.manifests = {at: what for at, what in home.manifests.items() if not at[1].startswith("sha256-")}
         await world.sign(release)
         (image,) = release.images
-        async with world.registry(_ENDPOINTS[0]) as registry:
+        async with world.registry(ENDPOINTS[0]) as registry:
             assert len(await registry.referrers("api", image.digest)) == 1
 
     asyncio.run(main())
@@ -225,7 +105,7 @@ def test_a_signature_of_another_key_is_refused(world: World) -> None:
 
 
 def test_a_release_can_be_signed_by_nobodys_key(world: World) -> None:
-    world.key = Workflow(sigstore=Sigstore(), root=world.folder / "root.json")
+    world.key, world.builder = Workflow(sigstore=Sigstore(), root=world.folder / "root.json"), IDENTITY
     world.key.sigstore.write_root(world.key.root)
     release = signed(world)
 
@@ -257,7 +137,7 @@ def test_each_environment_is_asked_by_what_it_trusts(world: World) -> None:
     result = verified(world, release, world.prod, strict)
 
     assert sorted((place.endpoint, place.environments) for place in result.places) == sorted(
-        (at, (name,)) for at in _ENDPOINTS for name in ("prod", "strict")
+        (at, (name,)) for at in ENDPOINTS for name in ("prod", "strict")
     )
     refused = {place.environments for place in result.places if not all(c.passes for c in place.checks)}
     assert refused == {("strict",)}
@@ -265,7 +145,7 @@ def test_each_environment_is_asked_by_what_it_trusts(world: World) -> None:
 
 def test_an_altered_release_file_is_refused(world: World) -> None:
     release = signed(world)
-    forged = release.model_copy(update={"commit": _COMMIT.model_copy(update={"sha": "d" * 40})})
+    forged = release.model_copy(update={"commit": COMMIT.model_copy(update={"sha": "d" * 40})})
     assert "is not there: it was not published there, or its file was altered since" in refusal(world, forged)
 
 
@@ -274,7 +154,7 @@ def test_an_altered_image_is_refused(world: World) -> None:
     (image,) = release.images
 
     async def alter() -> Release:
-        async with world.registry(_ENDPOINTS[0]) as registry:
+        async with world.registry(ENDPOINTS[0]) as registry:
             original = json.loads((await registry.manifest("api", image.digest)).raw)
             altered = parse_manifest(json.dumps({**original, "annotations": {"x": "y"}}).encode())
             await registry.put_manifest("api", altered, release.name)  # the tag is replaced too
@@ -292,7 +172,7 @@ def test_a_forged_release_artifact_is_not_signed_though_it_is_there(world: World
     forged = release.model_copy(update={"images": release.images * 2})
 
     async def put() -> None:
-        for endpoint in _ENDPOINTS:
+        for endpoint in ENDPOINTS:
             async with world.registry(endpoint) as registry:
                 await push(registry, "releases", release_bundle(forged), tags=[release.name])
 
@@ -304,11 +184,9 @@ def test_a_forged_release_artifact_is_not_signed_though_it_is_there(world: World
 def test_a_document_that_the_registry_lost_is_named(world: World) -> None:
     release = signed(world)
     digest = release.images[0].attestations["provenance"]
-    del world.servers[_ENDPOINTS[0]].manifests["api", digest]
+    del world.servers[ENDPOINTS[0]].manifests["api", digest]
     said = refusal(world, release)
-    assert (
-        f"provenance of api: the registry lacks {digest}, which the release names ({_ENDPOINTS[0]})" in said
-    )
+    assert f"provenance of api: the registry lacks {digest}, which the release names ({ENDPOINTS[0]})" in said
 
 
 def test_a_document_that_someone_else_attached_is_not_read(world: World) -> None:
@@ -316,7 +194,7 @@ def test_a_document_that_someone_else_attached_is_not_read(world: World) -> None
     (image,) = release.images
 
     async def attach() -> None:
-        async with world.registry(_ENDPOINTS[0]) as registry:
+        async with world.registry(ENDPOINTS[0]) as registry:
             subject = (await registry.manifest("api", image.digest)).descriptor
             await push(registry, "api", scan_report(b'{"all": "well"}').bundle(subject))
 
@@ -331,7 +209,7 @@ def test_what_the_policy_blocks_today_is_refused(world: World) -> None:
 
 def test_bytes_that_are_not_those_of_their_digest_are_no_verdict(world: World) -> None:
     release = signed(world)
-    server = world.servers[_ENDPOINTS[0]]
+    server = world.servers[ENDPOINTS[0]]
     kind, content = server.manifests["api", release.images[0].digest]
     server.manifests["api", release.images[0].digest] = (kind, content.replace(b"amd64", b"arm64") + b" ")
     with pytest.raises(SystemUnavailable, match="bytes with the digest"):

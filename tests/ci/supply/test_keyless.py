@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own_sigstore import IDENTITY, ISSUER, Sigstore
+from own_sigstore import COMMIT, IDENTITY, ISSUER, RUN, Sigstore
 
 from ci.errors import BadInput
-from ci.supply.keyless import Identity, NotBelieved, check_root, signed_as
+from ci.supply.keyless import Claims, Identity, NotBelieved, check_root, signed_as
 
 _LONG_AGO = timedelta(hours=3)
 _VERSIONS = pytest.mark.parametrize("version", [1, 2])
@@ -47,6 +47,32 @@ def test_who_signed_is_what_the_issuer_said(sigstore: Sigstore, root: Path, vers
     assert said.who == Identity(identity=IDENTITY, issuer=ISSUER)
     assert str(said.who) == f"{IDENTITY} (issuer {ISSUER})"
     assert (said.payload_type, said.payload) == ("application/vnd.in-toto+json", b"{}")
+
+
+def test_what_the_certificate_says_of_the_run_is_read(sigstore: Sigstore, root: Path) -> None:
+    said = signed_as(sigstore.bundle(b"{}", claims={13: COMMIT, 21: RUN}), root).claims
+    assert said == Claims(
+        signer=IDENTITY,
+        runner="github-hosted",
+        repository="https://github.com/o/r",
+        commit=COMMIT,
+        ref="refs/heads/main",
+        run=RUN,
+    )
+
+
+@pytest.mark.parametrize(
+    ("claims", "reason"),
+    [
+        ({12: "https://github.com/x/fork"}, f"one of {IDENTITY}, which https://github.com/x/fork called"),
+        ({12: "https://github.com/o/r2"}, "which https://github.com/o/r2 called"),
+        ({9: IDENTITY.replace("/o/", "/x/")}, f"one of {IDENTITY} and of"),
+    ],
+)
+def test_a_workflow_that_another_repository_called_is_not_believed(
+    sigstore: Sigstore, root: Path, claims: dict[int, str], reason: str
+) -> None:
+    assert reason in why(sigstore.bundle(b"{}", claims=claims), root)
 
 
 @_VERSIONS

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
 from ci.scan import Policy
 from ci.supply import attestations
 from ci.supply.attestations import Attestation, Kind, provenance, sbom, scan_report
+from ci.supply.keyless import Claims
 from ci.supply.verification import checks
 
 _DIGEST, _OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -88,12 +91,15 @@ _GOOD = {
 
 
 def asked(
-    today: date = date(2026, 2, 1), trust: Trust = _TRUST, **change: Attestation | None
+    today: date = date(2026, 2, 1),
+    trust: Trust = _TRUST,
+    claims: Claims | None = None,
+    **change: Attestation | None,
 ) -> dict[str, str]:
     """What is said of each kind; a refusal with its mark."""
     documents = _GOOD | {Kind(kind): document for kind, document in change.items()}
     attached = {kind: document for kind, document in documents.items() if document}
-    found = checks(_RELEASE, _IMAGE, attached, trust=trust, policy=_POLICY, today=today)
+    found = checks(_RELEASE, _IMAGE, attached, trust=trust, policy=_POLICY, today=today, claims=claims)
     assert {check.subject for check in found} == {"api"} and len(found) == 4
     return {check.what: check.said if check.passes else f"REFUSED {check.reason}" for check in found}
 
@@ -151,3 +157,52 @@ def test_an_allowance_that_ran_out_since_the_build_blocks_now() -> None:
 
 def test_an_image_that_was_not_searched_for_vulnerabilities_is_said_to_be_so() -> None:
     assert "were not looked for" in asked(scan=scanned(database=None))["scan"]
+
+
+_RUN = "https://github.com/o/r/actions/runs/12/attempts/1"
+_KNOWN = Claims(
+    signer=_BUILDER,
+    runner="github-hosted",
+    repository="https://github.com/o/r",
+    commit="c" * 40,
+    ref="refs/heads/main",
+    run=_RUN,
+)
+_TOLD = {
+    "repository": "https://github.com/o/r",
+    "runner": "github-hosted",
+    "made": {"run": _RUN},
+    "handover": _OTHER,
+}
+
+
+def test_provenance_that_says_what_the_certificate_says_passes() -> None:
+    assert asked(claims=_KNOWN, provenance=built(**_TOLD))["provenance"].startswith("commit")
+    # What an older one says nothing of is not asked for.
+    assert asked(claims=_KNOWN)["provenance"].startswith("commit")
+
+
+def test_a_second_attempt_at_a_run_goes_on_with_what_the_first_made() -> None:
+    again = replace(_KNOWN, run=_RUN.replace("attempts/1", "attempts/2"))
+    assert asked(claims=again, provenance=built(**_TOLD))["provenance"].startswith("commit")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"signer": _BUILDER.replace("ci.yml", "x.yml")}, "its builder is .*ci.yml@.*certificate .*x.yml@"),
+        ({"signer": ""}, "the certificate names no workflow"),
+        ({"repository": "https://github.com/x/r"}, "its repository is https://github.com/o/r; .*x/r"),
+        ({"commit": "d" * 40}, "its commit is cccc.*; .*dddd"),
+        ({"ref": "refs/heads/topic"}, "its ref is refs/heads/main; .*refs/heads/topic"),
+        ({"run": _RUN.replace("12", "13")}, r"its run is .*runs/12; .*runs/13"),
+        ({"runner": "self-hosted"}, "its runner is github-hosted; .*self-hosted"),
+    ],
+)
+def test_provenance_that_the_certificate_contradicts_is_refused(change: dict[str, str], said: str) -> None:
+    found = asked(claims=replace(_KNOWN, **change), provenance=built(**_TOLD))["provenance"]
+    assert found.startswith("REFUSED") and re.search(said, found), found
+
+
+def test_a_document_as_deep_as_the_sea_is_refused() -> None:
+    assert asked(sbom=sbom(b"[" * 200_000))["sbom"].startswith("REFUSED it cannot be read")
