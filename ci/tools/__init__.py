@@ -5,7 +5,8 @@ says what tools there are; a module a way says how one is looked for and made:
 
 - `debian`: a Debian package by apt-get, when root (its services are not started);
 - `go`: a Go program built from `tools/<module>/`, whose go.mod and go.sum pin it, into
-  `cache()/tools/<module>/<key>/`, where `key` hashes those files and the flags of the build;
+  `cache()/tools/<module>/<key>/`, where `key` hashes those files and the flags of the build. One that was
+  built elsewhere is taken instead from the `Source` that the command names, if it names one (`supplied_by`);
 - `node`: a program of an npm package that `tools/<module>/package-lock.json` pins, into a folder of the same
   kind, by the npm of Node.js: one on PATH that is new enough, else the wheel of
   `tools/node/requirements.txt`;
@@ -19,15 +20,17 @@ nothing above that.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from ci import places
-from ci.concurrency import both
+from ci.concurrency import together
 from ci.errors import BadInput, SystemUnavailable, ToolMissing
 from ci.reporting import Reporter
 from ci.tools import debian, go, node, python
+from ci.tools.go import Source, supplied_by
 from ci.tools.programs import Origin, ToolStatus
 from ci.tools.sources import build_key, module_folder
 from ci.tools.table import (
@@ -50,6 +53,7 @@ __all__ = [
     "NpmTool",
     "Origin",
     "PythonTool",
+    "Source",
     "ToolStatus",
     "Version",
     "build_key",
@@ -57,6 +61,7 @@ __all__ = [
     "ensure",
     "module_folder",
     "path",
+    "supplied_by",
     "survey",
 ]
 
@@ -105,13 +110,17 @@ async def ensure(names: Sequence[str], reporter: Reporter) -> None:
         absent = ", ".join(tool.name for tool in packages)
         raise ToolMissing(f"not installed: {absent}", hint=debian.apt_line(tool.package for tool in packages))
     try:
-        await both(debian.install(packages, reporter), go.build_all(programs, reporter))
-        for runtime in runtimes:
-            await node.install_node(runtime, reporter)
-        for script in scripts:
-            await node.install_npm(script, reporter)
-        for tool in checkers:
-            await python.install(tool, reporter)
+        await together(
+            [
+                debian.install(packages, reporter),
+                go.provide(programs, reporter),
+                _one_by_one(
+                    *(node.install_node(runtime, reporter) for runtime in runtimes),
+                    *(node.install_npm(script, reporter) for script in scripts),
+                ),
+                *(python.install(tool, reporter) for tool in checkers),
+            ]
+        )
     except OSError as error:
         raise SystemUnavailable(
             f"the tools' folder {places.cache() / 'tools'} cannot be used: {error}",
@@ -119,12 +128,15 @@ async def ensure(names: Sequence[str], reporter: Reporter) -> None:
         ) from error
 
 
+async def _one_by_one(*work: Coroutine[Any, Any, object]) -> None:
+    for one in work:
+        await one
+
+
 async def built(name: str, reporter: Reporter) -> Path:
     """A Go program as its pins make it, whatever PATH has: what goes into an image. Raises as `ensure`."""
     tool = named(name)
     if not isinstance(tool, GoTool):
         raise BadInput(f"{name} is not built from Go sources")
-    program = module_folder(tool.module) / tool.name
-    if not program.exists():
-        await go.build(tool.module, [tool], reporter)
-    return program
+    await go.provide([tool], reporter)
+    return go.made_at(tool)

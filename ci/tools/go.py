@@ -1,36 +1,54 @@
-"""Go programs, and folders of Go modules, built from `tools/<module>/` whose go.mod and go.sum pin them."""
+"""Go programs, and folders of Go modules, built from `tools/<module>/` whose go.mod and go.sum pin them.
+
+Some take minutes. Whoever runs a command may name a `Source` of such that were built elsewhere
+(`supplied_by`): it is asked first, and what it does not bring is built.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from ci import places
 from ci.errors import BadInput
+from ci.files import write_whole
 from ci.process import run
 from ci.reporting import Reporter
 from ci.tools import programs
 from ci.tools.python import pip_install
-from ci.tools.sources import BUILD_ENV, BUILD_FLAGS, lock, module_folder, module_source
+from ci.tools.sources import BUILD_ENV, BUILD_FLAGS, lock, module_folder, module_source, workbench
 from ci.tools.table import GoTool, Version
 
-__all__ = ["build", "build_all", "look", "pinned_version"]
+__all__ = ["Source", "keep", "look", "made_at", "pinned_version", "provide", "supplied_by"]
+
+Source = Callable[[Sequence[GoTool], Reporter], Awaitable[None]]
+"""Has those tools that it can bring in place, by `keep`, and says of the others why not."""
+
+_source: ContextVar[Source | None] = ContextVar("source", default=None)
 
 _COLLECT_LESS = {"GOGC": "400", "GOMEMLIMIT": "1GiB"}
 
 
 def look(tool: GoTool) -> programs.ToolStatus:
     """Where the tool is: built as its pins say, or a program on PATH that fits."""
-    built = module_folder(tool.module) / tool.name
-    if built.exists():
-        version = pinned_version(tool).removeprefix("v")
-        return programs.ToolStatus(name=tool.name, origin="cache", version=version, path=built)
+    made = made_at(tool)
+    if made.exists():
+        taken = _mark(tool).read_text() if _mark(tool).is_file() else ""
+        return programs.ToolStatus(
+            name=tool.name,
+            origin="registry" if taken else "cache",
+            version=pinned_version(tool).removeprefix("v"),
+            path=made,
+            source=taken,
+        )
     return programs.fitting(tool, f"the first command that needs it builds it from tools/{tool.module}")
 
 
@@ -43,35 +61,73 @@ def pinned_version(tool: GoTool) -> str:
     return found[1]
 
 
-async def build_all(tools: Sequence[GoTool], reporter: Reporter) -> None:
-    """Build them, a module after the other."""
+@contextmanager
+def supplied_by(source: Source) -> Iterator[None]:
+    """Ask that source, in this block and in what it starts, before anything is built."""
+    token = _source.set(source)
+    try:
+        yield
+    finally:
+        _source.reset(token)
+
+
+async def provide(tools: Sequence[GoTool], reporter: Reporter) -> None:
+    """Have these tools as their pins make them: from the source where one is named, else built."""
+    if (source := _source.get()) and (wanted := [tool for tool in tools if not made_at(tool).exists()]):
+        await source(wanted, reporter)
     # One build at a time: Go uses every core itself, and builds that share packages find them in its cache.
     for module in dict.fromkeys(tool.module for tool in tools):
-        wanted = [tool for tool in tools if tool.module == module]
-        await build(module, wanted, reporter)
+        if wanted := [tool for tool in tools if tool.module == module and not made_at(tool).exists()]:
+            await _build(module, wanted, reporter)
 
 
-async def build(module: str, tools: Sequence[GoTool], reporter: Reporter) -> None:
+def made_at(tool: GoTool) -> Path:
+    """Where the cache has it, as its pins make it, or will have it."""
+    return module_folder(tool.module) / tool.name
+
+
+def keep(tool: GoTool, made: Path, *, taken_from: str = "") -> None:
+    """Have what was made where `look` finds it, in one move; what another process put there first stays.
+
+    `taken_from` says where it comes from when it was not built here.
+    """
+    mark = _mark(tool)
+    if taken_from:
+        write_whole(mark, taken_from)
+    else:
+        mark.unlink(missing_ok=True)
+    place = made_at(tool)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        made.replace(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+
+
+def _mark(tool: GoTool) -> Path:
+    return module_folder(tool.module) / ".taken" / tool.name
+
+
+async def _build(module: str, tools: Sequence[GoTool], reporter: Reporter) -> None:
     """Build these tools of `tools/<module>`; what is finished is moved into place, file by file."""
     names = ", ".join(tool.name for tool in tools)
     with reporter.step(f"build {names}") as step:
         async with lock("go", step):
-            folder = module_folder(module)
-            wanted = [tool for tool in tools if not (folder / tool.name).exists()]
+            wanted = [tool for tool in tools if not made_at(tool).exists()]
             if not wanted:
                 step.cached("built meanwhile")
                 return
             step.say("looking for Go")
             go = await _go(module, reporter)
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".build-") as work:
-                (Path(work) / "bin").mkdir()
-                if programs := [tool for tool in wanted if not tool.folder]:
-                    await _go_build(go, module, programs, Path(work), step.say)
+            with workbench(module, "build") as work:
+                (work / "bin").mkdir()
+                if built := [tool for tool in wanted if not tool.folder]:
+                    await _go_build(go, module, built, work, step.say)
                 for tool in wanted:
                     if tool.folder:
-                        await _go_copy(go, tool, Path(work) / "bin", step.say)
-                    (Path(work) / "bin" / _program(tool)).replace(folder / tool.name)
+                        await _go_copy(go, tool, work / "bin", step.say)
+                    keep(tool, work / "bin" / _program(tool))
             step.say(pinned_version(wanted[0]))
 
 

@@ -16,18 +16,22 @@ from ci.tools.table import DebianTool, GoTool, NodeTool, Version
 __all__ = ["Origin", "ToolStatus", "dotted", "fits", "fitting", "on_path", "parse_version", "version_of"]
 
 Origin = str
-"""`cache`, `PATH` or `missing`."""
+"""`cache` (made here), `registry` (built elsewhere and taken from there), `PATH` or `missing`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ToolStatus:
-    """What `survey` saw of one tool. `advice` says how to get one that is missing."""
+    """What `survey` saw of one tool. `advice` says how to get one that is missing.
+
+    `source` says where one of origin `registry` was taken from, and who signed it.
+    """
 
     name: str
     origin: Origin
     version: str = ""
     path: Path | None = None
     advice: str = ""
+    source: str = ""
 
     @property
     def found(self) -> bool:

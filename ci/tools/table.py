@@ -8,6 +8,7 @@ from pathlib import Path
 from ci.errors import BadInput
 
 __all__ = [
+    "GO_MODULES",
     "NAMES",
     "NODE",
     "DebianTool",
@@ -280,6 +281,9 @@ _TOOLS = {tool.name: tool for tool in _ALL}
 
 NAMES = tuple(_TOOLS)
 """Every tool's name."""
+
+GO_MODULES = tuple(dict.fromkeys(tool.module for tool in _GO))
+"""The folders of tools/ that Go programs are built from."""
 
 
 def named(name: str) -> Tool:
