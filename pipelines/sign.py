@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ci import platform, tools
 from ci.concurrency import together
-from ci.environments import read_environments
+from ci.environments import TrustedSigner, read_environments
 from ci.errors import BadInput, PolicyBlocked
 from ci.registry import Bundle, Registry, push
 from ci.release import Release
@@ -39,14 +39,16 @@ class Signed:
     cached: bool
 
 
-async def signer_of(setting: str, estate: str) -> Signer:
+async def signer_of(setting: str, estate: str, trusted: Sequence[TrustedSigner] = ()) -> Signer:
     """Who signs what that estate gets: `local` (the key that `va up` makes), `azurekms://<vault>/<key>`, or
     `keyless`, by the public Sigstore or by the one of a signing configuration (`keyless:<file>`).
+
+    Who signs keyless is one of those that are `trusted`, or else that the estate's environments trust.
     """
     if setting == "local":
         return key_signer(KeyPair(folder=platform.addresses().signing))
     if setting == "keyless" or setting.startswith("keyless:"):
-        trusted = [one for environment in read_environments(estate) for one in environment.trust.signers]
+        trusted = trusted or [one for each in read_environments(estate) for one in each.trust.signers]
         services = Path(setting.removeprefix("keyless:")) if ":" in setting else None
         return keyless_signer(trusted, services=services)
     if setting.startswith("azurekms://"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ci.delivery.promotion import PromotionResult
     from ci.reporting import Reporter
+    from ci.tools import GoTool
     from pipelines.demo import Demonstrated
     from pipelines.verify import Verification
 
@@ -36,11 +37,19 @@ def answer(
 ) -> T:
     """Run a flow and print its result; an expected failure becomes its message and its exit code."""
     from ci.reporting import console_reporter
+    from ci.tools import supplied_by
 
-    with failing(json):
+    with failing(json), supplied_by(_team):
         result = asyncio.run(_interruptible(flow, console_reporter()))
     show_result(result, json=json, show=show)
     return result
+
+
+async def _team(wanted: Sequence[GoTool], reporter: Reporter) -> None:
+    """The source of tools of every command: the registry of the team, where the settings name one."""
+    from pipelines.tools import taken_from_shelf
+
+    await taken_from_shelf(wanted, reporter)
 
 
 async def _interruptible(flow: Callable[[Reporter], Coroutine[Any, Any, T]], reporter: Reporter) -> T:

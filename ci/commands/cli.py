@@ -22,6 +22,7 @@ from ci.commands import (
     registries,
     releases,
     shipping,
+    tools,
 )
 from ci.commands.options import SETTINGS
 
@@ -39,7 +40,7 @@ _COMMANDS = (
 )  # fmt: skip
 _GROUPS = {
     "cache": cache, "release": releases, "registry": registries, "livekit": livekit, "db": databases,
-    "env": env, "infra": infra, "compliance": compliance, "dr": dr,
+    "tools": tools, "env": env, "infra": infra, "compliance": compliance, "dr": dr,
 }  # fmt: skip
 
 app = typer.Typer(

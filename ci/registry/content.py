@@ -179,21 +179,24 @@ class Bundle:
 def artifact(
     *,
     artifact_type: str | None = None,
-    layers: tuple[tuple[str, bytes, Mapping[str, str]], ...],
+    layers: tuple[tuple[str, bytes, Mapping[str, str]] | Descriptor, ...],
     config: tuple[str, bytes] = (_EMPTY_TYPE, EMPTY_CONFIG),
     subject: Descriptor | None = None,
     annotations: Mapping[str, str] | None = None,
 ) -> Bundle:
     """An artifact of bytes in memory; each layer is (media type, bytes, annotations).
 
+    A layer that is a descriptor is only named: its bytes are in the registry, or the caller's to add.
     The same arguments give the same digest: the manifest's JSON has sorted keys and no spaces.
     """
-    blobs = [_in_memory(config[0], config[1]), *(_in_memory(*layer) for layer in layers)]
+    top = _in_memory(config[0], config[1])
+    named = [layer if isinstance(layer, Descriptor) else _in_memory(*layer) for layer in layers]
+    blobs = [top, *(layer for layer in named if isinstance(layer, Blob))]
     manifest: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": IMAGE_MANIFEST,
-        "config": blobs[0].descriptor.as_json(),
-        "layers": [blob.descriptor.as_json() for blob in blobs[1:]],
+        "config": top.descriptor.as_json(),
+        "layers": [(one.descriptor if isinstance(one, Blob) else one).as_json() for one in named],
     }
     if artifact_type:
         manifest["artifactType"] = artifact_type
