@@ -341,7 +341,7 @@ async def _there_already(work: _Work) -> TargetResult:
         for entry in work.ledger.entries()
     )
     with work.reporter.step(f"{work.name}: {work.release.name}") as step:
-        if await site.running("canary") is not None or await site.weight():
+        if await site.running("canary") is not None or not await site.on_stable():
             step.say("there already; removing the canary that an interrupted run left")
             await site.move(0)
             await site.remove_canary()

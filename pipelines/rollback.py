@@ -58,7 +58,7 @@ async def _roll_back(
         for mended in await site.mend():
             reporter.note(f"{site.target.name}: {mended}")
         canary = await site.running("canary")
-        if canary is not None or await site.weight():
+        if canary is not None or not await site.on_stable():
             with reporter.step(f"{site.target.name}: traffic to stable, remove the canary"):
                 await site.move(0)
                 await site.remove_canary()

@@ -28,6 +28,7 @@ from ci import places, tools
 from ci.errors import StepFailed
 from ci.locks import locked
 from ci.process import run
+from ci.registry.platforms import this_machine
 from ci.reporting import Reporter
 
 __all__ = ["SUITE", "Recipe", "debian_lines", "debian_sources", "oci_archive", "root_archive"]
@@ -198,8 +199,7 @@ def oci_archive(rootfs: Path, target: Path) -> None:
     layer_digest = _file_digest(rootfs)
     config = _json(
         {
-            "architecture": "amd64",
-            "os": "linux",
+            **this_machine().as_json(),
             "config": {
                 "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"]
             },

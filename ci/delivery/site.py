@@ -117,6 +117,11 @@ class Site:
         route = await self.cluster.route(traffic.ROUTE, self.target.namespace)
         return traffic.canary_weight(route, _SPLIT) if route else 0
 
+    async def on_stable(self) -> bool:
+        """Whether the route sends everything to stable, and names the canary nowhere; so without a route."""
+        route = await self.cluster.route(traffic.ROUTE, self.target.namespace)
+        return route is None or traffic.on_stable(route, _SPLIT)
+
     async def move(self, weight: int) -> float:
         """Give the canary `weight` percent and wait until the gateway follows; returns seconds."""
         before = await traffic.set_weight(self.cluster, self.target.namespace, _SPLIT, weight)

@@ -19,7 +19,16 @@ import httpx
 from ci.delivery.cluster import Cluster
 from ci.errors import SystemUnavailable
 
-__all__ = ["TRACK_HEADER", "Services", "canary_weight", "followed", "probes_needed", "set_weight", "weighted"]
+__all__ = [
+    "TRACK_HEADER",
+    "Services",
+    "canary_weight",
+    "followed",
+    "on_stable",
+    "probes_needed",
+    "set_weight",
+    "weighted",
+]
 
 Services = Mapping[str, str]
 """Each of stable's services that a route may split, and the canary's beside it."""
@@ -49,21 +58,30 @@ def canary_weight(route: dict[str, Any], services: Services) -> int:
 def weighted(route: dict[str, Any], services: Services, weight: int) -> dict[str, Any]:
     """The route with `weight` percent to the canary's services and the rest to stable's, in every rule.
 
-    At 0 the canary is not in it at all, so that it can be removed.
+    At 0 the canary is not in it at all, so that it can be removed. Whatever a rule says now, also one that
+    names the canary alone, it becomes that.
     """
     changed = copy.deepcopy(route)
+    stable_of = {canary: stable for stable, canary in services.items()}
     for rule in changed["spec"].get("rules", []):
-        backends = rule.get("backendRefs", [])
-        model = next((backend for backend in backends if backend["name"] in services), None)
-        if model is None:
+        backends = rule.get("backendRefs") or []
+        ours = [one for one in backends if one["name"] in services or one["name"] in stable_of]
+        if not ours:
             continue
-        stable, canary = model["name"], services[model["name"]]
-        others = [backend for backend in backends if backend["name"] not in (stable, canary)]
-        split = [model | {"weight": 100 - weight}]
+        model = next((one for one in ours if one["name"] in services), ours[0])
+        stable = stable_of.get(model["name"], model["name"])
+        canary = services[stable]
+        others = [backend for backend in backends if backend not in ours]
+        split = [model | {"name": stable, "weight": 100 - weight}]
         if weight:
             split.append(model | {"name": canary, "weight": weight})
         rule["backendRefs"] = split + others
     return changed
+
+
+def on_stable(route: dict[str, Any], services: Services) -> bool:
+    """Whether the route sends everything that is split to stable, and names the canary nowhere."""
+    return bool(weighted(route, services, 0)["spec"] == route["spec"])
 
 
 async def set_weight(cluster: Cluster, namespace: str, services: Services, weight: int) -> int:

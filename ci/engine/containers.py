@@ -30,6 +30,7 @@ from ci.engine.values import (
     Service,
 )
 from ci.errors import BadInput
+from ci.registry.platforms import parse_platform, this_machine
 
 __all__ = [
     "absolute",
@@ -46,18 +47,16 @@ __all__ = [
 
 @answer("Query.container")
 async def container(engine: Engine, parent: None, call: Call) -> Container:
-    ours = f"linux/{oci.architecture()}"
-    platform = call.args["platform"] or ours
-    if platform != ours:
+    ours = this_machine()
+    platform = call.args["platform"] or str(ours)
+    if parse_platform(platform) != ours:
         raise NotSupported(f"platform {platform} (this machine is {ours})")
-    return Container(
-        platform=platform, image={"architecture": oci.architecture(), "os": "linux", "config": {}}
-    )
+    return Container(platform=str(ours), image={**ours.as_json(), "config": {}})
 
 
 @answer("Query.defaultPlatform", "Container.platform")
 async def default_platform(engine: Engine, parent: Container | None, call: Call) -> str:
-    return parent.platform if parent else f"linux/{oci.architecture()}"
+    return parent.platform if parent else str(this_machine())
 
 
 @answer("Container.import")

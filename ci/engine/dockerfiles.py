@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import io
-import json
 import re
 import tarfile
 from collections.abc import Callable
@@ -15,13 +15,14 @@ from ci.engine import oci
 from ci.engine.chain import Call
 from ci.engine.containers import with_image
 from ci.engine.engine import Engine, LogLine, NotSupported, answer
-from ci.engine.patterns import choose
+from ci.engine.patterns import choose, ignore_file
 from ci.engine.secrets import plaintext
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.tree import Entry, Layer, Tree, content_digest
 from ci.engine.values import Container, Directory, Secret
 from ci.errors import StepFailed, SystemUnavailable
 from ci.process import Completed, run
+from ci.registry.platforms import parse_platform, this_machine
 
 __all__: list[str] = []
 
@@ -38,24 +39,21 @@ exec buildah "$@"
 async def docker_build(engine: Engine, parent: Directory, call: Call) -> Container:
     """What buildah builds of a Dockerfile; known by the content of the folder and the arguments."""
     args = call.args
-    ours = f"linux/{oci.architecture()}"
-    if args["ssh"] or args["platform"] not in (None, ours):
+    ours = this_machine()
+    if args["ssh"] or (args["platform"] and parse_platform(args["platform"]) != ours):
         raise NotSupported("Directory.dockerBuild(ssh, platform)")
     secrets: list[Secret] = list(await asyncio.gather(*(engine.value(item) for item in args["secrets"])))
     tree = engine.tree(parent.layers)
-    ignored = tree.find(f"{parent.path}/.dockerignore")
-    exclude = tree.read(ignored.path).decode().splitlines() if ignored else []
-    exclude = [line for line in exclude if line.strip() and not line.startswith("#")]
+    dockerfile = await asyncio.to_thread(tree.read, f"/{parent.path}/{args['dockerfile']}")
+    exclude = await asyncio.to_thread(_ignored, tree, f"/{parent.path}", args["dockerfile"])
 
     def context() -> list[tuple[str, Entry]]:
-        found = choose(tree, tree.need("/" + parent.path), exclude=exclude)
-        names = {name for name, _ in found}
-        dockerfile = tree.need(f"/{parent.path}/{args['dockerfile']}")
-        return found if args["dockerfile"] in names else [*found, (args["dockerfile"], dockerfile)]
+        return choose(tree, tree.need("/" + parent.path), exclude=exclude)
 
     digest = await asyncio.to_thread(lambda: content_digest(context()))
     pairs = [(item["name"], item["value"]) for item in args["buildArgs"]]
-    key = digest_of("dockerBuild", digest, args["dockerfile"], pairs, args["target"], engine.epoch)
+    written = hashlib.sha256(dockerfile).hexdigest()
+    key = digest_of("dockerBuild", digest, written, args["dockerfile"], pairs, args["target"], engine.epoch)
 
     async def make() -> dict[str, Any]:
         known = await asyncio.to_thread(engine.store.result, key)
@@ -70,25 +68,40 @@ async def docker_build(engine: Engine, parent: Directory, call: Call) -> Contain
 
         with full_disk_is_told(engine.store.root):
             await asyncio.to_thread(copy)
-            layout = await _buildah(engine, folder, args, pairs, secrets)
+            layout = await _buildah(engine, folder, dockerfile, args, pairs, secrets)
             image = await asyncio.to_thread(oci.read_layout, engine.store, layout)
         return engine.store.keep(
             key, {"layers": list(image.layers), "config": dict(image.config), "annotations": {}}
         )
 
     row = await engine.once(key, make)
-    return with_image(Container(platform=ours), row)
+    return with_image(Container(platform=str(ours)), row)
+
+
+def _ignored(tree: Tree, folder: str, dockerfile: str) -> list[str]:
+    """What stays out of the context: the ignore file of this very Dockerfile wins over that of the folder."""
+    for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
+        file = tree.find(f"{folder}/{name}")
+        if file is not None and file.is_file:
+            return ignore_file(tree.read(file.path))
+    return []
 
 
 async def _buildah(
-    engine: Engine, context: Path, args: dict[str, Any], pairs: list[tuple[str, str]], secrets: list[Secret]
+    engine: Engine,
+    context: Path,
+    dockerfile: bytes,
+    args: dict[str, Any],
+    pairs: list[tuple[str, str]],
+    secrets: list[Secret],
 ) -> Path:
     """Build, and return the image as an OCI layout. Secrets come through a pipe into a tmpfs, as in `run`."""
     store = engine.store
     bundle, out = store.scratch("buildah"), store.scratch("image")
-    dockerfile = (context / args["dockerfile"]).read_text(errors="replace")
     files = {f"secret-{number}": await plaintext(engine, secret) for number, secret in enumerate(secrets)}
-    files["registries.conf"] = _plain_http(dockerfile).encode()
+    files["registries.conf"] = _plain_http(dockerfile, pairs).encode()
+    # Beside the context: a Dockerfile that is ignored is none of its files. buildah would ignore once more.
+    files |= {"Dockerfile": dockerfile, "ignore": b""}
     storage = [
         "--root",
         str(store.buildah),
@@ -100,7 +113,7 @@ async def _buildah(
     argv = [
         *storage, "build", "--layers", "--format", "oci", "--network", "host", "--isolation", "oci",
         "--runtime", "runc", "--timestamp", str(engine.epoch), "--iidfile", str(out / "id"),
-        "--file", str(context / args["dockerfile"]),
+        "--file", f"{bundle}/Dockerfile", "--ignorefile", f"{bundle}/ignore",
     ]  # fmt: skip
     argv += [f"--build-arg={name}={value}" for name, value in pairs]
     argv += [
@@ -150,8 +163,13 @@ async def _in_namespace(
     )  # fmt: skip
 
 
-def _plain_http(dockerfile: str) -> str:
-    """A registries.conf that lets buildah speak plain HTTP to registries of this machine."""
-    found = set(re.findall(r"(?:from[ =]|FROM +)((?:127\.[\d.]+|localhost)(?::\d+)?)/", dockerfile))
-    rows = [f"[[registry]]\nlocation = {json.dumps(one)}\ninsecure = true\n" for one in sorted(found)]
+def _plain_http(dockerfile: bytes, pairs: list[tuple[str, str]]) -> str:
+    """A registries.conf that lets buildah speak plain HTTP to registries of this machine, on any port.
+
+    By host and not by image: only buildah itself knows what a FROM names in the end (arguments, stages). An
+    address of the loopback network that is mentioned in vain is one of this machine all the same.
+    """
+    text = "\n".join([dockerfile.decode(errors="replace"), *(value for _, value in pairs)])
+    found = {"127.0.0.1", "localhost", *re.findall(r"127(?:\.[0-9]{1,3}){3}", text)}
+    rows = [f'[[registry]]\nlocation = "{one}"\ninsecure = true\n' for one in sorted(found)]
     return 'unqualified-search-registries = ["docker.io"]\n' + "".join(rows)

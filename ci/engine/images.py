@@ -16,7 +16,7 @@ from ci.engine.files import file_export
 from ci.engine.secrets import plaintext
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.values import Container, File, Secret
-from ci.errors import BadInput, SystemUnavailable
+from ci.errors import SystemUnavailable
 from ci.registry import (
     BearerAuth,
     Blob,
@@ -32,6 +32,7 @@ from ci.registry import (
     push,
     registry_at,
 )
+from ci.registry.platforms import choose, this_machine
 
 __all__ = ["reference_of"]
 
@@ -137,10 +138,8 @@ async def _download(registry: Registry, repository: str, digest: str, folder: Pa
     manifest = await registry.manifest(repository, digest)
     while manifest.manifests:
         rows = json.loads(manifest.raw)["manifests"]
-        ours = [row for row in rows if (row.get("platform") or {}).get("architecture") == oci.architecture()]
-        if not ours:
-            raise BadInput(f"{repository}@{digest} has no image for linux/{oci.architecture()}")
-        manifest = await registry.manifest(repository, ours[0]["digest"])
+        ours = choose(rows, this_machine(), of=f"{repository}@{digest}")
+        manifest = await registry.manifest(repository, ours["digest"])
     (folder / "blobs" / "sha256").mkdir(parents=True)
 
     def place(of: str) -> Path:

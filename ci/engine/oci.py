@@ -31,6 +31,7 @@ from isal import igzip
 from ci.engine.store import Store, digest_of
 from ci.engine.tree import is_whiteout, make_opaque, make_whiteout
 from ci.errors import BadInput, SystemUnavailable
+from ci.registry.platforms import choose, this_machine
 
 __all__ = [
     "COMPRESSOR",
@@ -112,7 +113,7 @@ def _read(store: Store, opened: Callable[[str], IO[bytes]], tag: str) -> Image:
         digest = found["digest"]
         manifest = _verified(blob(found), digest)
         while "manifests" in manifest:
-            found = _pick(manifest["manifests"], "")
+            found = choose(manifest["manifests"], this_machine(), of="the image")
             digest = found["digest"]
             manifest = _verified(blob(found), digest)
         config = _verified(blob(manifest["config"]), manifest["config"]["digest"])
@@ -143,20 +144,12 @@ def _read_docker(store: Store, opened: Callable[[str], IO[bytes]], tag: str) -> 
 
 
 def _pick(manifests: Sequence[Mapping[str, Any]], tag: str) -> Mapping[str, Any]:
-    """The manifest of that tag, else the one of this platform, else the first."""
-    if not manifests:
-        raise BadInput("the image is empty: its index names no manifest")
+    """The manifest of that tag, else the one of this platform."""
     if tag:
         for one in manifests:
             if (one.get("annotations") or {}).get("org.opencontainers.image.ref.name") == tag:
                 return one
-    ours = [one for one in manifests if (one.get("platform") or {}).get("architecture") == architecture()]
-    return (ours or list(manifests))[0]
-
-
-def architecture() -> str:
-    """This machine's, as images name it."""
-    return {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
+    return choose(manifests, this_machine(), of="the image")
 
 
 def _verified(file: IO[bytes], digest: str) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 import pathspec
 
 from ci.engine.tree import Entry, Tree
+from ci.errors import BadInput
 
-__all__ = ["choose", "glob", "matcher"]
+__all__ = ["choose", "glob", "ignore_file", "matcher"]
 
 
 def choose(
@@ -31,7 +32,7 @@ def choose(
     With `include` a folder that holds nothing included is left out.
     """
     included, excluded = matcher(include), matcher(exclude)
-    exceptions = any(pattern.startswith("!") for pattern in exclude)
+    exceptions = any(pattern.lstrip().startswith("!") for pattern in exclude)
     chosen: list[tuple[str, Entry]] = [("", root)]
 
     def visit(folder: Entry, name: str, waiting: list[tuple[str, Entry]], ignores: list[_Ignore]) -> None:
@@ -61,11 +62,34 @@ def choose(
     return chosen
 
 
+def ignore_file(data: bytes) -> list[str]:
+    """The patterns of a .dockerignore file: without comments, blanks at the ends and a byte order mark.
+
+    As moby/patternmatcher reads it (ignorefile.ReadAll): a comment begins its line, a path from the root may
+    have a slash or not, blanks may follow a `!`.
+    """
+    patterns = []
+    for line in data.decode("utf-8-sig", errors="surrogateescape").split("\n"):
+        pattern = line.strip()
+        if not pattern or line.startswith("#"):
+            continue
+        negated = pattern.startswith("!")
+        pattern = pattern.removeprefix("!").strip()
+        if negated and not pattern:
+            raise BadInput(
+                "a line of the ignore file is a ! and nothing more", hint="write !path, or remove it"
+            )
+        patterns.append(("!" if negated else "") + pattern)
+    return patterns
+
+
 def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     """Whether a path, or a folder that it is in, matches; the last pattern that does decides."""
-    rules = [
-        (pattern.startswith("!"), _regex(pattern.lstrip("!"))) for pattern in patterns if pattern.strip()
-    ]
+    rules = []
+    for text in patterns:
+        pattern = text.strip()
+        if pattern:
+            rules.append((pattern.startswith("!"), _regex(pattern.removeprefix("!"))))
 
     def matches(path: str) -> bool:
         result = False
@@ -84,34 +108,47 @@ def glob(pattern: str, names: Iterator[str] | Sequence[str]) -> list[str]:
 
 
 def _regex(pattern: str, *, inside: bool = True) -> re.Pattern[str]:
-    clean = posixpath.normpath(pattern.strip().lstrip("/"))
+    """What moby/patternmatcher makes of a pattern. BadInput for what it refuses."""
+    clean = posixpath.normpath(pattern.strip().lstrip("/") or "/")
     text, at = "", 0
     while at < len(clean):
         char = clean[at]
         if clean.startswith("**", at):
             at += 2
-            if clean.startswith("/", at):
-                at += 1
-                text += "(?:.*/)?"
+            rest = clean[at:]
+            if not rest or (text == "" and not rest.startswith("/") and not set(rest) & set("*?[\\")):
+                text += ".*"  # at the end everything; before a plain ending any path that ends so
             else:
-                text += ".*"
+                at += rest.startswith("/")
+                text += "(?:.*/)?"
             continue
         if char == "*":
             text += "[^/]*"
         elif char == "?":
             text += "[^/]"
-        elif char == "[" and "]" in clean[at + 2 :]:
-            end = clean.index("]", at + 2)
-            body = clean[at + 1 : end].replace("\\", "\\\\")
+        elif char == "[":
+            end = clean.find("]", at + 2)
+            if end < 0:
+                raise BadInput(
+                    f"the pattern {pattern!r} has a [ without its ]", hint="write \\[ for the letter itself"
+                )
+            body = clean[at + 1 : end].replace("\\", "\\\\").replace("[", "\\[")
             text += f"[{'^' + body[1:] if body[0] in '!^' else body}]"
             at = end
-        elif char == "\\" and at + 1 < len(clean):
+        elif char == "\\":
             at += 1
+            if at == len(clean):
+                raise BadInput(
+                    f"the pattern {pattern!r} ends with a \\", hint="write it twice for the letter itself"
+                )
             text += re.escape(clean[at])
         else:
             text += re.escape(char)
         at += 1
-    return re.compile(f"(?s:{text}){'(?:/.*)?' if inside else ''}\\Z")
+    try:
+        return re.compile(f"(?s:{text}){'(?:/.*)?' if inside else ''}\\Z")
+    except re.error:
+        raise BadInput(f"the pattern {pattern!r} has a range in [ ] that is none") from None
 
 
 _Ignore = tuple[str, pathspec.GitIgnoreSpec]

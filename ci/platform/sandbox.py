@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ci.errors import ToolMissing
+from ci.registry.platforms import this_machine
 
 __all__ = ["SANDBOX_IMAGE", "busybox_archive"]
 
@@ -30,8 +31,7 @@ def busybox_archive(busybox: Path, archive: Path, *, name: str, command: Sequenc
     layer = gzip.compress(tree, mtime=0)
     config = json.dumps(
         {
-            "architecture": "amd64",
-            "os": "linux",
+            **this_machine().as_json(),
             "config": {"Entrypoint": ["/bin/busybox", *command], "User": "65535:65535"},
             "rootfs": {"type": "layers", "diff_ids": [_digest(tree)]},
         }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -123,6 +124,33 @@ def test_no_selector_meets_a_pod_of_the_other_track_or_part() -> None:
 def test_selectors_do_not_change_with_the_release() -> None:
     for (_, one), (_, other) in zip(deployments(), deployments(release="another"), strict=True):
         assert one["spec"]["selector"] == other["spec"]["selector"]
+
+
+def test_large_numbers_are_written_in_full() -> None:
+    large = {"drainSeconds": 1_000_000, "shutdownSeconds": 2_500_000, "graceSeconds": 12_345_678}
+    database = {
+        "enabled": True,
+        "url": "postgresql://db.example:5432/voice",
+        "user": "voice",
+        "historyDays": 3_000_000,
+        "migrateSeconds": 86_400_000,
+    }
+    agent = {"drainTimeoutSeconds": 10_000_000, "graceSeconds": 20_000_000}
+    memory = {"requests": {"cpu": 1, "memory": 1_000_000_000}, "limits": {"memory": 2_000_000_000}}
+    values = {"api": large | {"resources": memory}, "web": large, "agent": agent, "database": database}
+
+    text = rendered("stable", **values)
+    assert not re.search(r"[0-9]e\+", text)
+    made = objects("stable", **values)
+    job = next(one for (kind, _), one in made.items() if kind == "Job")
+    assert job["spec"]["activeDeadlineSeconds"] == 86_400_000
+    api, web = made["Deployment", "voice-api"], made["Deployment", "voice-web"]
+    assert pod(api)["terminationGracePeriodSeconds"] == 12_345_678
+    assert pod(web)["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] == 1_000_000
+    assert container(api)["resources"]["limits"]["memory"] == 2_000_000_000
+    variables = environment(api) | environment(made["Deployment", "voice-agent"])
+    assert (variables["DRAIN_SECONDS"], variables["HISTORY_DAYS"]) == ("1000000", "3000000")
+    assert variables["DRAIN_TIMEOUT_SECONDS"] == "10000000"
 
 
 @pytest.mark.parametrize("track", TRACKS)

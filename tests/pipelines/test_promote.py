@@ -405,6 +405,19 @@ def test_roll_back_of_a_held_canary_takes_only_the_canary_away(world: World, pro
     assert place.revisions["voice"][-1].release == "good"
 
 
+def test_roll_back_mends_a_route_that_names_the_canary_alone(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    place = world.place("prod/eastus")
+    assert place.http_route is not None
+    (rule,) = place.http_route["spec"]["rules"]
+    rule["backendRefs"] = [rule["backendRefs"][0] | {"name": f"{CANARY}-api", "weight": 1}]
+
+    asyncio.run(back.rollback("test", "prod/eastus", reporter=SilentReporter(), canary_only=True))
+
+    (rule,) = place.http_route["spec"]["rules"]
+    assert [(one["name"], one["weight"]) for one in rule["backendRefs"]] == [("voice-api", 100)]
+
+
 def test_status_says_what_runs(world: World, promote) -> None:
     asyncio.run(promote(GOOD))
 

@@ -67,7 +67,7 @@ azure.workload.identity/use: "true"
 {{- define "voice.podAnnotations" -}}
 {{- if .root.Values.monitoring.annotations -}}
 prometheus.io/scrape: "true"
-prometheus.io/port: {{ .port | quote }}
+prometheus.io/port: {{ int64 .port | quote }}
 prometheus.io/path: /metrics
 {{- end }}
 {{- end }}
@@ -151,10 +151,15 @@ because several environments may share one LiveKit.
 {{ .Release.Namespace }}-{{ .Release.Name }}
 {{- end }}
 
+{{/* A value as text, whole numbers in full: helm's own text of 1000000 is 1e+06. */}}
+{{- define "voice.text" -}}
+{{- if and (kindIs "float64" .) (eq . (floor .)) }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
 {{/* The variables that api and agent share, after those that the environment adds. */}}
 {{- define "voice.env" -}}
 {{- range $name, $value := .extra }}
-- {name: {{ $name }}, value: {{ $value | quote }}}
+- {name: {{ $name }}, value: {{ include "voice.text" $value | quote }}}
 {{- end }}
 - {name: AGENT_NAME, value: {{ include "voice.agentName" .root }}}
 - {name: VA_TRACK, value: {{ .root.Values.track }}}

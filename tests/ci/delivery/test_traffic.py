@@ -60,6 +60,43 @@ def test_every_service_is_split_in_its_own_rule_and_the_most_counts() -> None:
     assert traffic.weighted(changed, SERVICES, 0)["spec"] == made["spec"]
 
 
+@pytest.mark.parametrize(
+    "backends",
+    [
+        [("c", 100)],
+        [("c", 1)],
+        [("c", 0)],
+        [("s", 0)],
+        [("s", 0), ("c", 0)],
+        [("c", 30), ("s", 70)],
+        [("c", 30), ("c", 30)],
+        [("s", 10), ("c2", 90)],
+        [("s", 100), ("c", 0)],
+    ],
+)
+def test_any_split_is_mended_to_stable(backends: list[tuple[str, int]]) -> None:
+    cluster = Cluster(route(*backends))
+    assert cluster.held is not None and not traffic.on_stable(cluster.held, SERVICES)
+
+    set_weight(cluster, 0)
+
+    assert cluster.held["spec"] == route(("s", 100))["spec"] and traffic.on_stable(cluster.held, SERVICES)
+    assert cluster.writes == 1
+
+
+def test_a_backend_that_is_nobodys_stays() -> None:
+    changed = traffic.weighted(route(("c", 40), ("status-page", 5)), SERVICES, 0)
+
+    assert [(one["name"], one["weight"]) for one in changed["spec"]["rules"][0]["backendRefs"]] == [
+        ("s", 100),
+        ("status-page", 5),
+    ]
+
+
+def test_a_rule_that_names_the_canary_alone_can_be_split_again() -> None:
+    assert traffic.weighted(route(("c", 7)), SERVICES, 20)["spec"] == route(("s", 80), ("c", 20))["spec"]
+
+
 class Cluster:
     def __init__(self, held: dict[str, Any] | None, conflicts: int = 0) -> None:
         self.held, self.conflicts, self.writes = held, conflicts, 0

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ci.engine.patterns import choose, glob, matcher
+from ci.engine.dockerfiles import _plain_http
+from ci.engine.patterns import choose, glob, ignore_file, matcher
 from ci.engine.tree import Tree
+from ci.errors import BadInput
 
 
 @pytest.mark.parametrize(
@@ -28,10 +30,61 @@ from ci.engine.tree import Tree
         (["*.md", "!README.md"], "x.md", True),
         (["a.b"], "axb", False),
         ([], "a", False),
+        (["a**b"], "a/x/b", True),
+        (["a**b"], "ab", True),
+        (["a**b"], "axb", False),
+        (["**.env"], "d/x.env", True),
+        (["**.env"], "x.env", True),
+        (["**/x*"], "d/xy", True),
+        (["a/**"], "a", False),
+        (["a/../b"], "b", True),
+        (["**"], ".hidden/x", True),
+        (["*"], ".hidden", True),
+        (["a\\*b"], "a*b", True),
+        (["a\\*b"], "axb", False),
+        (["d/**", "!d/e", "d/e/f"], "d/e/f", True),
+        (["**", "!d/e", "d/e/f"], "d/e/g", False),
+        ([" !a"], "a", False),
+        (["a", "!a", "a/b"], "a/b/c", True),
     ],
 )
 def test_a_pattern_matches_as_in_a_dockerignore_file(patterns: list[str], path: str, expected: bool) -> None:
     assert matcher(patterns)(path) is expected
+
+
+@pytest.mark.parametrize(
+    ("data", "patterns"),
+    [
+        (b"", []),
+        (b"a\nb/c\n", ["a", "b/c"]),
+        (b"\xef\xbb\xbf# only here, after the mark\na", ["a"]),
+        (b"\xef\xbb\xbfa\r\n!b\r\n", ["a", "!b"]),
+        (b"  a  \n\t\n # no comment\n", ["a", "# no comment"]),
+        (b"! a\n!\tb", ["!a", "!b"]),
+        (b"a#b\n\xff", ["a#b", "\udcff"]),
+    ],
+)
+def test_an_ignore_file_is_read_as_docker_does(data: bytes, patterns: list[str]) -> None:
+    assert ignore_file(data) == patterns
+
+
+@pytest.mark.parametrize("pattern", ["a[b", "[", "a\\", "[z-a]"])
+def test_what_is_no_pattern_is_said_so(pattern: str) -> None:
+    with pytest.raises(BadInput, match="the pattern"):
+        matcher([pattern])
+
+
+def test_an_exception_of_nothing_is_said_so() -> None:
+    with pytest.raises(BadInput, match="nothing more"):
+        ignore_file(b"a\n ! \n")
+
+
+def test_every_loopback_address_is_spoken_to_plainly_and_nobody_else() -> None:
+    conf = _plain_http(b"FROM 127.0.0.7:5000/a AS x\nFROM registry.example/b", [("R", "127.1.2.3:80")])
+
+    assert [line for line in conf.splitlines() if "location" in line] == [
+        f'location = "{host}"' for host in ("127.0.0.1", "127.0.0.7", "127.1.2.3", "localhost")
+    ]
 
 
 def test_glob_matches_names_themselves_only() -> None:

@@ -1,0 +1,104 @@
+"""Which image of an index is taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ci.errors import BadInput
+from ci.registry.platforms import choose, parse_platform, this_machine
+
+
+def rows(*platforms: str | None) -> list[dict[str, Any]]:
+    """Descriptors named by their platform; `unknown/unknown` as BuildKit's attestations are."""
+    made = []
+    for number, text in enumerate(platforms):
+        row: dict[str, Any] = {"digest": text or f"plain {number}"}
+        if text:
+            row["platform"] = dict(zip(("os", "architecture", "variant"), text.split("/"), strict=False))
+        made.append(row)
+    return made
+
+
+def chosen(wanted: str, *platforms: str | None) -> str:
+    return str(choose(rows(*platforms), parse_platform(wanted), of="the image")["digest"])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "taken"),
+    [
+        ("linux/amd64", ["windows/amd64", "linux/amd64"], "linux/amd64"),
+        ("linux/amd64", ["freebsd/amd64", "linux/arm64", "linux/amd64"], "linux/amd64"),
+        ("linux/amd64", ["unknown/unknown", "linux/amd64"], "linux/amd64"),
+        ("linux/amd64", ["linux/amd64/v3", "linux/amd64"], "linux/amd64"),
+        ("linux/amd64", ["linux/amd64/v1"], "linux/amd64/v1"),
+        ("linux/amd64/v3", ["linux/amd64", "linux/amd64/v2", "linux/amd64/v4"], "linux/amd64/v2"),
+        ("linux/amd64", ["linux/x86_64"], "linux/x86_64"),
+        ("linux/arm/v7", ["linux/arm/v5", "linux/arm/v6", "linux/arm64"], "linux/arm/v6"),
+        ("linux/arm/v7", ["linux/arm/v6", "linux/arm/v7"], "linux/arm/v7"),
+        ("linux/arm/v7", ["linux/arm"], "linux/arm"),
+        ("linux/arm/v6", ["linux/arm/v7", "linux/arm/v5"], "linux/arm/v5"),
+        ("linux/arm64", ["linux/arm/v7", "linux/arm64/v8"], "linux/arm64/v8"),
+        ("linux/arm64", ["linux/arm64", "linux/arm64/v9"], "linux/arm64"),
+        ("linux/arm64/v8", ["linux/arm64"], "linux/arm64"),
+        ("linux/arm64", ["linux/amd64", "linux/arm/v6", "linux/arm/v7"], "linux/arm/v7"),
+        ("linux/aarch64", ["linux/arm64/8"], "linux/arm64/8"),
+        ("linux/armhf", ["linux/arm/v7"], "linux/arm/v7"),
+        ("linux/s390x", ["linux/amd64", "linux/s390x"], "linux/s390x"),
+        ("linux/amd64", ["windows/amd64", None], "plain 1"),
+        ("linux/amd64", [None, "linux/amd64"], "linux/amd64"),
+        ("linux/amd64", [None], "plain 0"),
+    ],
+)
+def test_the_image_that_runs_here_is_taken(wanted: str, there: list[str | None], taken: str) -> None:
+    assert chosen(wanted, *there) == taken
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "said"),
+    [
+        (
+            "linux/amd64",
+            ["windows/amd64", "linux/arm64"],
+            "no image for linux/amd64; it has linux/arm64, windows/amd64",
+        ),
+        ("linux/amd64", ["linux/amd64/v2"], "it has linux/amd64/v2"),
+        ("linux/arm/v6", ["linux/arm/v7", "linux/arm64"], "no image for linux/arm/v6"),
+        ("linux/amd64", ["unknown/unknown"], "empty"),
+        ("linux/amd64", [], "empty"),
+    ],
+)
+def test_what_does_not_run_here_is_said(wanted: str, there: list[str], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        chosen(wanted, *there)
+
+
+def test_an_attestation_is_no_image_whatever_platform_it_says() -> None:
+    mark = {"annotations": {"vnd.docker.reference.type": "attestation-manifest"}}
+    there = [row | mark for row in rows("linux/amd64")] + rows("windows/amd64")
+
+    with pytest.raises(BadInput, match="it has windows/amd64"):
+        choose(there, parse_platform("linux/amd64"), of="the image")
+
+
+@pytest.mark.parametrize("text", ["", "linux", "linux/", "/amd64", "linux/arm/v7/x", "a//b"])
+def test_what_is_no_platform(text: str) -> None:
+    with pytest.raises(BadInput, match="platform"):
+        parse_platform(text)
+
+
+def test_this_machine_has_one_and_it_is_written_as_a_config_has_it() -> None:
+    here = this_machine()
+    assert parse_platform(str(here)) == here and here.as_json()["os"] == "linux"
+    assert parse_platform("linux/arm/7").as_json() == {"os": "linux", "architecture": "arm", "variant": "v7"}
+
+
+@given(
+    st.permutations(["windows/amd64", "linux/arm/v7", "linux/amd64", "linux/arm64", "unknown/unknown", None])
+)
+def test_the_order_of_an_index_decides_nothing_when_one_fits_best(there: list[str | None]) -> None:
+    assert chosen("linux/amd64", *there) == "linux/amd64"
+    assert chosen("linux/arm/v8", *there) == "linux/arm/v7"
