@@ -39,18 +39,20 @@ def mask(text: str, secrets: Iterable[str]) -> str:
 async def run(
     *argv: str | Path,
     cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     stdin: str | bytes | None = None,
     timeout: float | None = None,
     on_line: Callable[[str], None] | None = None,
     secrets: Iterable[str] = (),
+    errors: str = "replace",
     check: bool = True,
     failure: type[PipelineError] = StepFailed,
 ) -> Completed:
     """Run a program to its end and return what it printed.
 
-    `env` is added to this process's environment. `on_line` sees each masked line of stdout and stderr as it
-    comes. With `check`, a non-zero exit raises `failure` with the last lines of stderr. A missing program
+    `env` is added to this process's environment, and what is None there is taken from it. Output is UTF-8;
+    `errors` says what becomes of what is not, as in `bytes.decode`. `on_line` sees each masked line of stdout
+    and stderr as it comes. With `check`, a non-zero exit raises `failure` with the last lines of stderr. A missing program
     raises ToolMissing; a timeout (in seconds) raises `failure`. When cancelled, the child's whole process
     group gets SIGTERM, then SIGKILL, before the cancellation goes on: nothing is left running.
     """
@@ -60,7 +62,7 @@ async def run(
         asyncio.create_subprocess_exec(
             *words,
             cwd=cwd,
-            env={**os.environ, **(env or {})},
+            env={key: value for key, value in {**os.environ, **(env or {})}.items() if value is not None},
             stdin=asyncio.subprocess.PIPE if stdin is not None else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -84,7 +86,7 @@ async def run(
 
     async def read(name: str, stream: asyncio.StreamReader) -> None:
         async for raw in stream:
-            line = mask(raw.decode(errors="replace"), hidden)
+            line = mask(raw.decode(errors=errors), hidden)
             lines[name].append(line)
             if on_line:
                 on_line(line.rstrip("\n"))

@@ -1,36 +1,49 @@
-"""The git checkout: which commit is built, whether it is clean, and which files belong to it."""
+"""The git checkout: which commit is built, whether it is clean, and which files belong to it.
+
+Asked by plumbing commands alone, with none of the user's settings (but whom git may trust: `safe.directory`)
+and none of the environment's: two people who build one commit get the same answers, and no program of theirs
+runs.
+"""
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from ci.errors import BadInput
-from ci.process import run
+from ci.process import Completed, run
 from ci.release import Commit
 
 __all__ = ["commits_between", "files", "read_commit", "source_date_epoch"]
+
+_SETTINGS = (
+    # What a file of the repository may set, and git's own files in the home folder do without being named.
+    "core.fsmonitor=false",
+    "core.hooksPath=/dev/null",
+    "core.excludesFile=/dev/null",
+    "core.attributesFile=/dev/null",
+    "core.abbrev=auto",
+)
 
 
 async def read_commit(root: Path, *paths: str) -> Commit:
     """HEAD of the checkout at `root`, or the last commit that changed any of `paths`.
 
-    It is dirty when a file there that git does not ignore differs from it. BadInput when `root` is no git
-    checkout or has no such commit yet.
+    It is dirty when a file there that git does not ignore differs from it; what is inside of submodules is
+    not looked at, since it is in no build. BadInput, in git's own words, when `root` is no git checkout, has no
+    such commit yet, or belongs to somebody whom git does not trust.
     """
-    try:
-        words = ("log", "-1", "--format=%H %ct", "HEAD", "--", *paths)
-        shown = await run("git", "-C", root, *words, failure=BadInput)
-        sha, _, seconds = shown.stdout.strip().partition(" ")
-        time = datetime.fromtimestamp(int(seconds), UTC)
-    except (BadInput, ValueError) as error:
-        raise BadInput(
-            f"{root} is not a git checkout with a commit in it",
-            hint="a release names the commit it was built from: clone the project, or commit",
-        ) from error
-    words = ("status", "--porcelain", "--untracked-files=normal", "--", *paths)
-    changed = await run("git", "-C", root, *words)
-    return Commit(sha=sha, dirty=bool(changed.stdout.strip()), time=time)
+    shown = await _git(root, "rev-list", "--max-count=1", "--timestamp", "HEAD", "--", *paths)
+    seconds, _, sha = shown.stdout.strip().partition(" ")
+    if shown.code or not sha:
+        raise await _no_commit(root, paths)
+    words = ("--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=dirty", "--no-renames")
+    changed = await _git(root, "status", *words, "--", *paths)
+    if changed.code:
+        raise _refused(root, changed)
+    time = datetime.fromtimestamp(int(seconds), UTC)
+    return Commit(sha=sha, dirty=bool(changed.stdout), time=time)
 
 
 def source_date_epoch(commit: Commit) -> int:
@@ -42,11 +55,13 @@ async def files(root: Path, under: str = ".") -> tuple[PurePosixPath, ...]:
     """The files below `root/under` that git tracks or would track, relative to `root`, sorted.
 
     These are the build context: never .git, never what .gitignore names, so nothing there spoils a cache.
+    BadInput in git's own words.
     """
-    words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", under)
-    listed = await run("git", "-C", root, *words, failure=BadInput)
+    listed = await _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", under)
+    if listed.code:
+        raise _refused(root, listed)
     names = {name for name in listed.stdout.split("\0") if name}
-    return tuple(PurePosixPath(name) for name in sorted(names) if (root / name).is_file())
+    return tuple(PurePosixPath(name) for name in sorted(names) if _is_file(root / name))
 
 
 async def commits_between(root: Path, before: str, after: str) -> tuple[str, ...]:
@@ -54,6 +69,55 @@ async def commits_between(root: Path, before: str, after: str) -> tuple[str, ...
 
     None when this checkout does not know one of the two (a shallow clone, a rewritten history).
     """
-    words = ("log", "--no-decorate", "--format=%h %s", f"{before}..{after}", "--")
-    listed = await run("git", "-C", root, *words, check=False)
+    words = ("--no-commit-header", "--format=%h %s", "--encoding=UTF-8", f"{before}..{after}")
+    listed = await _git(root, "rev-list", *words, "--")
     return tuple(listed.stdout.splitlines()) if listed.code == 0 else ()
+
+
+def _is_file(path: Path) -> bool:
+    """Whether git keeps it as one: a link is, wherever it leads."""
+    return path.is_symlink() or path.is_file()
+
+
+async def _git(root: Path, *words: str) -> Completed:
+    """What git says, whatever its exit code. Names that are no UTF-8 are as Python's paths have them."""
+    cleared = {name: None for name in os.environ if name.startswith("GIT_")}
+    # git trusts nothing that the repository itself says of this; what the user says has to hold.
+    trusted = await run(
+        "git", "-C", "/", "config", "-z", "--get-all", "safe.directory", env=cleared, check=False
+    )
+    settings = [*_SETTINGS, *(f"safe.directory={one}" for one in trusted.stdout.split("\0")[:-1])]
+    alone = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_NO_REPLACE_OBJECTS": "1"}
+    return await run(
+        *("git", "--no-optional-locks", "--literal-pathspecs", "-C", root),
+        *(word for one in settings for word in ("-c", one)),
+        *words,
+        env={**cleared, **alone, "LC_ALL": "C"},
+        errors="surrogateescape",
+        check=False,
+    )
+
+
+async def _no_commit(root: Path, paths: tuple[str, ...]) -> BadInput:
+    found = await _git(root, "rev-parse", "--verify", "HEAD^{commit}")
+    if found.code == 0:
+        return BadInput(
+            f"{root} has no commit that changed {', '.join(paths)}",
+            hint="a release names the commit it was built from: commit",
+        )
+    place = await _git(root, "rev-parse", "--git-dir")
+    if place.code:
+        return _refused(root, place)
+    return BadInput(
+        f"{root} is not a git checkout with a commit in it: nothing was committed yet",
+        hint="a release names the commit it was built from: commit",
+    )
+
+
+def _refused(root: Path, done: Completed) -> BadInput:
+    """git's own words: the first line says what is wrong, those that follow what to do about it."""
+    first, *more = [line.strip() for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
+    return BadInput(
+        f"{root} is not a git checkout with a commit in it: git says: {first.removeprefix('fatal: ')}",
+        hint=" ".join(more) or "a release names the commit it was built from: clone the project, or commit",
+    )
