@@ -1,7 +1,8 @@
 """Verify a release where it would be pulled from: who signed it, and whether it proves what is asked of it.
 
 Nothing is believed that was not read from that registry now, by digest: the release's own artifact, which
-names all the rest, its signature, those of images and chart, and the documents attached to the images.
+names all the rest, its signature, those of images and chart, and the documents attached to the images. An
+environment may run LiveKit's server beside: its image is in no release, and its signature is verified too.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
@@ -18,7 +20,7 @@ from ci import places
 from ci.concurrency import both, together
 from ci.environments import Environment, Trust
 from ci.errors import PipelineError, PolicyBlocked
-from ci.registry import Registry, registry_at
+from ci.registry import Registry, parse_reference, registry_at
 from ci.release import Release
 from ci.scan import Policy, read_policy
 from ci.supply.attestations import RELEASES, named, release_bundle
@@ -80,25 +82,35 @@ async def verify(release: Release, environments: Sequence[Environment]) -> Verif
     """
     policy = read_policy(places.checkout() / "policy.yaml")
     today = datetime.now(UTC).date()
-    wanted: dict[tuple[str, str], tuple[Trust, list[str]]] = {}
+    wanted: dict[tuple[str, str], tuple[Trust, list[str], set[str]]] = {}
     for environment in environments:
         for target in environment.targets.values():
             key = (target.registry, environment.trust.model_dump_json())
-            _, names = wanted.setdefault(key, (environment.trust, []))
+            _, names, others = wanted.setdefault(key, (environment.trust, [], set()))
             if environment.name not in names:
                 names.append(environment.name)
+            others.update(_livekit(environment))
 
-    async def one(endpoint: str, trust: Trust, names: Sequence[str]) -> Verified:
+    async def one(endpoint: str, trust: Trust, names: Sequence[str], others: set[str]) -> Verified:
         async with registry_at(endpoint) as registry:
-            found = await _verify(registry, release, trust, policy, today)
+            found = await _verify(registry, release, sorted(others), trust, policy, today)
         return Verified(endpoint=endpoint, environments=tuple(names), checks=tuple(found))
 
     found = await together(one(endpoint, *asked) for (endpoint, _), asked in sorted(wanted.items()))
     return Verification(release=release.name, digest=release_bundle(release).digest, places=tuple(found))
 
 
+def _livekit(environment: Environment) -> list[str]:
+    """The image of LiveKit's server that the environment's values name; none where it runs none of ours."""
+    values: Any = environment.values
+    server = values.get("livekit", {}).get("server", {})
+    image = server.get("image") or {}
+    named = f"{image.get('repository', '')}@{image.get('digest', '')}"
+    return [named] if server.get("enabled") and image else []
+
+
 async def _verify(
-    registry: Registry, release: Release, trust: Trust, policy: Policy, today: date
+    registry: Registry, release: Release, others: Sequence[str], trust: Trust, policy: Policy, today: date
 ) -> list[Check]:
     async def signed(subject: str, repository: str, digest: str) -> tuple[Check, Claims | None]:
         """The artifact itself is fetched too, and its bytes are checked."""
@@ -114,12 +126,20 @@ async def _verify(
             return refused(error.message)
         return Check(subject=subject, what=_SIGNATURE, said=f"by {found.who}"), found.claims
 
+    async def other(image: str) -> tuple[Check, Claims | None]:
+        reference = parse_reference(image)
+        if reference.digest is None or reference.registry != registry.endpoint:
+            reason = f"{image} is not named by digest in this registry"
+            return Check(subject=reference.repository, what=_SIGNATURE, reason=reason), None
+        return await signed(reference.repository, reference.repository, reference.digest)
+
     signatures, documents = await both(
         together(
             [
                 signed(_RELEASE, RELEASES, release_bundle(release).digest),
                 signed(_CHART, release.chart.name, release.chart.digest),
                 *(signed(image.name, image.name, image.digest) for image in release.images),
+                *(other(image) for image in others),
             ]
         ),
         together(named(registry, image) for image in release.images),

@@ -359,6 +359,7 @@ class Values(_Values):
     global_: dict[str, Any] | None = Field(default=None, alias="global")
     track: Literal["stable", "canary"]
     release: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
+    region: str = Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")
     images: Images
     traffic: Traffic
     redis: Redis

@@ -25,7 +25,7 @@ from pyhelm3.errors import ReleaseNotFoundError
 
 from ci import places, tools
 from ci.errors import BadInput, StepFailed, SystemUnavailable
-from ci.registry import Registry
+from ci.registry import Registry, digest_of
 from ci.release import Chart
 
 __all__ = ["Helm", "Revision", "Values", "changes", "pull_chart"]
@@ -205,14 +205,17 @@ class Helm:
 
 
 async def pull_chart(registry: Registry, chart: Chart) -> Path:
-    """The chart's package, fetched by digest from that registry and kept in the cache."""
-    kept = places.cache() / _CHARTS / f"{chart.name}-{chart.digest.removeprefix('sha256:')[:16]}.tgz"
-    if kept.is_file():
-        return kept
+    """The chart's package, fetched by digest from that registry and kept in the cache.
+
+    What lies in the cache is anybody's who may write there: its bytes are compared with the digest each time.
+    """
     manifest = await registry.manifest(chart.name, chart.digest)
     layer = next((layer for layer in manifest.layers if layer.media_type == CHART_LAYER), None)
     if layer is None:
         raise BadInput(f"{registry.endpoint}/{chart.name}@{chart.digest} is not a Helm chart")
+    kept = places.cache() / _CHARTS / f"{layer.digest.removeprefix('sha256:')}.tgz"
+    if kept.is_file() and digest_of(kept.read_bytes()) == layer.digest:
+        return kept
     content = await registry.blob(chart.name, layer.digest)
     kept.parent.mkdir(parents=True, exist_ok=True)
     part = kept.with_suffix(f".{os.getpid()}.part")

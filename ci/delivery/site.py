@@ -181,6 +181,7 @@ def chart_values(environment: Environment, target: Target, release: Release, tra
     The chart declares all traffic to stable; a running promotion lays its weights over the route.
     """
     own = release_values(release, track, target.registry)
+    own["region"] = target.region
     own["traffic"] = {"hostname": target.hostname, "canaryWeight": 0, "canary": ""}
     canary = environment.canary.values if track == "canary" else {}
     return laid_over(laid_over(environment.values, canary), own)

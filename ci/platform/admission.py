@@ -117,7 +117,17 @@ def _trusted(place: Instance) -> str:
 
 
 def _configuration(place: Instance, certificate: bytes) -> dict[str, Any]:
-    """One webhook a region: each has its own registry, and a namespace's label says which is asked."""
+    """One webhook a region: each has its own registry, and a namespace's label says which is asked.
+
+    One more for a label that names none of them: what would be in such a namespace nobody would look at.
+    """
+    asked: dict[str, list[dict[str, Any]]] = {
+        region: [{"key": _REGION_LABEL, "operator": "In", "values": [region]}] for region in REGIONS
+    }
+    asked["other"] = [
+        {"key": _REGION_LABEL, "operator": "Exists"},
+        {"key": _REGION_LABEL, "operator": "NotIn", "values": [*REGIONS]},
+    ]
     return {
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
@@ -129,7 +139,7 @@ def _configuration(place: Instance, certificate: bytes) -> dict[str, Any]:
                     "url": f"https://{place.cluster.host_ip}:{place.admission}/regions/{region}",
                     "caBundle": base64.b64encode(certificate).decode(),
                 },
-                "namespaceSelector": {"matchLabels": {_REGION_LABEL: region}},
+                "namespaceSelector": {"matchExpressions": expressions},
                 "rules": [
                     {
                         "apiGroups": [""],
@@ -145,7 +155,7 @@ def _configuration(place: Instance, certificate: bytes) -> dict[str, Any]:
                 "timeoutSeconds": 10,
                 "admissionReviewVersions": ["v1"],
             }
-            for region in REGIONS
+            for region, expressions in asked.items()
         ],
     }
 

@@ -25,9 +25,10 @@ from ci.platform.instance import REGIONS, Instance, Region
 from ci.platform.node import enter, first_process, node_folder
 from ci.platform.part import Part, PartStatus, Say
 from ci.platform.sandbox import SANDBOX_IMAGE, busybox_archive
+from ci.platform.secret import write_private
 from ci.process import run
 
-__all__ = ["CLUSTER_TOOLS", "client", "cluster"]
+__all__ = ["CLUSTER_TOOLS", "USERS", "client", "cluster"]
 
 CLUSTER_TOOLS = (
     # Debian's
@@ -47,6 +48,19 @@ CLUSTER_TOOLS = (
     "kube-proxy",
     "coredns",
 )
+
+_CERTIFICATES = (
+    "ca", "apiserver", "apiserver-kubelet-client", "etcd-ca", "etcd-server", "etcd-peer",
+    "apiserver-etcd-client", "sa",
+)  # fmt: skip
+_KUBECONFIGS = ("admin", "super-admin", "kubelet", "controller-manager", "scheduler")
+USERS = {
+    "kube-proxy": "system:kube-proxy",
+    "coredns": "va:coredns",
+    "gateway": "va:gateway",
+    "discovery": "va:discovery",
+}
+"""Programs that ask the API server, by their kubeconfig, and as whom. What each may is in objects.py."""
 
 _SOCKET = "/run/containerd/containerd.sock"
 _KUBERNETES = "v1.34.4"
@@ -96,16 +110,25 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
         lambda: flags(
             name=region.node,
             data_dir=home / "etcd",
-            listen_client_urls=f"http://{region.node_ip}:2379",
-            advertise_client_urls=f"http://{region.node_ip}:2379",
-            listen_peer_urls="http://127.0.0.1:2380",
-            initial_advertise_peer_urls="http://127.0.0.1:2380",
-            initial_cluster=f"{region.node}=http://127.0.0.1:2380",
+            # For whoever shows a certificate, on the node alone: every Secret of the cluster is in it.
+            listen_client_urls="https://127.0.0.1:2379",
+            advertise_client_urls="https://127.0.0.1:2379",
+            cert_file=pki / "etcd" / "server.crt",
+            key_file=pki / "etcd" / "server.key",
+            client_cert_auth="true",
+            trusted_ca_file=pki / "etcd" / "ca.crt",
+            listen_peer_urls="https://127.0.0.1:2380",
+            initial_advertise_peer_urls="https://127.0.0.1:2380",
+            initial_cluster=f"{region.node}=https://127.0.0.1:2380",
+            peer_cert_file=pki / "etcd" / "peer.crt",
+            peer_key_file=pki / "etcd" / "peer.key",
+            peer_client_cert_auth="true",
+            peer_trusted_ca_file=pki / "etcd" / "ca.crt",
             # A promotion's worth of changes; the default keeps far more in memory.
             snapshot_count=2000,
         ),
-        answers(f"http://{region.node_ip}:2379/health"),
-        needs=(),
+        _runs(place, region, "etcd", 2379),
+        needs=("certificates",),
     )
     apiserver = inside(
         "kube-apiserver",
@@ -113,7 +136,10 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
         lambda: flags(
             advertise_address=region.node_ip,
             bind_address=region.node_ip,
-            etcd_servers=f"http://{region.node_ip}:2379",
+            etcd_servers="https://127.0.0.1:2379",
+            etcd_cafile=pki / "etcd" / "ca.crt",
+            etcd_certfile=pki / "apiserver-etcd-client.crt",
+            etcd_keyfile=pki / "apiserver-etcd-client.key",
             service_cluster_ip_range=region.services,
             authorization_mode="Node,RBAC",
             enable_admission_plugins="NodeRestriction",
@@ -210,7 +236,7 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
         lambda: ("-conf", str(home / "Corefile")),
         answers(f"http://{region.node_ip}:8181/ready"),
         files=lambda: {home / "Corefile": _corefile(region, conf)},
-        needs=("kube-apiserver",),
+        needs=("objects",),  # one of them is its role
     )
     return (certificates, etcd, apiserver, controllers, scheduler, containerd, sandbox, kubelet, proxy, dns)
 
@@ -223,30 +249,31 @@ def _certificates(place: Instance, region: Region) -> Part:
     pki, conf = home / "pki", home / "kubernetes"
     name = f"{region.node} certificates"
     done = home / "certificates-made"
+    wanted = " ".join((*_CERTIFICATES, *_KUBECONFIGS, *USERS))
 
     async def up(say: Say) -> bool:
-        if done.exists() and place.kubeconfig.exists():
+        # What is there stays: kubeadm makes what is missing of it.
+        if done.exists() and done.read_text() == wanted and place.kubeconfig.exists():
             return False
         home.mkdir(parents=True, exist_ok=True)
         kubeadm = str(tools.path("kubeadm"))
         config = home / "kubeadm.yaml"
         config.write_text(yaml.safe_dump_all(_kubeadm_config(region, pki)))
-        for which in ("ca", "apiserver", "apiserver-kubelet-client", "sa"):
+        for which in _CERTIFICATES:
             say(which)
             await run(kubeadm, "init", "phase", "certs", which, "--config", config)
-        for which in ("admin", "super-admin", "kubelet", "controller-manager", "scheduler"):
+        for which in _KUBECONFIGS:
             say(which)
             await run(
                 kubeadm, "init", "phase", "kubeconfig", which, "--config", config, "--kubeconfig-dir", conf
             )
-        say("kube-proxy")
-        made = await run(
-            *(kubeadm, "kubeconfig", "user", "--config", config, "--client-name", "system:kube-proxy")
-        )
-        _write_private(conf / "kube-proxy.conf", made.stdout)
+        for which, user in USERS.items():
+            say(which)
+            made = await run(*(kubeadm, "kubeconfig", "user", "--config", config, "--client-name", user))
+            write_private(conf / f"{which}.conf", made.stdout)
         # The one that is in system:masters: there is no RBAC rule for the other one yet.
-        _write_private(place.kubeconfig, _for_people(conf / "super-admin.conf", region.node))
-        done.touch()
+        write_private(place.kubeconfig, _for_people(conf / "super-admin.conf", region.node))
+        done.write_text(wanted)
         return True
 
     async def status() -> PartStatus:
@@ -290,11 +317,6 @@ def _for_people(kubeconfig: Path, name: str) -> str:
     content["contexts"][0]["context"] = {"cluster": name, "user": name}
     content["current-context"] = name
     return yaml.safe_dump(content)
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.touch(mode=0o600)
-    path.write_text(text)
 
 
 # Configuration files -------------------------------------------------------------------------------------
@@ -408,7 +430,7 @@ def _corefile(region: Region, conf: Path) -> str:
     health {region.node_ip}:8080
     ready {region.node_ip}:8181
     kubernetes {_DOMAIN} in-addr.arpa {{
-        kubeconfig {conf / "super-admin.conf"}
+        kubeconfig {conf / "coredns.conf"}
         ttl 5
     }}
     cache 5

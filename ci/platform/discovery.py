@@ -20,6 +20,7 @@ from ci import places
 from ci.platform.cluster import client
 from ci.platform.daemon import Daemon, as_part
 from ci.platform.instance import Instance
+from ci.platform.node import node_folder
 from ci.platform.part import Part
 
 __all__ = ["discovery", "targets", "targets_file"]
@@ -30,6 +31,7 @@ _LABELS = {"app": "app.kubernetes.io/name", "track": "va.dev/track", "release": 
 def discovery(place: Instance) -> Part:
     """The process that keeps `targets_file` as the cluster is."""
     file = targets_file(place)
+    kubeconfig = node_folder(place, place.cluster) / "kubernetes" / "discovery.conf"
 
     async def check() -> str:
         return "" if file.exists() else "no pods read yet"
@@ -37,12 +39,12 @@ def discovery(place: Instance) -> Part:
     def daemon() -> Daemon:
         return Daemon(
             name="discovery",
-            argv=(sys.executable, "-m", "ci.platform.discovery", str(place.kubeconfig), str(file)),
+            argv=(sys.executable, "-m", "ci.platform.discovery", str(kubeconfig), str(file)),
             env={"PYTHONPATH": str(places.checkout())},
             check=check,
         )
 
-    return as_part(place, daemon, name="discovery", needs=(f"{place.cluster.node} kube-apiserver",))
+    return as_part(place, daemon, name="discovery", needs=(f"{place.cluster.node} objects",))
 
 
 def targets_file(place: Instance) -> Path:

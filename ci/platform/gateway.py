@@ -18,7 +18,7 @@ def gateway(place: Instance) -> Part:
     region = place.cluster
 
     def daemon() -> Daemon:
-        kubeconfig = node_folder(place, region) / "kubernetes" / "super-admin.conf"
+        kubeconfig = node_folder(place, region) / "kubernetes" / "gateway.conf"
         return Daemon(
             name="gateway",
             argv=(

@@ -124,6 +124,11 @@ class Instance:
     def replicator(self) -> int:
         return self.port(5510)
 
+    @property
+    def replicator_token(self) -> Path:
+        """What whoever sets faults there has to show; mode 600."""
+        return self.folder / "replicator.token"
+
     def postgres(self, number: int) -> int:
         """Of the namespace of stores with that number: on a socket, so it only tells the namespaces apart."""
         return self.port(5532 + number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from pathlib import Path
 
 import yaml
 
@@ -12,6 +11,7 @@ from ci import tools
 from ci.platform.daemon import Daemon, answers, as_part
 from ci.platform.instance import Instance
 from ci.platform.part import Part, Say
+from ci.platform.secret import write_private
 
 __all__ = ["API_KEY", "livekit", "livekit_secret"]
 
@@ -52,7 +52,7 @@ def livekit(place: Instance) -> Part:
 
     async def up(say: Say) -> bool:
         changed = await process.up(say)
-        _write_private(
+        write_private(
             place.livekit_env,
             f"LIVEKIT_URL=ws://127.0.0.1:{place.livekit}\n"
             f"LIVEKIT_API_KEY={API_KEY}\nLIVEKIT_API_SECRET={livekit_secret(place)}\n",
@@ -76,11 +76,5 @@ def livekit_secret(place: Instance) -> str:
         if found:
             return found[1]
     secret = secrets.token_urlsafe(36)
-    _write_private(place.livekit_env, f"LIVEKIT_API_SECRET={secret}\n")
+    write_private(place.livekit_env, f"LIVEKIT_API_SECRET={secret}\n")
     return secret
-
-
-def _write_private(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(text)

@@ -15,7 +15,7 @@ import yaml
 
 from ci import tools
 from ci.errors import SystemUnavailable
-from ci.platform.cluster import client
+from ci.platform.cluster import USERS, client
 from ci.platform.gateway import CONTROLLER
 from ci.platform.instance import Instance
 from ci.platform.livekit import API_KEY, livekit_secret
@@ -35,9 +35,33 @@ _PLURALS = {
     "GatewayClass": "gatewayclasses",
     "Gateway": "gateways",
     "CustomResourceDefinition": "customresourcedefinitions",
+    "ClusterRole": "clusterroles",
     "ClusterRoleBinding": "clusterrolebindings",
     "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
 }
+
+_READ = ["get", "list", "watch"]
+_REPORTED = ("gatewayclasses", "gateways", "httproutes", "grpcroutes")
+_ROLES: dict[str, list[dict[str, Any]]] = {
+    # As CoreDNS's own deployment asks for them, without pods: their names are not served here.
+    "coredns": [
+        {"apiGroups": [""], "resources": ["services", "namespaces"], "verbs": _READ},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": _READ},
+    ],
+    # As Traefik's documentation asks for them. Secrets too: certificates of listeners are in them.
+    "gateway": [
+        {"apiGroups": [""], "resources": ["services", "secrets", "configmaps", "namespaces"], "verbs": _READ},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": _READ},
+        {"apiGroups": ["gateway.networking.k8s.io"], "resources": ["*"], "verbs": _READ},
+        {
+            "apiGroups": ["gateway.networking.k8s.io"],
+            "resources": [f"{kind}/status" for kind in _REPORTED],
+            "verbs": ["update"],
+        },
+    ],
+    "discovery": [{"apiGroups": [""], "resources": ["pods"], "verbs": _READ}],
+}
+"""What the programs of `USERS` may do, but for kube-proxy: Kubernetes brings the role of that."""
 
 
 def objects(place: Instance) -> Part:
@@ -94,6 +118,7 @@ def _objects(place: Instance) -> list[dict[str, Any]]:
                 }
             ],
         },
+        *(one for name, rules in _ROLES.items() for one in _role(name, rules)),
         {
             "apiVersion": "gateway.networking.k8s.io/v1",
             "kind": "GatewayClass",
@@ -112,6 +137,21 @@ def _objects(place: Instance) -> list[dict[str, Any]]:
                 "api-key": base64.b64encode(API_KEY.encode()).decode(),
                 "api-secret": base64.b64encode(livekit_secret(place).encode()).decode(),
             },
+        },
+    ]
+
+
+def _role(name: str, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A role in the whole cluster, given to the user of that program."""
+    group = "rbac.authorization.k8s.io"
+    head = {"apiVersion": f"{group}/v1", "metadata": {"name": f"va-{name}"}}
+    return [
+        {**head, "kind": "ClusterRole", "rules": rules},
+        {
+            **head,
+            "kind": "ClusterRoleBinding",
+            "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": f"va-{name}"},
+            "subjects": [{"apiGroup": group, "kind": "User", "name": USERS[name]}],
         },
     ]
 

@@ -17,6 +17,7 @@ from ci import tools
 from ci.platform.daemon import Daemon, answers, as_part
 from ci.platform.instance import REGIONS, Instance
 from ci.platform.part import Part
+from ci.platform.secret import secret
 
 __all__ = ["configuration", "registry"]
 
@@ -35,6 +36,7 @@ def registry(place: Instance, region: str) -> tuple[Part, Part]:
             str(folder / "data"),
             pull_only=pull_only,
             notify="" if pull_only else notify,
+            token=secret(place.replicator_token) if notify and not pull_only else "",
         )
         return Daemon(
             name=name,
@@ -63,11 +65,14 @@ def registry(place: Instance, region: str) -> tuple[Part, Part]:
     return Part(name=name, up=host.up, status=host.status, down=down, tools=host.tools), nodes
 
 
-def configuration(address: str, root: str, *, pull_only: bool, notify: str = "") -> dict[str, Any]:
-    """What docker-registry is told. `notify`: the URL that it tells of each manifest pushed or deleted."""
+def configuration(
+    address: str, root: str, *, pull_only: bool, notify: str = "", token: str = ""
+) -> dict[str, Any]:
+    """What docker-registry is told. `notify`: the URL that it tells of what comes and goes, with `token`."""
     told = {
         "name": "replicator",
         "url": notify,
+        "headers": {"Authorization": [f"Bearer {token}"]},
         "timeout": "2s",
         # Kept in memory and sent again until it is taken.
         "threshold": 3,

@@ -1,10 +1,12 @@
 """Keeps the replicas of the home registry: what ACR does between its regions, as one process.
 
-    POST /events            what the home registry tells of pushes and deletions (its `notifications`)
+    POST /events            what the home registry tells of pushes and deletions (its `notifications`) *
     GET  /state             how far each region is: a list of `ci.supply.replication.Replica`
     POST /reconcile         compare all of home with all replicas, down to each blob; answers when it is done
     GET  /faults            the faults that are set, by region
-    PUT  /faults/{region}   set them, for tests and drills: `Faults` as JSON, {} for none
+    PUT  /faults/{region}   set them, for tests and drills: `Faults` as JSON, {} for none *
+
+Whoever asks for what has a * shows a token, which only root and the home registry can read.
 
 An event waits in memory until it is done; one that fails is tried again, less and less often. What was lost
 (events of a moment in which this process or the home registry ended) a reconcile finds: at the start, and
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -32,11 +35,12 @@ from starlette.routing import Route
 
 from ci import places
 from ci.concurrency import together
-from ci.errors import PipelineError, SystemUnavailable
+from ci.errors import BadInput, PipelineError, SystemUnavailable
 from ci.platform.daemon import Daemon, answers, as_part
 from ci.platform.instance import REGIONS, Instance
 from ci.platform.part import Part
-from ci.registry import Registry
+from ci.platform.secret import secret
+from ci.registry import Registry, parse_reference
 from ci.supply.replication import Copier, Downloads, Event, Pace, Replica, Replicated, Visited
 
 __all__ = ["Faults", "Follower", "Settings", "app", "events_in", "replicator"]
@@ -58,6 +62,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     port: int
+    token: str
+    """What it must be shown by whoever tells it of events or sets faults."""
     home: str
     replicas: Mapping[str, str]
     """Endpoint by region."""
@@ -83,14 +89,15 @@ class Faults(BaseModel):
 def replicator(place: Instance) -> Part:
     """The process, told by the first region's registry, that keeps the others like it."""
     home, *replicas = REGIONS
-    settings = Settings(
-        port=place.replicator,
-        home=f"127.0.0.1:{place.registry(home)}",
-        replicas={region: f"127.0.0.1:{place.registry(region)}" for region in replicas},
-    )
     config = place.folder / "replicator.json"
 
     def daemon() -> Daemon:
+        settings = Settings(
+            port=place.replicator,
+            token=secret(place.replicator_token),
+            home=f"127.0.0.1:{place.registry(home)}",
+            replicas={region: f"127.0.0.1:{place.registry(region)}" for region in replicas},
+        )
         return Daemon(
             name="replicator",
             argv=(sys.executable, "-m", "ci.platform.replicator", str(config)),
@@ -248,6 +255,9 @@ class Follower:
                     early = True
                     continue
                 self._count(await self._copier.follow(event, visited))
+            except BadInput as error:
+                # It will not be right the next time either, and others wait behind it.
+                _log(f"{self.region}, {event.repository}: left out: {error}")
             except _EXPECTED as error:
                 self._fail(event.repository, error)
                 self._pending = [*(one for one in self._pending if one not in mine), *mine]
@@ -308,25 +318,47 @@ def events_in(body: bytes) -> Iterable[Event]:
     """The manifests in a notification (`application/vnd.docker.distribution.events.v1+json`) that changed.
 
     Pushes of blobs are left out by the registry, as it is configured. Of a deletion it tells by the digest,
-    then once more by each tag that went with it. ValueError when the body is no notification.
+    then once more by each tag that went with it. An event of what no repository or tag can be called is
+    left out. ValueError when the body is no notification.
     """
     for one in _Envelope.model_validate_json(body).events:
         at = one.target
         reference = at.tag or at.digest
-        if one.action in ("push", "delete") and reference:
+        if one.action in ("push", "delete") and reference and _can_be(at):
             pushed = at.digest if at.tag and one.action == "push" else ""
             yield Event(repository=at.repository, reference=reference, digest=pushed)
 
 
-def app(followers: Iterable[Follower]) -> Starlette:
+def _can_be(target: _Target) -> bool:
+    """Whether there can be such a thing in a registry at all."""
+    tag = f":{target.tag}" if target.tag else ""
+    digest = f"@{target.digest}" if target.digest else ""
+    try:
+        parse_reference(f"localhost/{target.repository}{tag}{digest}")
+    except BadInput:
+        return False
+    return True
+
+
+def app(followers: Iterable[Follower], *, token: str) -> Starlette:
     """The HTTP face; the followers run while it is served."""
     by_region = {follower.region: follower for follower in followers}
 
+    def stranger(request: Request) -> Response | None:
+        shown = request.headers.get("authorization", "")
+        if secrets.compare_digest(shown.encode(), f"Bearer {token}".encode()):
+            return None
+        return PlainTextResponse("show the token: Authorization: Bearer …", 401)
+
     async def events(request: Request) -> Response:
+        if refusal := stranger(request):
+            return refusal
         try:
             told = list(events_in(await request.body()))
         except ValidationError as error:
-            return PlainTextResponse(f"not a notification: {error.errors()[0]['msg']}", 400)
+            # Taken all the same: the registry would send it again for ever, and what comes after would wait.
+            _log(f"what the home told is no notification: {error.errors()[0]['msg']}")
+            told = []
         for event in told:
             for follower in by_region.values():
                 follower.tell(event)
@@ -344,6 +376,8 @@ def app(followers: Iterable[Follower]) -> Starlette:
 
     async def faults(request: Request) -> Response:
         if request.method == "PUT":
+            if refusal := stranger(request):
+                return refusal
             try:
                 wanted = Faults.model_validate_json(await request.body())
             except ValidationError as error:
@@ -389,7 +423,7 @@ async def _serve(settings: Settings) -> None:
             for region, endpoint in settings.replicas.items()
         ]
         config = uvicorn.Config(
-            app(followers),
+            app(followers, token=settings.token),
             host="127.0.0.1",
             port=settings.port,
             log_level="warning",

@@ -5,7 +5,10 @@
 A pod is admitted when each of its images is named by digest, comes from that region's registry, and is signed
 by who may sign: the holder of a key, or whom an OIDC issuer calls by a name. So what someone pushes past the
 pipelines, or points a tag at, does not run.
-A verified digest is remembered: a signature does not become untrue. A refusal is never remembered.
+A verified digest is remembered for as long as who may sign stays the same: the files of keys and roots are
+looked at each time, so a key that was replaced counts from that moment. A refusal is never remembered.
+
+A namespace of a region that is not served here runs nothing: nobody would look at its images.
 
 While a registry cannot be asked, nothing new of it is admitted. What runs stays: a change of a pod that names
 no new image is not looked at.
@@ -32,7 +35,7 @@ from starlette.routing import Route
 from ci.concurrency import together
 from ci.environments import TrustedSigner
 from ci.errors import BadInput, PipelineError, PolicyBlocked
-from ci.registry import Registry, parse_reference, registry_at
+from ci.registry import Registry, digest_of, parse_reference, registry_at
 from ci.supply.keyless import check_root
 from ci.supply.signing import signature_of
 
@@ -47,7 +50,7 @@ _KINDS = ("initContainers", "containers", "ephemeralContainers")
 def app(registries: Mapping[str, str], signers: Sequence[TrustedSigner]) -> Starlette:
     """The webhook: `registries` by region, as pods name them."""
     clients: dict[str, Registry] = {}
-    verified: set[tuple[str, str, str]] = set()
+    verified: set[tuple[str, str, str, str]] = set()
 
     @asynccontextmanager
     async def connected(_: Starlette) -> Any:
@@ -59,16 +62,19 @@ def app(registries: Mapping[str, str], signers: Sequence[TrustedSigner]) -> Star
 
     async def answer(request: Request) -> Response:
         region = request.path_params["region"]
+        asked = await request.json()
         if region not in clients:
-            return PlainTextResponse(f"no region {region}", status_code=404)
+            why = "nobody checks images for the region that this namespace names; there is "
+            return JSONResponse(_answer(asked, [why + ", ".join(clients)]))
         registry = clients[region]
+        trusted = _trusted(signers)
 
         async def verify(repository: str, digest: str) -> None:
-            if (region, repository, digest) not in verified:
+            if (trusted, region, repository, digest) not in verified:
                 await signature_of(registry, repository, digest, signers)
-                verified.add((region, repository, digest))
+                verified.add((trusted, region, repository, digest))
 
-        return JSONResponse(await review(await request.json(), registry.endpoint, verify))
+        return JSONResponse(await review(asked, registry.endpoint, verify))
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok")
@@ -85,7 +91,11 @@ async def review(asked: Mapping[str, Any], endpoint: str, verify: Verify) -> dic
     refusals = [
         text for text in await together(_refusal(image, endpoint, verify) for image in wanted) if text
     ]
-    response: dict[str, Any] = {"uid": request["uid"], "allowed": not refusals}
+    return _answer(asked, refusals)
+
+
+def _answer(asked: Mapping[str, Any], refusals: Sequence[str]) -> dict[str, Any]:
+    response: dict[str, Any] = {"uid": asked["request"]["uid"], "allowed": not refusals}
     if refusals:
         response["status"] = {"code": 403, "reason": "Forbidden", "message": "; ".join(refusals)}
     return {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response}
@@ -118,6 +128,13 @@ async def _refusal(image: str, endpoint: str, verify: Verify) -> str:
     except PipelineError as error:
         return f"{image} cannot be verified now: {error.message}"
     return ""
+
+
+def _trusted(signers: Sequence[TrustedSigner]) -> str:
+    """A digest of the keys and roots themselves; a file that is not there is one that verifies nothing."""
+    files = (file for signer in signers for file in (signer.key, signer.trusted_root) if file is not None)
+    contents = (file.read_bytes() if file.exists() else b"" for file in files)
+    return digest_of(b"".join(digest_of(content).encode() for content in contents))
 
 
 def read_trust(file: Path) -> tuple[TrustedSigner, ...]:

@@ -7,16 +7,19 @@ import json
 from pathlib import Path
 
 import pytest
+from oci import layer, write_image
 from own_sigstore import IDENTITY, ISSUER, Sigstore, Workflow
 from rich.console import Console
 from signed_world import COMMIT, ENDPOINTS, World, signed, signed_world, verified
 from signing_key import Key
 
+from ci.environments import Environment
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
-from ci.registry import parse_manifest, push
+from ci.registry import Bundle, open_archive, parse_manifest, push
 from ci.release import Release
 from ci.reporting import SilentReporter
 from ci.supply.attestations import RELEASE_TYPE, release_bundle, scan_report
+from ci.supply.signing import signature
 from pipelines.sign import sign_release, signer_of
 from pipelines.verify import show_verification, verify
 
@@ -74,6 +77,31 @@ def test_a_signature_that_was_left_off_its_subjects_list_is_put_on_it(world: Wor
             assert len(await registry.referrers("api", image.digest)) == 1
 
     asyncio.run(main())
+
+
+def test_livekits_server_is_held_to_a_signature_too(world: World) -> None:
+    release = signed(world)
+    write_image(world.folder / "livekit.tar", layer(b="2"))
+    image = open_archive(world.folder / "livekit.tar")
+
+    def beside(repository: str) -> Environment:
+        server = {"enabled": True, "image": {"repository": repository, "digest": image.digest}}
+        targets = {"eastus": world.prod.targets["eastus"]}
+        return world.prod.model_copy(update={"values": {"livekit": {"server": server}}, "targets": targets})
+
+    async def put(*bundles: Bundle) -> None:
+        async with world.registry(ENDPOINTS[0]) as registry:
+            for bundle in bundles:
+                await push(registry, "livekit-server", bundle)
+
+    ours = beside(f"{ENDPOINTS[0]}/livekit-server")
+    assert "livekit-server" in str(verified(world, release, ours).error)  # not even there
+    asyncio.run(put(image))
+    assert "livekit-server: " in (said := str(verified(world, release, ours).error)) and "not signed" in said
+    asyncio.run(put(signature(world.key.bundle(image.digest), image.root.descriptor)))
+    assert verified(world, release, ours).error is None
+    foreign = beside("docker.io/livekit/livekit-server")
+    assert "not named by digest in this registry" in str(verified(world, release, foreign).error)
 
 
 def test_the_table_says_it_for_every_registry(world: World) -> None:

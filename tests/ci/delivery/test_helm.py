@@ -15,6 +15,7 @@ import pytest
 from ci.delivery import helm as rooms
 from ci.delivery.helm import Helm, changes, pull_chart
 from ci.errors import BadInput, StepFailed, SystemUnavailable
+from ci.registry import digest_of
 from ci.release import Chart
 
 # A stand-in for the `helm` program: it logs its arguments and answers from a small state file.
@@ -217,15 +218,15 @@ def test_changes_name_each_value() -> None:
 
 
 class Layer:
-    def __init__(self, media_type: str) -> None:
-        self.media_type, self.digest = media_type, "sha256:l"
+    def __init__(self, media_type: str, digest: str) -> None:
+        self.media_type, self.digest = media_type, digest
 
 
 class Registry:
     endpoint = "r:1"
 
     def __init__(self, media_type: str) -> None:
-        self.layers, self.fetched = (Layer(media_type),), 0
+        self.layers, self.fetched = (Layer(media_type, digest_of(b"chart")),), 0
 
     async def manifest(self, repository: str, reference: str) -> Registry:
         return self
@@ -243,6 +244,16 @@ def test_a_chart_is_fetched_once(program: Program) -> None:
 
     assert first == again and first.read_bytes() == b"chart"
     assert registry.fetched == 1
+
+
+def test_what_was_altered_in_the_cache_is_not_used(program: Program) -> None:
+    chart = Chart(name="voice-assistant", version="0.1.0", digest="sha256:" + "a" * 64)
+    registry = Registry(rooms.CHART_LAYER)
+    kept = asyncio.run(pull_chart(registry, chart))  # type: ignore[arg-type]
+    kept.write_bytes(b"evil!")
+
+    assert asyncio.run(pull_chart(registry, chart)).read_bytes() == b"chart"  # type: ignore[arg-type]
+    assert registry.fetched == 2
 
 
 def test_what_is_no_chart_is_refused(program: Program) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -25,7 +27,13 @@ from ci.supply.replication import Event, Pace, ask_replicator, tell_to_reconcile
 
 T = TypeVar("T")
 
-NOTIFICATION = b"""{"events": [
+
+def _whole(text: str) -> str:
+    """With digests of their full length, which are written with two digits here."""
+    return re.sub(r"sha256:(\w\w)\b", lambda found: f"sha256:{found[1] * 32}", text)
+
+
+NOTIFICATION = _whole("""{"events": [
  {"id": "1", "timestamp": "2026-01-01T00:00:00Z", "action": "push",
   "target": {"mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 7, "length": 7,
              "digest": "sha256:aa", "repository": "api", "url": "http://x/", "tag": "r1"},
@@ -34,7 +42,7 @@ NOTIFICATION = b"""{"events": [
  {"action": "push", "target": {"digest": "sha256:bb", "repository": "chart"}},
  {"action": "pull", "target": {"digest": "sha256:cc", "repository": "chart"}},
  {"action": "delete", "target": {"digest": "sha256:dd", "repository": "api"}},
- {"action": "delete", "target": {"repository": "api", "tag": "r2"}}]}"""
+ {"action": "delete", "target": {"repository": "api", "tag": "r2"}}]}""").encode()
 
 
 def run(work: Awaitable[T]) -> T:
@@ -89,9 +97,19 @@ def arrive(regions: Regions, made: Regions) -> None:
 
 def test_the_pushes_and_deletions_in_a_notification_are_read() -> None:
     assert list(events_in(NOTIFICATION)) == [
-        Event(repository="api", reference="r1", digest="sha256:aa"),
-        Event(repository="chart", reference="sha256:bb"),
-        Event(repository="api", reference="sha256:dd"),
+        Event(
+            repository="api",
+            reference="r1",
+            digest=_whole("sha256:aa"),
+        ),
+        Event(
+            repository="chart",
+            reference=_whole("sha256:bb"),
+        ),
+        Event(
+            repository="api",
+            reference=_whole("sha256:dd"),
+        ),
         Event(repository="api", reference="r2"),
     ]
     with pytest.raises(ValueError, match="events"):
@@ -323,10 +341,13 @@ def test_it_is_talked_to_over_http(made: Regions) -> None:
     async def main() -> None:
         async with following(regions) as follower:
             await until(in_step(follower))
-            transport = httpx.ASGITransport(app([follower]))
-            async with httpx.AsyncClient(transport=transport, base_url="http://replicator") as client:
+            transport = httpx.ASGITransport(app([follower], token="t0"))
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://replicator", headers={"authorization": "Bearer t0"}
+            ) as client:
                 assert (await client.post("/events", content=NOTIFICATION)).status_code == 202
-                assert (await client.post("/events", content=b"no")).status_code == 400
+                # Taken: a registry sends what is refused again, for ever, and then nothing else.
+                assert (await client.post("/events", content=b"no")).status_code == 202
                 assert (await client.put("/faults/mars", json={})).status_code == 404
                 assert (await client.put("/faults/westeurope", json={"dealy": 1})).status_code == 400
                 set_now = await client.put("/faults/westeurope", json={"delay": 60})
@@ -337,6 +358,53 @@ def test_it_is_talked_to_over_http(made: Regions) -> None:
                 await tell_to_reconcile("http://replicator", transport=transport)
             said = await ask_replicator("http://replicator", transport=transport)
             assert said["westeurope"].endpoint == "127.0.0.1:5002"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        {"repository": "../../etc", "digest": "sha256:" + "a" * 64},
+        {"repository": "Api", "tag": "r1"},
+        {"repository": "api", "digest": "sha256:../../x"},
+        {"repository": "api", "tag": "a/../../b"},
+        {"repository": "", "tag": "r1"},
+    ],
+)
+def test_what_no_registry_can_have_is_left_out(target: dict[str, str]) -> None:
+    good = {"repository": "web", "tag": "r9"}
+    body = {"events": [{"action": "push", "target": one} for one in (target, good)]}
+    assert [one.repository for one in events_in(json.dumps(body).encode())] == ["web"]
+
+
+def test_an_event_that_cannot_be_done_ever_does_not_hold_up_the_others(made: Regions) -> None:
+    regions = made.fresh()
+
+    async def main() -> None:
+        async with following(regions) as follower:
+            await until(in_step(follower))
+            follower.tell(Event(repository="Not A Name", reference="r1", digest=""))
+            for event in made.events:
+                follower.tell(event)
+            await until(in_step(follower))
+            assert not follower._pending
+
+    run(main())
+
+
+def test_a_stranger_sets_no_faults_and_tells_of_no_events(made: Regions) -> None:
+    regions = made.fresh()
+
+    async def main() -> None:
+        async with following(regions) as follower:
+            transport = httpx.ASGITransport(app([follower], token="t0"))
+            async with httpx.AsyncClient(transport=transport, base_url="http://replicator") as client:
+                for headers in ({}, {"authorization": "Bearer "}, {"authorization": "Bearer t1"}):
+                    told = await client.post("/events", content=NOTIFICATION, headers=headers)
+                    put = await client.put("/faults/westeurope", json={"down": True}, headers=headers)
+                    assert (told.status_code, put.status_code) == (401, 401)
+            assert follower.faults == Faults() and not follower._pending
 
     run(main())
 

@@ -157,8 +157,35 @@ def test_a_verdict_is_remembered_when_it_is_good_and_only_then(server: FakeRegis
             server.asked.clear()
             assert (await ask())["allowed"]
             assert server.asked == []
-            assert (await http.post("/regions/mars", json=asked(pod(name)))).status_code == 404
+            mars = (await http.post("/regions/mars", json=asked(pod(name)))).json()["response"]
+            assert not mars["allowed"] and "there is eastus" in mars["status"]["message"]
             assert (await http.get("/healthz")).text == "ok"
+
+    asyncio.run(main())
+
+
+def test_a_key_that_was_replaced_in_its_file_counts_at_once(server: FakeRegistry, tmp_path: Path) -> None:
+    file = tmp_path / "cosign.pub"
+    key = Key(file)
+    write_image(tmp_path / "image.tar", layer(a="1"))
+    image = open_archive(tmp_path / "image.tar")
+    name = pushed(server, image, signature(key.bundle(image.digest), image.root.descriptor))
+
+    async def main() -> None:
+        async with client([key.trusted]) as http:
+
+            async def allowed() -> bool:
+                said = (await http.post("/regions/eastus", json=asked(pod(name)))).json()
+                return bool(said["response"]["allowed"])
+
+            assert await allowed()
+            old = file.read_bytes()
+            Key(file)  # another one: what the first signed is believed no more, remembered or not
+            assert not await allowed()
+            file.unlink()
+            assert not await allowed()
+            file.write_bytes(old)
+            assert await allowed()
 
     asyncio.run(main())
 
