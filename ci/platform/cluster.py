@@ -20,15 +20,15 @@ import yaml
 
 from ci import tools
 from ci.errors import SystemUnavailable
+from ci.platform.certificates import DOMAIN, certificates
 from ci.platform.daemon import Check, Daemon, answers, as_part, connects
 from ci.platform.instance import REGIONS, Instance, Region
 from ci.platform.node import enter, first_process, node_folder
 from ci.platform.part import Part, PartStatus, Say
 from ci.platform.sandbox import SANDBOX_IMAGE, busybox_archive
-from ci.platform.secret import write_private
 from ci.process import run
 
-__all__ = ["CLUSTER_TOOLS", "USERS", "client", "cluster"]
+__all__ = ["CLUSTER_TOOLS", "client", "cluster"]
 
 CLUSTER_TOOLS = (
     # Debian's
@@ -49,22 +49,7 @@ CLUSTER_TOOLS = (
     "coredns",
 )
 
-_CERTIFICATES = (
-    "ca", "apiserver", "apiserver-kubelet-client", "etcd-ca", "etcd-server", "etcd-peer",
-    "apiserver-etcd-client", "sa",
-)  # fmt: skip
-_KUBECONFIGS = ("admin", "super-admin", "kubelet", "controller-manager", "scheduler")
-USERS = {
-    "kube-proxy": "system:kube-proxy",
-    "coredns": "va:coredns",
-    "gateway": "va:gateway",
-    "discovery": "va:discovery",
-}
-"""Programs that ask the API server, by their kubeconfig, and as whom. What each may is in objects.py."""
-
 _SOCKET = "/run/containerd/containerd.sock"
-_KUBERNETES = "v1.34.4"
-_DOMAIN = "cluster.local"
 
 
 def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
@@ -103,7 +88,7 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
     def flags(**values: str | Path | int) -> tuple[str, ...]:
         return tuple(f"--{name.replace('_', '-')}={value}" for name, value in values.items())
 
-    certificates = _certificates(place, region)
+    certs = certificates(place, region)
     etcd = inside(
         "etcd",
         "etcd",
@@ -150,7 +135,7 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
             kubelet_client_certificate=pki / "apiserver-kubelet-client.crt",
             kubelet_client_key=pki / "apiserver-kubelet-client.key",
             kubelet_preferred_address_types="InternalIP",
-            service_account_issuer=f"https://kubernetes.default.svc.{_DOMAIN}",
+            service_account_issuer=f"https://kubernetes.default.svc.{DOMAIN}",
             service_account_key_file=pki / "sa.pub",
             service_account_signing_key_file=pki / "sa.key",
             profiling="false",
@@ -238,85 +223,7 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
         files=lambda: {home / "Corefile": _corefile(region, conf)},
         needs=("objects",),  # one of them is its role
     )
-    return (certificates, etcd, apiserver, controllers, scheduler, containerd, sandbox, kubelet, proxy, dns)
-
-
-# Certificates and kubeconfigs ----------------------------------------------------------------------------
-
-
-def _certificates(place: Instance, region: Region) -> Part:
-    home = node_folder(place, region)
-    pki, conf = home / "pki", home / "kubernetes"
-    name = f"{region.node} certificates"
-    done = home / "certificates-made"
-    wanted = " ".join((*_CERTIFICATES, *_KUBECONFIGS, *USERS))
-
-    async def up(say: Say) -> bool:
-        # What is there stays: kubeadm makes what is missing of it.
-        if done.exists() and done.read_text() == wanted and place.kubeconfig.exists():
-            return False
-        home.mkdir(parents=True, exist_ok=True)
-        kubeadm = str(tools.path("kubeadm"))
-        config = home / "kubeadm.yaml"
-        config.write_text(yaml.safe_dump_all(_kubeadm_config(region, pki)))
-        for which in _CERTIFICATES:
-            say(which)
-            await run(kubeadm, "init", "phase", "certs", which, "--config", config)
-        for which in _KUBECONFIGS:
-            say(which)
-            await run(
-                kubeadm, "init", "phase", "kubeconfig", which, "--config", config, "--kubeconfig-dir", conf
-            )
-        for which, user in USERS.items():
-            say(which)
-            made = await run(*(kubeadm, "kubeconfig", "user", "--config", config, "--client-name", user))
-            write_private(conf / f"{which}.conf", made.stdout)
-        # The one that is in system:masters: there is no RBAC rule for the other one yet.
-        write_private(place.kubeconfig, _for_people(conf / "super-admin.conf", region.node))
-        done.write_text(wanted)
-        return True
-
-    async def status() -> PartStatus:
-        return PartStatus(
-            name=name, problem="" if done.exists() else "not made", detail=str(place.kubeconfig)
-        )
-
-    async def down() -> None:
-        place.kubeconfig.unlink(missing_ok=True)
-
-    return Part(name=name, up=up, status=status, down=down, tools=CLUSTER_TOOLS)
-
-
-def _kubeadm_config(region: Region, pki: Path) -> list[dict[str, Any]]:
-    version = {"apiVersion": "kubeadm.k8s.io/v1beta4"}
-    return [
-        {
-            **version,
-            "kind": "InitConfiguration",
-            "localAPIEndpoint": {"advertiseAddress": region.node_ip, "bindPort": 6443},
-            "nodeRegistration": {"name": region.node},
-        },
-        {
-            **version,
-            "kind": "ClusterConfiguration",
-            "kubernetesVersion": _KUBERNETES,
-            "clusterName": region.node,
-            "certificatesDir": str(pki),
-            "controlPlaneEndpoint": f"{region.node_ip}:6443",
-            "networking": {"serviceSubnet": region.services, "podSubnet": region.pods, "dnsDomain": _DOMAIN},
-            # kubeadm's shortest: RSA keys take seconds each.
-            "encryptionAlgorithm": "ECDSA-P256",
-        },
-    ]
-
-
-def _for_people(kubeconfig: Path, name: str) -> str:
-    """kubeadm's file with plain names: the context, the cluster and the user are all called `name`."""
-    content = yaml.safe_load(kubeconfig.read_text())
-    content["clusters"][0]["name"] = content["users"][0]["name"] = content["contexts"][0]["name"] = name
-    content["contexts"][0]["context"] = {"cluster": name, "user": name}
-    content["current-context"] = name
-    return yaml.safe_dump(content)
+    return (certs, etcd, apiserver, controllers, scheduler, containerd, sandbox, kubelet, proxy, dns)
 
 
 # Configuration files -------------------------------------------------------------------------------------
@@ -383,7 +290,7 @@ def _kubelet_config(region: Region, home: Path) -> dict[str, Any]:
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{region.node}",
         "clusterDNS": [region.node_ip],
-        "clusterDomain": _DOMAIN,
+        "clusterDomain": DOMAIN,
         "containerLogMaxSize": "5Mi",
         "containerRuntimeEndpoint": f"unix://{_SOCKET}",
         "enforceNodeAllocatable": ["pods"],
@@ -429,7 +336,7 @@ def _corefile(region: Region, conf: Path) -> str:
     errors
     health {region.node_ip}:8080
     ready {region.node_ip}:8181
-    kubernetes {_DOMAIN} in-addr.arpa {{
+    kubernetes {DOMAIN} in-addr.arpa {{
         kubeconfig {conf / "coredns.conf"}
         ttl 5
     }}

@@ -15,7 +15,8 @@ import yaml
 
 from ci import tools
 from ci.errors import SystemUnavailable
-from ci.platform.cluster import USERS, client
+from ci.platform.certificates import USERS
+from ci.platform.cluster import client
 from ci.platform.gateway import CONTROLLER
 from ci.platform.instance import Instance
 from ci.platform.livekit import API_KEY, livekit_secret

@@ -23,6 +23,7 @@ from ci import platform, tools
 from ci.errors import SystemUnavailable
 from ci.platform.cluster import client
 from ci.platform.instance import instance
+from ci.platform.node import node_folder
 from ci.platform.processes import marked
 from ci.platform.sandbox import busybox_archive
 from ci.registry import Registry, open_archive, push
@@ -94,6 +95,46 @@ def test_the_registries_take_pushes_on_the_hosts_side_only(up: platform.Platform
         assert httpx.post(f"http://{address}/v2/trial/blobs/uploads/").status_code == 202
     assert httpx.get(f"{nodes}/v2/").status_code == 200
     assert httpx.post(f"{nodes}/v2/trial/blobs/uploads/").status_code == 405
+
+
+# Who may do what ------------------------------------------------------------------------------------------
+
+
+def test_nobody_reads_a_secret_from_etcd(up: platform.Platform) -> None:
+    """An ordinary user of the machine read Secrets and wrote pods past the API server, without a password."""
+    node = instance().cluster
+    for url in (f"http://{node.node_ip}:2379", f"https://{node.node_ip}:2379"):
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/version", verify=False)
+    inside = [tools.path("ip"), "netns", "exec", node.node, tools.path("busybox")]
+    asked = subprocess.run(
+        [*inside, "timeout", "5", tools.path("busybox"), "nc", "127.0.0.1", "2379"],
+        input=b"GET /version HTTP/1.1\r\nHost: etcd\r\n\r\n",
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert b"etcdserver" not in asked.stdout  # it listens there, and says nothing to who shows no certificate
+
+
+def test_the_programs_around_the_cluster_may_only_read_what_they_need(up: platform.Platform) -> None:
+    place = instance()
+    may = {
+        "coredns": {"/api/v1/services", "/api/v1/namespaces"},
+        "gateway": {"/api/v1/services", "/api/v1/namespaces", "/api/v1/secrets"},
+        "discovery": {"/api/v1/pods"},
+    }
+    every = {path for paths in may.values() for path in paths} | {"/api/v1/nodes"}
+
+    async def main() -> None:
+        for user, paths in may.items():
+            async with client(node_folder(place, place.cluster) / "kubernetes" / f"{user}.conf") as api:
+                seen = {path for path in sorted(every) if (await api.get(path)).is_success}
+                assert seen == paths, user
+                made = await api.post("/api/v1/namespaces", json={"metadata": {"name": "mine"}})
+                assert made.status_code == 403, user
+
+    asyncio.run(main())
 
 
 # Pods ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from ci import places, tools
 from ci.environments import TrustedSigner, read_environments
 from ci.errors import BadInput, ToolMissing
-from ci.platform import admission, cluster, livekit, objects, prometheus, registry, tools_needed
+from ci.platform import admission, certificates, cluster, livekit, objects, prometheus, registry, tools_needed
 from ci.platform.discovery import targets
 from ci.platform.instance import Instance
 from ci.platform.plan import all_parts, chosen
@@ -82,7 +82,7 @@ def test_the_kubelet_accepts_cgroup_v1_and_keeps_to_its_own_cgroup(place: Instan
 def test_kubeadm_is_told_the_version_that_is_built() -> None:
     (kubeadm,) = (tool for tool in table.of_go("kubernetes") if tool.name == "kubeadm")
 
-    assert go.pinned_version(kubeadm) == cluster._KUBERNETES
+    assert go.pinned_version(kubeadm) == certificates._KUBERNETES
 
 
 def test_kube_proxy_leaves_the_hosts_connection_table_alone(place: Instance) -> None:
@@ -101,7 +101,7 @@ def test_the_kubeconfig_for_people_has_plain_names(tmp_path: Path) -> None:
         " context: {cluster: kubernetes, user: kubernetes-super-admin}}]\n"
     )
 
-    text = cluster._for_people(made, "va-eastus")
+    text = certificates._for_people(made, "va-eastus")
 
     assert "current-context: va-eastus" in text
     assert not re.search(r"kubernetes-super-admin|: kubernetes$", text, re.MULTILINE)
