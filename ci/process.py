@@ -52,9 +52,9 @@ async def run(
 
     `env` is added to this process's environment, and what is None there is taken from it. Output is UTF-8;
     `errors` says what becomes of what is not, as in `bytes.decode`. `on_line` sees each masked line of stdout
-    and stderr as it comes. With `check`, a non-zero exit raises `failure` with the last lines of stderr. A missing program
-    raises ToolMissing; a timeout (in seconds) raises `failure`. When cancelled, the child's whole process
-    group gets SIGTERM, then SIGKILL, before the cancellation goes on: nothing is left running.
+    and stderr as it comes. With `check`, a non-zero exit raises `failure` with the last lines of stderr. A
+    missing program raises ToolMissing; a timeout (in seconds) raises `failure`. When cancelled, the child's
+    whole process group gets SIGTERM, then SIGKILL, before the cancellation goes on: nothing is left running.
     """
     words = tuple(str(word) for word in argv)
     hidden = tuple(secrets)

@@ -31,8 +31,8 @@ async def read_commit(root: Path, *paths: str) -> Commit:
     """HEAD of the checkout at `root`, or the last commit that changed any of `paths`.
 
     It is dirty when a file there that git does not ignore differs from it; what is inside of submodules is
-    not looked at, since it is in no build. BadInput, in git's own words, when `root` is no git checkout, has no
-    such commit yet, or belongs to somebody whom git does not trust.
+    not looked at, since it is in no build. BadInput, in git's own words, when `root` is no git checkout, has
+    no such commit yet, or belongs to somebody whom git does not trust.
     """
     shown = await _git(root, "rev-list", "--max-count=1", "--timestamp", "HEAD", "--", *paths)
     seconds, _, sha = shown.stdout.strip().partition(" ")
