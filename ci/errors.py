@@ -8,6 +8,7 @@
     ├── SystemUnavailable    6  a registry, cluster, metrics source or cloud did not answer
     ├── ToolMissing          7  a program or package this machine needs is not there
     ├── PolicyBlocked        8  a scan or verification policy refuses this image or release
+    ├── RootNeeded           9  only root may do that on this machine; nothing was touched
     └── Interrupted        130  Ctrl-C or SIGTERM; the same command goes on
 
 Each message says what was wrong and where; `hint` says what to do next.
@@ -26,6 +27,7 @@ __all__ = [
     "PipelineError",
     "Place",
     "PolicyBlocked",
+    "RootNeeded",
     "StepFailed",
     "SystemUnavailable",
     "ToolMissing",
@@ -100,6 +102,12 @@ class PolicyBlocked(PipelineError):
     """A policy (scan, signature, provenance) refuses this image or release."""
 
     exit_code = 8
+
+
+class RootNeeded(PipelineError):
+    """Only root may do that on this machine; nothing was touched."""
+
+    exit_code = 9
 
 
 class Interrupted(PipelineError):

@@ -27,8 +27,10 @@ from pipelines.images import IMAGES, ImageSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["BuiltImage", "build", "build_image", "engine_errors", "show_built"]
+__all__ = ["BUILD_TOOLS", "BuiltImage", "build", "build_image", "engine_errors", "show_built"]
 
+BUILD_TOOLS = ("git", "mmdebstrap", "buildah", "runc", "ip")
+"""The programs that a build calls, and the embedded engine with it."""
 _KEPT_ARCHIVES = 4
 _STALE_SECONDS = 86400.0
 _LAST_LINES = 25

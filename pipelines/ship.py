@@ -31,7 +31,7 @@ from ci.scan import Policy, read_policy
 from ci.supply.attestations import Kind, provenance, release_bundle, sbom, scan_report, tests
 from ci.supply.availability import contents
 from ci.supply.signing import Signer
-from pipelines.build import BuiltImage, build, build_image, show_built
+from pipelines.build import BUILD_TOOLS, BuiltImage, build, build_image, show_built
 from pipelines.chart import CHART_FOLDER, rendered_for, stand_in_release
 from pipelines.database import Databases, databases
 from pipelines.images import IMAGES, ImageSpec
@@ -68,7 +68,7 @@ __all__ = [
     "show_untested",
 ]
 
-SHIP_TOOLS = ("mmdebstrap", "buildah", "runc", "trivy", "helm", "cosign")
+SHIP_TOOLS = (*BUILD_TOOLS, "trivy", "helm", "cosign")
 """The programs that the parts of `va ship` call."""
 _PRODUCTION = "prod"
 """The architecture's environment whose rendering is scanned."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from ci.errors import Interrupted, PipelineError
+from ci.errors import Interrupted, PipelineError, RootNeeded, SystemUnavailable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,11 +26,34 @@ if TYPE_CHECKING:
     from pipelines.demo import Demonstrated
     from pipelines.verify import Verification
 
-__all__ = ["answer", "ended", "fail", "failing", "show_result", "write_json"]
+__all__ = ["answer", "ended", "fail", "failing", "needs_root", "show_result", "write_json"]
 
 _PIPE_WIDTH = 150
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def needs_root(
+    why: str, *, unless: Callable[[], bool] = lambda: False
+) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Declare that a command can be run by root only: anybody else is told so, and what to type.
+
+    `unless` says whether it needs no root here after all; it is asked only when that matters.
+    """
+
+    def declared(command: Callable[P, None]) -> Callable[P, None]:
+        @functools.wraps(command)
+        def checked(*args: P.args, **options: P.kwargs) -> None:
+            if os.geteuid() != 0 and not unless():
+                again = shlex.join(["sudo", str(Path(sys.executable).with_name("va")), *sys.argv[1:]])
+                fail(RootNeeded(f"root is needed: {why}; run: {again}"), json=bool(options.get("json")))
+            command(*args, **options)
+
+        checked.__dict__["needs_root"] = why
+        return checked
+
+    return declared
 
 
 def answer(
@@ -81,6 +108,12 @@ def failing(json: bool) -> Iterator[None]:
         fail(Interrupted("interrupted", hint="run the same command again: it goes on from here"), json=json)
     except PipelineError as error:
         fail(error, json=json)
+    except OSError as error:
+        if error.filename is None:  # no file was asked for: a fault of ours
+            raise
+        said = f"{error.filename} cannot be used: {(error.strerror or str(error)).lower()}"
+        hint = "choose another place: by the option that names it, or VA_STATE and VA_CACHE for what va keeps"
+        fail(SystemUnavailable(said, hint=hint), json=json)
 
 
 def fail(error: PipelineError, *, json: bool) -> NoReturn:

@@ -6,6 +6,8 @@ output and exit codes. Those rooms are imported inside the commands, so that `va
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from ci.commands import (
@@ -24,13 +26,14 @@ from ci.commands import (
     shipping,
     tools,
 )
+from ci.commands.answers import failing
 from ci.commands.options import SETTINGS
 
 __all__ = ["app", "main"]
 
 _EXIT_CODES = """Exit codes: 0 done, 2 bad input, 3 a step or test failed, 4 a gate failed, 5 a gate was
 inconclusive, 6 an external system is unavailable, 7 a tool is missing, 8 blocked by policy,
-130 interrupted."""
+9 root is needed, 130 interrupted."""
 
 _COMMANDS = (
     machine.doctor, machine.up, machine.down,
@@ -61,4 +64,8 @@ for _name, _group in _GROUPS.items():
 
 def main() -> None:
     """The console command."""
-    app()
+    try:
+        with failing("--json" in sys.argv):
+            app()
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from ci.commands.answers import answer, failing, write_json
+from ci.commands.machine import needs_platform
 from ci.commands.options import Env, Json
 from ci.errors import BadInput, StepFailed
 
@@ -44,6 +45,7 @@ Stores = Annotated[str, typer.Option(help="Whose stores: `live`, the platform's,
 
 
 @app.command()
+@needs_platform
 def backup(stores: Stores = "live", only: Only = None, sets: Sets = None, json: Json = False) -> None:
     """Back PostgreSQL, Redis and the blobs up: one set with a manifest, whole or not at all.
 
@@ -126,6 +128,7 @@ def verify(name: Name = "latest", only: Only = None, sets: Sets = None, json: Js
 
 
 @app.command()
+@needs_platform
 def restore(
     name: Name = "latest",
     into: Annotated[
@@ -171,6 +174,7 @@ def restore(
 
 
 @app.command()
+@needs_platform
 def drill(
     sessions: Annotated[int, typer.Option(min=10, max=100_000, help="How many sessions are seeded.")] = 3000,
     seconds: Annotated[float, typer.Option(min=1, help="How long to write on after the backup.")] = 8.0,

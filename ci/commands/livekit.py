@@ -9,7 +9,7 @@ import typer
 
 from ci.commands.answers import answer
 from ci.commands.options import Estate, Json, Reports, SignWith
-from ci.commands.shipping import session
+from ci.commands.shipping import needs_engine, session
 
 if TYPE_CHECKING:
     from ci.reporting import Reporter
@@ -21,6 +21,7 @@ app = typer.Typer(no_args_is_help=True, help="LiveKit's server: an image that is
 
 
 @app.command("publish")
+@needs_engine
 def livekit_publish(
     estate: Estate = "local",
     reports: Reports = Path("reports"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ci.commands.answers import answer
+from ci.commands.answers import answer, needs_root
 from ci.commands.options import Json
 
 if TYPE_CHECKING:
@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from ci.reporting import Reporter
     from ci.tools import ToolStatus
 
-__all__ = ["doctor", "down", "up"]
+__all__ = ["doctor", "down", "needs_platform", "up"]
+
+needs_platform = needs_root("the embedded platform mounts file systems and makes namespaces")
+"""Declares that a command brings parts of the platform up, or takes them down."""
 
 
 def doctor(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[TOOL]...", help="Tools; all when left out.")
+    ] = None,
     install: Annotated[
         bool, typer.Option("--install", help="Install or build what is missing (apt-get as root, Go).")
     ] = False,
@@ -28,20 +34,22 @@ def doctor(
 ) -> None:
     """Say where each tool is, or how to get it.
 
-    Example: va doctor --install
+    Example: va doctor helm kubectl --install
     """
     from ci import tools
 
     async def flow(reporter: Reporter) -> list[tools.ToolStatus]:
+        wanted = tuple(dict.fromkeys(names or tools.NAMES))
         if install:
-            await tools.ensure(tools.NAMES, reporter)
-        return tools.survey()
+            await tools.ensure(wanted, reporter)
+        return tools.survey(wanted)
 
     found = answer(flow, json=json, show=_tools_table)
     if any(tool.path is None for tool in found):
         raise typer.Exit(7)
 
 
+@needs_platform
 def up(json: Json = False) -> None:
     """Bring the embedded platform up.
 
@@ -58,6 +66,7 @@ def up(json: Json = False) -> None:
     answer(flow, json=json, show=_parts_table)
 
 
+@needs_platform
 def down() -> None:
     """Take the embedded platform down.
 

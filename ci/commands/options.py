@@ -102,6 +102,7 @@ def on_azure(work: Callable[[Azure], Awaitable[Any]], subscription: str, local: 
                 )
             async with deploy.connect(subscription) as azure:
                 return await work(azure)
+        places.state().mkdir(parents=True, exist_ok=True)  # said before anything is asked, if it cannot be
         world = standin.StandIn(file=places.state() / "azure.json", per_poll=25)
         async with standin.serve(world) as endpoint:
             name = "00000000-0000-0000-0000-000000000000"

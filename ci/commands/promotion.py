@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ci.commands.answers import answer, ended
+from ci.commands.machine import needs_platform
 from ci.commands.options import Estate, Json, ReleaseName, Reports
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def status(
         raise typer.Exit(8)
 
 
+@needs_platform
 def demo(reports: Reports = Path("reports"), json: Json = False) -> None:
     """Set this machine up and show the main job.
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ci.commands.answers import answer
+from ci.commands.answers import answer, needs_root
 from ci.commands.options import Estate, Fault, Images, Json, Reports, SignWith
 from ci.errors import BadInput
 
@@ -21,9 +21,22 @@ if TYPE_CHECKING:
     from pipelines.ship import Shipped, Untested
     from pipelines.test import TestedImage
 
-__all__ = ["build", "lint", "publish", "scan", "session", "ship", "test"]
+__all__ = ["build", "lint", "needs_engine", "publish", "scan", "session", "ship", "test"]
 
 
+def _uses_real_engine() -> bool:
+    from ci.engine import uses_real_engine
+
+    return uses_real_engine()
+
+
+needs_engine = needs_root(
+    "the embedded engine mounts file systems and makes namespaces", unless=_uses_real_engine
+)
+"""Declares that a command builds: as root, or on a Dagger engine."""
+
+
+@needs_engine
 def build(images: Images = None, fault: Fault = None, json: Json = False) -> None:
     """Build the images.
 
@@ -32,17 +45,18 @@ def build(images: Images = None, fault: Fault = None, json: Json = False) -> Non
     Example: va build --image fastapi-backend
     """
 
+    from pipelines.build import BUILD_TOOLS, show_built
     from pipelines.build import build as pipeline
-    from pipelines.build import show_built
 
     async def flow(reporter: Reporter) -> tuple[BuiltImage, ...]:
         picked = _chosen(images)
-        async with session(reporter) as (client, _):
+        async with session(reporter, BUILD_TOOLS) as (client, _):
             return await pipeline(client, reporter=reporter, images=picked, fault=fault)
 
     answer(flow, json=json, show=show_built)
 
 
+@needs_engine
 def test(images: Images = None, reports: Reports = Path("reports"), json: Json = False) -> None:
     """Run each image's own tests.
 
@@ -51,17 +65,19 @@ def test(images: Images = None, reports: Reports = Path("reports"), json: Json =
     Example: va test --image livekit-agent
     """
 
+    from pipelines.build import BUILD_TOOLS
     from pipelines.test import show_tested
     from pipelines.test import test as pipeline
 
     async def flow(reporter: Reporter) -> tuple[TestedImage, ...]:
         picked = _chosen(images)
-        async with session(reporter) as (client, _):
+        async with session(reporter, BUILD_TOOLS) as (client, _):
             return await pipeline(client, reporter=reporter, images=picked, reports=reports)
 
     answer(flow, json=json, show=show_tested)
 
 
+@needs_engine
 def scan(images: Images = None, reports: Reports = Path("reports"), json: Json = False) -> None:
     """Scan the images and the chart.
 
@@ -81,6 +97,7 @@ def scan(images: Images = None, reports: Reports = Path("reports"), json: Json =
     answer(flow, json=json, show=show_scanned)
 
 
+@needs_engine
 def ship(
     fault: Fault = None,
     estate: Estate = "local",
@@ -114,6 +131,7 @@ def ship(
     answer(flow, json=json, show=show_shipped)
 
 
+@needs_engine
 def publish(fault: Fault = None, estate: Estate = "local", json: Json = False) -> None:
     """Push images and chart, without a release.
 
@@ -157,12 +175,14 @@ def _chosen(names: Sequence[str] | None) -> Sequence[ImageSpec]:
 
 
 @asynccontextmanager
-async def session(reporter: Reporter) -> AsyncIterator[tuple[dagger.Client, str]]:
-    """A Dagger session, and the programs that pipelines call beside it."""
+async def session(
+    reporter: Reporter, programs: Sequence[str] = ()
+) -> AsyncIterator[tuple[dagger.Client, str]]:
+    """A Dagger session, and the programs that pipelines call beside it: those of `va ship` unless told."""
     from ci import tools
     from ci.engine import session as dagger_session
     from pipelines.ship import SHIP_TOOLS
 
-    await tools.ensure(SHIP_TOOLS, reporter)
+    await tools.ensure(programs or SHIP_TOOLS, reporter)
     async with dagger_session(reporter) as (client, engine):
         yield client, engine

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ci.engine.engine import LogLine
     from ci.engine.server import embedded
-    from ci.engine.sessions import explained, session
+    from ci.engine.sessions import explained, session, uses_real_engine
     from ci.engine.store import Usage, prune, usage
 
-__all__ = ["LogLine", "Usage", "embedded", "explained", "prune", "session", "usage"]
+__all__ = ["LogLine", "Usage", "embedded", "explained", "prune", "session", "usage", "uses_real_engine"]
 
 
 def __getattr__(name: str) -> Any:

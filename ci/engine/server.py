@@ -23,7 +23,7 @@ from ci.engine.run import NO_LAYER, remove_cgroups_of_the_dead
 from ci.engine.schema import query
 from ci.engine.services import RunningServices
 from ci.engine.store import Store
-from ci.errors import SystemUnavailable
+from ci.errors import RootNeeded
 from ci.reporting import Reporter
 from ci.serving import serving
 
@@ -87,7 +87,7 @@ async def embedded(
 ) -> AsyncIterator[Address]:
     """The embedded engine, served until the block ends. `store`: its cache, if not the usual one."""
     if os.geteuid() != 0 or sys.platform != "linux":
-        raise SystemUnavailable(
+        raise RootNeeded(
             "the embedded engine needs root on Linux: it mounts file systems and makes namespaces",
             hint="sudo, or `dagger run` in front of the same command",
         )

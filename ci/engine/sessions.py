@@ -16,7 +16,17 @@ from ci.engine.server import embedded
 from ci.errors import PipelineError, StepFailed, SystemUnavailable
 from ci.reporting import Reporter
 
-__all__ = ["explained", "session"]
+__all__ = ["explained", "session", "uses_real_engine"]
+
+_RUNTIMES = ("docker", "podman", "nerdctl")
+
+
+def uses_real_engine() -> bool:
+    """Whether sessions are of a real Dagger engine: under `dagger run`, or with its CLI and a runtime."""
+    if os.environ.get("DAGGER_SESSION_PORT"):
+        return True
+    runtime = os.environ.get("_EXPERIMENTAL_DAGGER_RUNNER_HOST") or any(map(shutil.which, _RUNTIMES))
+    return bool(shutil.which("dagger") and runtime and os.environ.get("VA_ENGINE") != "embedded")
 
 
 @contextlib.asynccontextmanager
@@ -35,13 +45,10 @@ async def session(
     """
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(_explaining())
-        cli = shutil.which("dagger")
-        runtimes = filter(None, map(shutil.which, ("docker", "podman", "nerdctl")))
-        runtime = os.environ.get("_EXPERIMENTAL_DAGGER_RUNNER_HOST") or next(runtimes, None)
-        if os.environ.get("DAGGER_SESSION_PORT"):
-            client = await stack.enter_async_context(_connection())
-        elif cli and runtime and os.environ.get("VA_ENGINE") != "embedded":
-            client = await stack.enter_async_context(_connection(_EXPERIMENTAL_DAGGER_CLI_BIN=cli))
+        if uses_real_engine():
+            cli = None if os.environ.get("DAGGER_SESSION_PORT") else shutil.which("dagger")
+            how = {"_EXPERIMENTAL_DAGGER_CLI_BIN": cli} if cli else {}
+            client = await stack.enter_async_context(_connection(**how))
         else:
             address = await stack.enter_async_context(embedded(reporter, log, workdir=workdir))
             client = await stack.enter_async_context(

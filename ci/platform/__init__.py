@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx
 
 from ci import tools
-from ci.errors import SystemUnavailable, ToolMissing
+from ci.errors import RootNeeded, SystemUnavailable
 from ci.locks import locked
 from ci.platform import daemon
 from ci.platform.instance import REGIONS, Instance, instance
@@ -87,13 +87,13 @@ def tools_needed() -> tuple[str, ...]:
 async def up(reporter: Reporter, parts: Sequence[str] | None = None) -> Platform:
     """Bring the platform up, or only the named parts and what they need; returns when all are healthy.
 
-    Raises ToolMissing (not root, or a tool that cannot be had), SystemUnavailable (a port is taken, with its
+    Raises RootNeeded, ToolMissing (a tool that cannot be had), SystemUnavailable (a port is taken, with its
     owner; a part does not come up, with the end of its log), BadInput (an unknown part).
     """
     place = instance()
     wanted = chosen(all_parts(place), parts)
     if os.geteuid() != 0:
-        raise ToolMissing("the embedded platform needs root", hint="sudo -E va up")
+        raise RootNeeded("the embedded platform needs root", hint="sudo va up")
     await tools.ensure(tools_of(wanted), reporter)
     with _said_plainly(place):
         async with _alone(place, reporter):

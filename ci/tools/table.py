@@ -114,6 +114,7 @@ def _definitions(name: str, pinned_by: str, folder: str) -> GoTool:
 
 _DEBIAN = (
     DebianTool(name="buildah", package="buildah", at_least=(1, 28)),
+    DebianTool(name="git", package="git", at_least=(2, 36)),
     DebianTool(name="mmdebstrap", package="mmdebstrap"),
     DebianTool(name="runc", package="runc", at_least=(1, 1)),
     DebianTool(name="containerd", package="containerd", at_least=(1, 6), unit="containerd"),
