@@ -11,7 +11,8 @@ compiles 30 MB of Azure's models again.
     ./nox -s ship      build, test, scan and publish: one release        (what follows -- goes to `va ship`)
     ./nox -s promote   move a release to its targets                    (what follows -- goes to `va promote`)
 
-Tests take pytest's arguments: `./nox -s unit -- -k gates`.
+Tests take pytest's arguments: `./nox -s unit -- -k gates`. A session brings the tools that it needs: commands
+of `va` and benches do so themselves, for pytest it is `va doctor --install`.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def unit(session: nox.Session) -> None:
     """Run the unit suite: no network, no platform, about a minute."""
+    session.run("va", "doctor", "--install", "git")
     chosen = ("-m", "not e2e and not conformance", "--ignore=tests/e2e", "--ignore=tests/helm")
     session.run("pytest", *chosen, "-n", "auto", "--dist", "worksteal", *session.posargs)
 
@@ -52,6 +54,7 @@ def e2e(session: nox.Session) -> None:
 @nox.session(default=False)
 def conformance(session: nox.Session) -> None:
     """Compare the embedded session with a real Dagger engine; under `dagger run`."""
+    session.run("va", "doctor", "--install", "runc", "busybox", "buildah", "ip")
     session.run("pytest", "-m", "conformance", "tests/conformance", *session.posargs)
 
 

@@ -8,7 +8,8 @@
     estate    checking and rendering the Azure architecture, ours and one of fifty regions
     scan      an image whose digest was scanned before, as a step of `va ship`
 
-Exit code 1 when a claim does not hold. Figures of a busy machine mean little: nothing else should run.
+Exit code 1 when a claim does not hold, else as `va` has them. Figures of a busy machine mean little: nothing
+else should run.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -42,12 +44,15 @@ from benches.measure import (
 )
 from benches.peer import peer
 from ci import places, tools
+from ci.commands.answers import failing
 from ci.engine import session
-from ci.reporting import SilentReporter
+from ci.errors import BadInput, RootNeeded, StepFailed
+from ci.reporting import SilentReporter, console_reporter
 from ci.scan import read_policy
 from pipelines.build import build
 from pipelines.database import databases
 from pipelines.scan import scan_built
+from pipelines.ship import SHIP_TOOLS
 
 _MOUNTED = ("tools", "base")
 """What a cold run keeps: programs and root file systems are no part of a build."""
@@ -58,7 +63,7 @@ _WARM_RUNS = 5
 def clone(folder: Path) -> Path:
     """A checkout that nobody else works in."""
     root = folder / "checkout"
-    subprocess.run(["git", "clone", "--quiet", places.checkout(), root], check=True)
+    timed("git", "clone", "--quiet", places.checkout(), root)
     return root
 
 
@@ -163,8 +168,10 @@ def estate() -> list[Figure]:
             env={**os.environ, "PYTHONPATH": str(places.checkout())},
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
+        if done.returncode:
+            raise StepFailed(f"the estate of {count} regions failed:\n{done.stderr[-3000:]}")
         seconds[count], resources[count] = json.loads(done.stdout)
     each = {count: seconds[count] / resources[count] for count in seconds}
     detail = ", ".join(
@@ -303,24 +310,30 @@ def scan_() -> list[Figure]:
     ]
 
 
-BENCHES: dict[str, Callable[[], list[Figure]]] = {
-    "help": help_,
-    "ship": ship_,
-    "line": line,
-    "parallel": parallel,
-    "estate": estate,
-    "publish": publish,
-    "scan": scan_,
+_REGISTRY = (*SHIP_TOOLS, "docker-registry")
+BENCHES: dict[str, tuple[Callable[[], list[Figure]], Sequence[str]]] = {
+    "help": (help_, ()),
+    "ship": (ship_, _REGISTRY),
+    "line": (line, _REGISTRY),
+    "parallel": (parallel, SHIP_TOOLS),
+    "estate": (estate, ()),
+    "publish": (publish, (*_REGISTRY, "skopeo")),
+    "scan": (scan_, SHIP_TOOLS),
 }
+"""Each with the tools that it needs; one that needs any builds images, as root."""
 
 
 def main(names: list[str]) -> int:
     if unknown := [name for name in names if name not in BENCHES]:
-        sys.exit(f"no bench is called {unknown[0]}; there are {', '.join(BENCHES)}")
+        raise BadInput(f"no bench is called {unknown[0]}", hint=f"there are {', '.join(BENCHES)}")
+    needed = {name: BENCHES[name][1] for name in names or BENCHES}
+    if os.geteuid() != 0 and (building := [name for name, programs in needed.items() if programs]):
+        raise RootNeeded(f"root is needed, to build images: {', '.join(building)}; run: sudo ./nox -s bench")
+    asyncio.run(tools.ensure([tool for each in needed.values() for tool in each], console_reporter()))
     table = Table("claim", "measured", "at most", "", "detail")
     figures: list[Figure] = []
     for name in names or BENCHES:
-        for figure in BENCHES[name]():
+        for figure in BENCHES[name][0]():
             figures.append(figure)
             holds = "[green]holds[/]" if figure.holds else "[red]does not hold[/]"
             value = (
@@ -336,5 +349,8 @@ def main(names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    _ = tools.path("buildah")
-    sys.exit(main(sys.argv[1:]))
+    try:
+        with failing(json=False):
+            sys.exit(main(sys.argv[1:]))
+    except typer.Exit as ended:
+        sys.exit(ended.exit_code)

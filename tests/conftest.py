@@ -16,3 +16,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/helm/golden/ anew")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A run of which every test was skipped has shown nothing: it fails."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or exitstatus != pytest.ExitCode.OK:
+        return
+    ran = any(reporter.stats.get(how) for how in ("passed", "xfailed", "xpassed"))
+    if reporter.stats.get("skipped") and not ran:
+        reporter.write_line("every test was skipped, so nothing was shown", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
