@@ -111,16 +111,17 @@ def shelf(address: str | None = None) -> Shelf | None:
 
     BadInput when a setting is wrong, or nobody is trusted: then nothing from there could ever be used.
     """
-    named = address or os.environ.get("VA_TOOLS") or _settings().registry
-    if not named:
+    if (named := address or os.environ.get("VA_TOOLS")) is None:
+        named = _settings().registry
+    if not named:  # VA_TOOLS= means: none, whatever the checkout names
         return None
     endpoint, repository = parse_shelf(named)
     trusted = _trusted()
     if not trusted:
         raise BadInput(
             f"built tools would be taken from {named}, but nobody is trusted to have built them",
-            hint="name who signs them: VA_TOOLS_TRUST=<public key in PEM>, or `signers` in "
-            "tools/registry.yaml (docs/tools.md); or unset VA_TOOLS, and what is missing is built here",
+            hint="name who signs them: VA_TOOLS_TRUST=<public key, PEM>, or `signers` in tools/registry.yaml "
+            "(docs/tools.md); or set VA_TOOLS to nothing, and what is missing is built here",
         )
     return Shelf(endpoint=endpoint, repository=repository, trusted=trusted)
 
@@ -275,6 +276,8 @@ async def push_tools(
             f"nothing is built here of {', '.join(modules) or 'any module'}",
             hint="va doctor --install builds it",
         )
+    if rest := [module for module in modules or GO_MODULES if module not in made]:
+        reporter.note(f"nothing is built here of {', '.join(rest)}: not pushed")
     await tools.ensure(["cosign"], reporter)
     believed = _trusted()
     signer = await signer_of(sign_with, "local", believed)
@@ -373,7 +376,12 @@ def show_pushed(pushed: Sequence[PushedModule]) -> RenderableType:
     table = Table("module", "tools", "sent", "digest", box=None, pad_edge=False)
     for one in pushed:
         sent = "nothing" if one.unchanged else f"{one.bytes_sent / 2**20:.0f} MiB"
-        table.add_row(one.module, str(len(one.tools)), sent, one.reference.rpartition("@")[2])
+        table.add_row(
+            one.module,
+            f"{len(one.tools)} of {len(of_go(one.module))}",
+            sent,
+            one.reference.rpartition("@")[2],
+        )
     return table
 
 

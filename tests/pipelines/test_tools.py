@@ -14,12 +14,12 @@ import pytest
 from fake_registry import FakeRegistry
 from signing_key import Key
 
-from ci import places, tools
+from ci import places, platform, tools
 from ci.errors import BadInput, SystemUnavailable
 from ci.registry import Registry, digest_of
 from ci.reporting import SilentReporter, Step
 from ci.supply import toolbox
-from ci.tools import go, packing, programs, sources, table
+from ci.tools import go, packing, programs, table
 from pipelines import sign as signing
 from pipelines import tools as pipeline
 from pipelines.tools import PushedModule, list_tools, push_tools, taken_from_shelf
@@ -296,12 +296,12 @@ def _other_sources(world: World) -> None:
 
 
 def _other_platform(world: World) -> None:
-    world.monkeypatch.setattr(sources.platform, "machine", lambda: "aarch64")
+    world.monkeypatch.setattr("platform.machine", lambda: "aarch64")
 
 
 def _other_platform_under_this_tag(world: World) -> None:
     box = world.server.manifests["team/tools", toolbox.tag_of("kubernetes")]
-    world.monkeypatch.setattr(sources.platform, "machine", lambda: "riscv64")
+    world.monkeypatch.setattr("platform.machine", lambda: "riscv64")
     world.server.manifests["team/tools", toolbox.tag_of("kubernetes")] = box
 
 
@@ -350,7 +350,7 @@ def _empty(world: World) -> None:
 def test_what_cannot_be_believed_is_built_and_a_line_says_why(
     world: World, what: Callable[[World], None], line: str
 ) -> None:
-    world.monkeypatch.setattr(sources.platform, "machine", lambda: "x86_64")
+    world.monkeypatch.setattr("platform.machine", lambda: "x86_64")
     world.ensure("kubectl", "helm")
     world.push()
     what(world)
@@ -409,7 +409,7 @@ def test_the_key_of_this_users_own_platform_is_trusted(world: World) -> None:
     world.push()
     world.machine("second")
     world.monkeypatch.delenv("VA_TOOLS_TRUST")
-    own = pipeline.platform.addresses().signing / "cosign.pub"
+    own = platform.addresses().signing / "cosign.pub"
     own.parent.mkdir(parents=True)
     own.write_bytes(world.key.file.read_bytes())
 
@@ -430,6 +430,9 @@ def test_a_file_of_the_checkout_names_registry_and_signers(world: World) -> None
     world.ensure("helm")
     assert world.builds("second") == 0
 
+    world.monkeypatch.setenv("VA_TOOLS", "")
+    assert pipeline.shelf() is None
+    world.monkeypatch.delenv("VA_TOOLS")
     file.write_text(f"registry: {_SHELF}\nsigners: [{{kye: keys/team.pub}}]\n")
     with pytest.raises(BadInput, match=r"registry\.yaml:2 \(signers\[0\]"):
         asyncio.run(list_tools(address=None, reporter=SilentReporter()))
