@@ -132,7 +132,7 @@ def _settings() -> _File:
 
 
 def _trusted() -> tuple[TrustedSigner, ...]:
-    """Whose tools are believed: who is named, and this user's own platform, whose key only this user has.
+    """Whose tools are believed: who is named; when nobody is, this user's own platform, where it has a key.
 
     Whoever has that key may write to this user's cache as it is. BadInput for a file that is not there.
     """
@@ -145,7 +145,7 @@ def _trusted() -> tuple[TrustedSigner, ...]:
                 hint="VA_TOOLS_TRUST, or else tools/registry.yaml, names it",
             )
     own = KeyPair(folder=platform.addresses().signing).public
-    return (*named, *([TrustedSigner(key=own)] if own.is_file() else ()))
+    return named or ((TrustedSigner(key=own),) if own.is_file() else ())
 
 
 def parse_shelf(text: str) -> tuple[str, str]:

@@ -404,18 +404,22 @@ def test_with_nobody_trusted_nothing_is_taken_and_nothing_is_built(world: World)
     assert world.builds("second") == 0
 
 
-def test_the_key_of_this_users_own_platform_is_trusted(world: World) -> None:
+def test_the_key_of_this_users_own_platform_is_trusted_when_nobody_is_named(world: World) -> None:
     world.ensure("helm")
     world.push()
     world.machine("second")
-    world.monkeypatch.delenv("VA_TOOLS_TRUST")
     own = platform.addresses().signing / "cosign.pub"
     own.parent.mkdir(parents=True)
     own.write_bytes(world.key.file.read_bytes())
 
+    _signed_by_another(world)
     world.ensure("helm")
+    assert world.builds("second") == 1
 
-    assert world.builds("second") == 0
+    tools.path("helm").unlink()
+    world.monkeypatch.delenv("VA_TOOLS_TRUST")
+    world.ensure("helm")
+    assert world.builds("second") == 1
 
 
 def test_a_file_of_the_checkout_names_registry_and_signers(world: World) -> None:
