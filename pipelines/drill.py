@@ -37,6 +37,7 @@ from pipelines.recovery import (
     Kind,
     account_of,
     backup,
+    cache_of,
     restore,
     server_of,
     show_checks,
@@ -209,8 +210,8 @@ async def _seed(world: _World) -> None:
         world.tables = await postgres.summary(server_of(world.own))
         step.say(f"{sum(table.rows for table in world.tables)} rows")
     with world.reporter.step("seed Redis") as step:
-        await _seed_redis(world.own.redis_port, world.sessions)
-        world.cache = await redis.contents(world.own.redis_port)
+        await _seed_redis(cache_of(world.own), world.sessions)
+        world.cache = await redis.contents(cache_of(world.own))
         step.say(f"{world.cache.keys} keys")
     with world.reporter.step("seed blobs") as step:
         world.blobs = await _seed_blobs(account_of(world.own, "primary"))
@@ -236,8 +237,8 @@ async def _seed_postgres(server: postgres.Server, sessions: int) -> None:
         await connection.execute(b"ANALYZE")
 
 
-async def _seed_redis(port: int, sessions: int) -> None:
-    async with redis.connect(port) as client:
+async def _seed_redis(server: redis.Server, sessions: int) -> None:
+    async with redis.connect(server) as client:
         pipe = client.pipeline(transaction=False)
         for number in range(sessions):
             key = f"voice:session:{number}"
@@ -337,7 +338,7 @@ async def _write_postgres(world: _World) -> None:
 
 async def _write_redis(world: _World) -> None:
     with _until_lost(world, RedisError, OSError):
-        async with redis.raw(world.own.redis_port) as client:
+        async with redis.raw(cache_of(world.own)) as client:
             number = 0
             while True:
                 await client.set(f"write:{number}", f"write {number}")
@@ -407,14 +408,14 @@ async def _compared(world: _World) -> list[Check]:
         rows = await (await connection.execute(b"SELECT content FROM writes ORDER BY id")).fetchall()
     checks.append(_account_for(world, "postgres", [str(row[0]) for row in rows]))
 
-    async with redis.connect(world.own.redis_port) as client:
+    async with redis.connect(cache_of(world.own)) as client:
         keys = [key async for key in client.scan_iter(match="write:*", count=1000)]
         keys.sort(key=lambda key: int(key.split(b":")[1]))
         found = [text.decode() for text in await client.mget(keys) if isinstance(text, bytes)]
         if keys:
             await client.delete(*keys)
     checks.append(_account_for(world, "redis", found))
-    cache = await redis.contents(world.own.redis_port)
+    cache = await redis.contents(cache_of(world.own))
     assert world.cache is not None
     checks.append(
         Check(

@@ -22,6 +22,7 @@ from ci.files import new_folder, write_whole
 from ci.locks import locked
 from ci.platform.instance import instance
 from ci.platform.postgres import DATABASE, USER, archive_of, give
+from ci.platform.redis import BACKUP
 from ci.platform.stores import ACCOUNT, Stores, account_key, stores
 from ci.recovery import blobs, postgres, redis, sets
 from ci.recovery.sets import BackupSet, Check
@@ -37,6 +38,7 @@ __all__ = [
     "Restored",
     "account_of",
     "backup",
+    "cache_of",
     "restore",
     "server_of",
     "sets_locked",
@@ -76,6 +78,11 @@ def server_of(own: Stores) -> postgres.Server:
         user=USER,
         programs=_programs(),
     )
+
+
+def cache_of(own: Stores) -> redis.Server:
+    """How its Redis is reached."""
+    return redis.Server(port=own.redis_port, user=BACKUP, password=own.redis_password)
 
 
 def account_of(own: Stores, region: Literal["primary", "secondary"]) -> blobs.Account:
@@ -155,7 +162,7 @@ async def _fill(
     async def cache() -> sets.RedisBackup:
         with reporter.step("back up Redis: an RDB file") as step:
             done = await redis.back_up(
-                own.redis_port,
+                cache_of(own),
                 draft,
                 cli=tools.path("redis-cli"),
                 checker=tools.path("redis-check-rdb"),
@@ -338,7 +345,7 @@ async def _emptied(
     if "postgres" in kinds and not await postgres.is_empty(server_of(own)):
         full.append(f"the database {DATABASE}")
     if "redis" in kinds:
-        async with redis.connect(own.redis_port) as client:
+        async with redis.connect(cache_of(own)) as client:
             if await client.dbsize():
                 full.append("Redis")
     if "blobs" in kinds and found.blobs is not None:
@@ -427,11 +434,11 @@ async def _restore_redis(found: BackupSet, where: Path, own: Stores, reporter: R
         write_whole(file, (where / found.redis.file.path).read_bytes())
         try:
             await platform.up(reporter, [own.redis])
-            await redis.loaded(own.redis_port)
+            await redis.loaded(cache_of(own))
         finally:
             # It is read when Redis starts: once is enough, the next start must not bring these keys back.
             file.unlink(missing_ok=True)
-        async with redis.connect(own.redis_port) as client:
+        async with redis.connect(cache_of(own)) as client:
             keys = int(await client.dbsize())
         step.say(f"{keys} keys")
     # Keys whose time is over are in the file, but not in the server that has read it.

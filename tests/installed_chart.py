@@ -12,7 +12,7 @@ import httpx
 from ci import places, platform
 from ci.concurrency import together
 from ci.delivery.chart_values import laid_over
-from ci.delivery.cluster import connect
+from ci.delivery.cluster import Cluster, connect
 from ci.delivery.helm import Helm
 from ci.delivery.traffic import TRACK_HEADER
 from ci.engine import session
@@ -55,6 +55,7 @@ def installed_chart(
             await cluster.ensure_secret_copy(
                 name, namespace, source="livekit", source_namespace="va-system", keys=keys
             )
+        await copy_redis_password(cluster, namespace)
         await upgrade(images)
         return images
 
@@ -69,6 +70,14 @@ def installed_chart(
         yield lambda: asyncio.run(upgrade(images))
     finally:
         asyncio.run(helm.uninstall("voice", timeout=120))
+
+
+async def copy_redis_password(cluster: Cluster, namespace: str) -> None:
+    """That of dev, which the chart's own values name."""
+    keys = {"REDIS_PASSWORD": "password"}
+    await cluster.ensure_secret_copy(
+        "voice-redis", namespace, source="redis-dev", source_namespace="va-system", keys=keys
+    )
 
 
 async def routed(hostname: str, seconds: float = 60) -> None:

@@ -209,9 +209,9 @@ class Traffic(_Values):
 
 
 class Redis(_Values):
-    """Where sessions are kept. `secret` has the key REDIS_PASSWORD."""
+    """Where sessions are kept, and as whom: `redis://voice@…`. `secret` has the key REDIS_PASSWORD."""
 
-    url: str = Field(pattern=r"^rediss?://[^@]+$")
+    url: str = Field(pattern=r"^rediss?://([A-Za-z0-9._-]+@)?[^@]+$")
     cluster: bool
     secret: MaybeName
 

@@ -57,7 +57,6 @@ class Platform:
     gateway: str
     livekit: str
     livekit_env: Path
-    redis: str
     signing: Path
     """The folder of the key pair that releases are signed with: see ci.supply.signing.KeyPair."""
 
@@ -74,7 +73,6 @@ def addresses(place: Instance | None = None) -> Platform:
         gateway=f"http://127.0.0.1:{place.gateway}",
         livekit=f"ws://127.0.0.1:{place.livekit}",
         livekit_env=place.livekit_env,
-        redis=f"redis://127.0.0.1:{place.redis}",
         signing=place.signing,
     )
 

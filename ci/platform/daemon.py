@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import pwd
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -33,7 +35,7 @@ class Daemon:
 
     `files` are its configuration files and their text; a change of them or of `argv` restarts it. `ports` are
     those of the host that it listens on. `enter` gives the words that go before `argv` to run it in a
-    namespace. `up_within` is in seconds.
+    namespace. `up_within` is in seconds. It runs as `user`, one of the host's, who may read its files.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Daemon:
     ports: tuple[int, ...] = ()
     enter: Callable[[], tuple[str, ...]] = tuple
     up_within: float = 60.0
+    user: str = ""
 
     @property
     def program(self) -> str:
@@ -135,6 +138,7 @@ async def _start(place: Instance, daemon: Daemon, say: Say) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         path.write_text(text)
+    whose = _given_to(daemon)
     log = _log(place, daemon.name)
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists():
@@ -150,6 +154,7 @@ async def _start(place: Instance, daemon: Daemon, say: Say) -> None:
             env={**os.environ, **daemon.env, **mark},
             cwd=place.folder,
             start_new_session=True,
+            **whose,
         )
     say("starting")
     deadline = time.monotonic() + daemon.up_within
@@ -162,6 +167,27 @@ async def _start(place: Instance, daemon: Daemon, say: Say) -> None:
         await asyncio.sleep(0.1)
         problem = await daemon.check()
         say(problem)
+
+
+def _given_to(daemon: Daemon) -> dict[str, Any]:
+    """Let the daemon's user read the folders of its files, and write nothing there; how it is started so."""
+    if not daemon.user:
+        return {}
+    try:
+        entry = pwd.getpwnam(daemon.user)
+    except KeyError as error:
+        raise SystemUnavailable(
+            f"{daemon.name} runs as the user {daemon.user}, whom this machine does not have",
+            hint=f"Debian's package brings it: useradd --system --no-create-home {daemon.user}",
+        ) from error
+    for folder in {path.parent for path in daemon.files}:
+        # Ours to write: where the user could, a link there would lead our next writing to another file.
+        for path in folder.iterdir():
+            os.chown(path, 0, entry.pw_gid)
+            path.chmod(0o640)
+        os.chown(folder, 0, entry.pw_gid)
+        folder.chmod(0o750)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
 async def _owner_that_stays(port: int) -> tuple[int, str] | None:

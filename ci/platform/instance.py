@@ -19,10 +19,13 @@ from pathlib import Path
 from ci.errors import BadInput
 from ci.places import state
 
-__all__ = ["REGIONS", "Instance", "Region", "instance"]
+__all__ = ["ENVIRONMENTS", "REGIONS", "Instance", "Region", "instance"]
 
 REGIONS = ("eastus", "westeurope", "southeastasia")
 """Each has a registry. The first has a cluster."""
+
+ENVIRONMENTS = ("dev", "staging", "prod")
+"""Each has a Redis, and cannot reach the others'."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +120,6 @@ class Instance:
         return self.folder / "signing"
 
     @property
-    def redis(self) -> int:
-        return self.port(6479)
-
-    @property
     def replicator(self) -> int:
         return self.port(5510)
 
@@ -132,6 +131,13 @@ class Instance:
     def postgres(self, number: int) -> int:
         """Of the namespace of stores with that number: on a socket, so it only tells the namespaces apart."""
         return self.port(5532 + number)
+
+    def redis(self, environment: str) -> int:
+        return self.port(6470 + ENVIRONMENTS.index(environment))
+
+    def redis_password(self, user: str) -> Path:
+        """What that user of a Redis logs in with; mode 600. Users: an environment's `voice`, and `backup`."""
+        return self.folder / "redis" / f"{user}.password"
 
     def store_redis(self, number: int) -> int:
         return self.port(6480 + number)

@@ -18,9 +18,10 @@ from ci.errors import SystemUnavailable
 from ci.platform.certificates import USERS
 from ci.platform.cluster import client
 from ci.platform.gateway import CONTROLLER
-from ci.platform.instance import Instance
+from ci.platform.instance import ENVIRONMENTS, Instance
 from ci.platform.livekit import API_KEY, livekit_secret
 from ci.platform.part import Part, PartStatus, Say
+from ci.platform.secret import secret
 
 __all__ = ["apply", "objects"]
 
@@ -127,19 +128,35 @@ def _objects(place: Instance) -> list[dict[str, Any]]:
             "spec": {"controllerName": CONTROLLER},
         },
         _gateway(place),
-        *_to_host(place, "redis", 6379, place.redis),
+        *(one for name in ENVIRONMENTS for one in _redis(place, name)),
         *_to_host(place, "livekit", 7880, place.livekit),
         {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": _meta("livekit"),
             "type": "Opaque",
-            "data": {
-                "api-key": base64.b64encode(API_KEY.encode()).decode(),
-                "api-secret": base64.b64encode(livekit_secret(place).encode()).decode(),
-            },
+            "data": _encoded(api_key=API_KEY, api_secret=livekit_secret(place)),
         },
     ]
+
+
+def _redis(place: Instance, environment: str) -> list[dict[str, Any]]:
+    """The way to an environment's Redis, and its password."""
+    name = f"redis-{environment}"
+    return [
+        *_to_host(place, name, 6379, place.redis(environment)),
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": _meta(name),
+            "type": "Opaque",
+            "data": _encoded(password=secret(place.redis_password(environment))),
+        },
+    ]
+
+
+def _encoded(**values: str) -> dict[str, str]:
+    return {key.replace("_", "-"): base64.b64encode(value.encode()).decode() for key, value in values.items()}
 
 
 def _role(name: str, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from ci.platform.admission import admission, signing_key
 from ci.platform.cluster import CLUSTER_TOOLS, cluster
 from ci.platform.discovery import discovery
 from ci.platform.gateway import gateway
-from ci.platform.instance import REGIONS, Instance
+from ci.platform.instance import ENVIRONMENTS, REGIONS, Instance
 from ci.platform.livekit import livekit
 from ci.platform.network import network
 from ci.platform.node import node
@@ -35,7 +35,7 @@ def all_parts(place: Instance) -> tuple[Part, ...]:
         replicator(place),
         node(place, region),
         *cluster(place, region),
-        redis(place),
+        *(redis(place, environment) for environment in ENVIRONMENTS),
         livekit(place),
         objects(place),
         signing_key(place),

@@ -1,6 +1,6 @@
 """Where state lives, for `va dr`: PostgreSQL, Redis and Blob Storage, in namespaces that do not touch.
 
-`live` belongs to the platform, and its Redis is the platform's own. `drill` is what a drill seeds, destroys
+`live` belongs to the platform, and its Redis is that of prod. `drill` is what a drill seeds, destroys
 and restores. None of these parts comes up unless it is asked for by name; `va down` takes all of them away.
 """
 
@@ -19,7 +19,7 @@ from ci.platform.azurite import azurite
 from ci.platform.instance import REGIONS, Instance
 from ci.platform.part import Part
 from ci.platform.postgres import postgres
-from ci.platform.redis import own_redis
+from ci.platform.redis import BACKUP, own_redis, redis_folder
 
 __all__ = ["ACCOUNT", "NAMESPACES", "Stores", "account_key", "store_parts", "stores"]
 
@@ -42,6 +42,8 @@ class Stores:
     """What libpq takes as the host: the folder of a socket that lets only this user in."""
     postgres_port: int
     redis_port: int
+    redis_password: Path
+    """What the user `BACKUP` logs in with."""
     redis_folder: Path
     """Where Redis looks for a dump.rdb as it starts."""
     storage_ports: tuple[int, int]
@@ -52,7 +54,7 @@ class Stores:
 
     @property
     def redis(self) -> str:
-        return self._part("redis")
+        return "redis prod" if self.name == NAMESPACES[0] else self._part("redis")
 
     @property
     def primary(self) -> str:
@@ -89,8 +91,9 @@ def stores(place: Instance, name: str) -> Stores:
         # Not in `folder`: the kernel takes no path of a socket that is longer than 107 characters.
         postgres_socket=Path("/run") / f"va-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}",
         postgres_port=place.postgres(number),
-        redis_port=place.redis if live else place.store_redis(number),
-        redis_folder=place.folder if live else folder / "redis",
+        redis_port=place.redis("prod") if live else place.store_redis(number),
+        redis_password=place.redis_password(BACKUP),
+        redis_folder=redis_folder(place, "redis prod" if live else f"{name} redis"),
         storage_ports=(place.storage(number, REGIONS[0]), place.storage(number, REGIONS[1])),
     )
 
@@ -104,8 +107,8 @@ def store_parts(place: Instance, own: Stores) -> Iterator[Part]:
         socket=own.postgres_socket,
         port=own.postgres_port,
     )
-    if own.redis_folder != place.folder:
-        yield own_redis(place, name=own.redis, folder=own.redis_folder, port=own.redis_port)
+    if own.name != NAMESPACES[0]:
+        yield own_redis(place, name=own.redis, port=own.redis_port)
     for name, port in zip((own.primary, own.secondary), own.storage_ports, strict=True):
         yield azurite(
             place,

@@ -26,7 +26,7 @@ from ci.errors import SystemUnavailable
 from ci.process import run
 from ci.recovery.sets import Check, RedisBackup, file_of
 
-__all__ = ["DUMP", "Contents", "back_up", "check", "connect", "contents", "loaded", "raw"]
+__all__ = ["DUMP", "Contents", "Server", "back_up", "check", "connect", "contents", "loaded", "raw"]
 
 DUMP = "dump.rdb"
 
@@ -39,30 +39,49 @@ class Contents:
     checksum: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """One on 127.0.0.1, and the file with the password of the user who may read and write all of it."""
+
+    port: int
+    user: str
+    password: Path
+
+
 @asynccontextmanager
-async def connect(port: int) -> AsyncIterator[Redis]:
-    """A client of the server at that port of 127.0.0.1; SystemUnavailable for whatever it cannot do there."""
+async def connect(server: Server) -> AsyncIterator[Redis]:
+    """A client of that server; SystemUnavailable for whatever it cannot do there."""
     try:
-        async with raw(port) as client:
+        async with raw(server) as client:
             yield client
     except RedisError as error:
-        raise SystemUnavailable(f"Redis at 127.0.0.1:{port}: {error}") from error
+        raise SystemUnavailable(f"Redis at 127.0.0.1:{server.port}: {error}") from error
 
 
-def raw(port: int) -> Redis:
+def raw(server: Server) -> Redis:
     """A client that raises the library's own errors, and does not try again."""
     return Redis(
-        host="127.0.0.1", port=port, decode_responses=False, socket_timeout=10, retry=Retry(NoBackoff(), 0)
+        host="127.0.0.1",
+        port=server.port,
+        username=server.user,
+        password=server.password.read_text() if server.password.exists() else None,
+        decode_responses=False,
+        socket_timeout=10,
+        retry=Retry(NoBackoff(), 0),
     )
 
 
-async def back_up(port: int, folder: Path, *, cli: Path, checker: Path) -> RedisBackup:
+async def back_up(server: Server, folder: Path, *, cli: Path, checker: Path) -> RedisBackup:
     """Write an RDB file to `folder`/redis. `cli` is redis-cli, `checker` redis-check-rdb."""
     into = folder / "redis"
     into.mkdir()
-    async with connect(port) as client:
+    async with connect(server) as client:
         version = str((await client.info("server"))["redis_version"])
-    await run(cli, "-h", "127.0.0.1", "-p", str(port), "--rdb", into / DUMP, failure=SystemUnavailable)
+    await run(
+        *(cli, "-h", "127.0.0.1", "-p", str(server.port), "--user", server.user, "--rdb", into / DUMP),
+        env={"REDISCLI_AUTH": server.password.read_text()},
+        failure=SystemUnavailable,
+    )
     keys, expires, problem = await _read(into / DUMP, checker)
     if problem:
         raise SystemUnavailable(f"the RDB file that Redis gave is broken: {problem}", hint="run it again")
@@ -87,25 +106,27 @@ async def _read(file: Path, checker: Path) -> tuple[int, int, str]:
     return 0, 0, (lines or done.stdout.strip().splitlines() or ["failed without a word"])[-1].strip("- ")
 
 
-async def loaded(port: int, *, timeout: float = 60.0) -> None:
+async def loaded(server: Server, *, timeout: float = 60.0) -> None:
     """Wait until a server that starts has read its file. `timeout` is in seconds."""
     deadline = time.monotonic() + timeout
     while True:
-        async with connect(port) as client:
+        async with connect(server) as client:
             try:
                 if not (await client.info("persistence"))["loading"]:
                     return
             except BusyLoadingError:
                 pass
         if time.monotonic() > deadline:
-            raise SystemUnavailable(f"Redis at 127.0.0.1:{port} still reads its file after {timeout:g} s")
+            raise SystemUnavailable(
+                f"Redis at 127.0.0.1:{server.port} still reads its file after {timeout:g} s"
+            )
         await asyncio.sleep(0.05)
 
 
-async def contents(port: int) -> Contents:
+async def contents(server: Server) -> Contents:
     """Read everything: for stores of a drill's size."""
     total, keys = 0, 0
-    async with connect(port) as client:
+    async with connect(server) as client:
         async for key in client.scan_iter(count=1000):
             raw = repr((key, await _value(client, key))).encode()
             total ^= int.from_bytes(hashlib.sha256(raw).digest()[:16])

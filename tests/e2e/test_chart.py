@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from installed_chart import routed
+from installed_chart import copy_redis_password, routed
 from kubernetes import client
 from livekit import rtc
 
@@ -86,6 +86,7 @@ async def copy_secret(cluster: Cluster, namespace: str) -> None:
     await cluster.ensure_secret_copy(
         "voice-livekit", namespace, source="livekit", source_namespace="va-system", keys=KEYS
     )
+    await copy_redis_password(cluster, namespace)
 
 
 async def copy_once_there(cluster: Cluster, namespace: str) -> None:

@@ -310,11 +310,11 @@ def test_the_dump_goes_into_an_empty_database_row_for_row(own: Stores, kept: Bac
 
 
 def test_redis_and_blobs_come_back_as_they_were(own: Stores) -> None:
-    before = _run(redis.contents(own.redis_port))
+    before = _run(redis.contents(recovery.cache_of(own)))
     made = _run(recovery.backup("drill", kinds=("redis", "blobs"), reporter=_QUIET))
 
     async def overwrite() -> None:
-        async with redis.connect(own.redis_port) as client:
+        async with redis.connect(recovery.cache_of(own)) as client:
             await client.set("voice:version", "2")
         async with blobs.connect(recovery.account_of(own, "primary")) as client:
             await blobs.put(client, "uploads", "2026/1.bin", b"another content")
@@ -325,7 +325,7 @@ def test_redis_and_blobs_come_back_as_they_were(own: Stores) -> None:
         _run(recovery.restore(made.name, kinds=("blobs",), reporter=_QUIET))
     _run(recovery.restore(made.name, replace=True, reporter=_QUIET))
 
-    assert _run(redis.contents(own.redis_port)) == before
+    assert _run(redis.contents(recovery.cache_of(own))) == before
 
     async def content() -> bytes | None:
         async with blobs.connect(recovery.account_of(own, "primary")) as client:

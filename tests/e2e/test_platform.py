@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 from waiting import until_async
 
 from ci import platform, tools
 from ci.errors import SystemUnavailable
 from ci.platform.cluster import client
-from ci.platform.instance import instance
+from ci.platform.instance import ENVIRONMENTS, instance
 from ci.platform.node import node_folder
 from ci.platform.processes import marked
 from ci.platform.sandbox import busybox_archive
@@ -115,6 +117,28 @@ def test_nobody_reads_a_secret_from_etcd(up: platform.Platform) -> None:
         check=False,
     )
     assert b"etcdserver" not in asked.stdout  # it listens there, and says nothing to who shows no certificate
+
+
+def test_a_redis_is_for_its_environment_alone(up: platform.Platform) -> None:
+    place = instance()
+    passwords = {name: place.redis_password(name).read_text() for name in ENVIRONMENTS}
+    for name in ENVIRONMENTS:
+        port = place.redis(name)
+        with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        for whose, password in passwords.items():
+            with redis.Redis(port=port, username="voice", password=password) as client:
+                if whose != name:
+                    with pytest.raises(redis.AuthenticationError):
+                        client.ping()
+                    continue
+                assert client.set("va:session:x", "1", ex=5)
+                for forbidden in (("SET", "other", "1"), ("CONFIG", "GET", "dir"), ("FLUSHALL",)):
+                    with pytest.raises(redis.exceptions.NoPermissionError):
+                        client.execute_command(*forbidden)
+    for part in asyncio.run(platform.status()):
+        if part.name.startswith("redis "):
+            assert Path(f"/proc/{part.pid}").stat().st_uid == pwd.getpwnam("redis").pw_uid, part.name
 
 
 def test_the_programs_around_the_cluster_may_only_read_what_they_need(up: platform.Platform) -> None:
@@ -302,7 +326,7 @@ def test_a_pod_reaches_redis_and_livekit_by_name_and_its_own_logs_are_readable(
 ) -> None:
     script = (
         "busybox printf 'PING\\r\\nQUIT\\r\\n' | "
-        "busybox timeout 30 busybox nc redis.va-system.svc.cluster.local 6379;"
+        "busybox timeout 30 busybox nc redis-dev.va-system.svc.cluster.local 6379;"
         "busybox wget -qO- http://livekit.va-system.svc.cluster.local:7880; echo;"
         "busybox nslookup nothing.example; echo done"
     )
@@ -403,7 +427,7 @@ def _kill(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["registry eastus", "redis", "livekit", "gateway", "va7-eastus kube-apiserver"]
+    "name", ["registry eastus", "redis staging", "livekit", "gateway", "va7-eastus kube-apiserver"]
 )
 def test_a_part_that_died_is_named_and_restarted_alone(up: platform.Platform, name: str) -> None:
     before = _pids()

@@ -108,11 +108,11 @@ def test_the_kubeconfig_for_people_has_plain_names(tmp_path: Path) -> None:
 
 
 def test_the_services_of_the_host_point_to_it(place: Instance) -> None:
-    service, endpoints = objects._to_host(place, "redis", 6379, place.redis)
+    service, endpoints = objects._to_host(place, "redis-dev", 6379, place.redis("dev"))
 
-    assert service["spec"]["ports"] == [{"name": "redis", "port": 6379, "targetPort": 6479}]
+    assert service["spec"]["ports"] == [{"name": "redis-dev", "port": 6379, "targetPort": 6470}]
     assert "selector" not in service["spec"]
-    assert endpoints["metadata"]["labels"] == {"kubernetes.io/service-name": "redis"}
+    assert endpoints["metadata"]["labels"] == {"kubernetes.io/service-name": "redis-dev"}
     assert endpoints["endpoints"][0]["addresses"] == ["10.200.0.1"]
 
 
@@ -240,9 +240,9 @@ def test_every_need_is_a_part_that_comes_before(place: Instance) -> None:
 
 
 def test_a_part_is_chosen_with_all_it_needs(place: Instance) -> None:
-    names = [part.name for part in chosen(all_parts(place), ["redis"])]
+    names = [part.name for part in chosen(all_parts(place), ["redis dev"])]
 
-    assert names == ["va-eastus", "redis"]
+    assert names == ["va-eastus", "redis dev"]
     with pytest.raises(BadInput, match="no part 'mysql'; it has va-eastus, registry eastus"):
         chosen(all_parts(place), ["mysql"])
 

@@ -8,9 +8,9 @@ import pytest
 from ci.environments import names, read_environment
 from ci.errors import BadInput
 from ci.platform import addresses
-from ci.platform.instance import REGIONS, Instance, instance
+from ci.platform.instance import ENVIRONMENTS, REGIONS, Instance, instance
 
-_PORTS = ("gateway", "gateway_admin", "prometheus", "livekit", "livekit_metrics", "redis")
+_PORTS = ("gateway", "gateway_admin", "prometheus", "livekit", "livekit_metrics")
 
 
 def test_the_local_environments_name_this_platform(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +37,7 @@ def test_two_instances_share_no_port_name_subnet_or_folder() -> None:
     for number in range(4):
         place = Instance(number=number, folder=Path(f"/x/{number}"))
         ports += [getattr(place, name) for name in _PORTS] + [place.livekit + 1, place.livekit + 2]
+        ports += [place.redis(environment) for environment in ENVIRONMENTS]
         for name in REGIONS:
             region = place.region(name)
             ports.append(place.registry(name))

@@ -30,7 +30,7 @@ def place(tmp_path: Path) -> Instance:
 def test_namespaces_share_nothing(place: Instance) -> None:
     live, drill = stores(place, "live"), stores(place, "drill")
 
-    assert set(live.parts) == {"postgres", "redis", "storage eastus", "storage westeurope"}
+    assert set(live.parts) == {"postgres", "redis prod", "storage eastus", "storage westeurope"}
     assert not set(live.parts) & set(drill.parts)
     for one, other in (
         ({live.postgres_socket}, {drill.postgres_socket}),
