@@ -20,6 +20,7 @@ from ci.concurrency import both, together
 from ci.delivery.helm import CHART_LAYER
 from ci.errors import BadInput, SystemUnavailable
 from ci.registry import Registry
+from ci.registry.content import unzip
 from ci.release import Chart, Release, read_release
 from ci.scan import Findings
 from ci.supply.attestations import RELEASES, Kind, attached, release_bundle
@@ -36,6 +37,9 @@ __all__ = [
     "show_releases",
     "with_regions",
 ]
+
+_LARGEST_CHART = 16 * 2**20
+"""Bytes of a chart, unpacked."""
 
 
 def releases() -> tuple[Release, ...]:
@@ -58,7 +62,7 @@ async def pull(registry: Registry, name: str) -> Release:
         raise BadInput(f"there is no release {where}", hint="va ship says the name of what it publishes")
     try:
         (layer,) = manifest.layers
-        release = Release.model_validate_json(await registry.blob(RELEASES, layer.digest))
+        release = Release.model_validate_json(await registry.blob(RELEASES, layer))
     except (ValidationError, ValueError) as error:
         raise BadInput(f"{where} is no release that this version knows: {error}") from error
     if release.name != name or release_bundle(release).digest != manifest.descriptor.digest:
@@ -114,14 +118,14 @@ async def _values(registry: Registry, chart: Chart) -> Mapping[str, Any]:
     layer = next((one for one in manifest.layers if one.media_type == CHART_LAYER), None)
     if layer is None:
         raise BadInput(f"{registry.endpoint}/{chart.name}@{chart.digest} is not a Helm chart")
-    content = await registry.blob(chart.name, layer.digest)
+    content = await registry.blob(chart.name, layer)
     try:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as tar:
+        with tarfile.open(fileobj=io.BytesIO(unzip(content, _LARGEST_CHART)), mode="r:") as tar:
             file = tar.extractfile(f"{chart.name}/values.yaml")
             values = yaml.safe_load(file.read()) if file else {}
     except KeyError:
         return {}
-    except (tarfile.TarError, OSError, yaml.YAMLError) as error:
+    except (tarfile.TarError, OSError, ValueError, yaml.YAMLError) as error:
         raise BadInput(f"the chart {chart.name}@{chart.digest} cannot be read: {error}") from error
     return values if isinstance(values, dict) else {}
 

@@ -385,7 +385,7 @@ async def _release(registry: Registry, manifest: Manifest) -> Release:
     digest = manifest.descriptor.digest
     try:
         (layer,) = manifest.layers
-        return Release.model_validate_json(await registry.blob(RELEASES, layer.digest))
+        return Release.model_validate_json(await registry.blob(RELEASES, layer))
     except (ValidationError, ValueError, BadInput) as error:
         said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise SystemUnavailable(

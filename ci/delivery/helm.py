@@ -216,7 +216,7 @@ async def pull_chart(registry: Registry, chart: Chart) -> Path:
     kept = places.cache() / _CHARTS / f"{layer.digest.removeprefix('sha256:')}.tgz"
     if kept.is_file() and digest_of(kept.read_bytes()) == layer.digest:
         return kept
-    content = await registry.blob(chart.name, layer.digest)
+    content = await registry.blob(chart.name, layer)
     kept.parent.mkdir(parents=True, exist_ok=True)
     part = kept.with_suffix(f".{os.getpid()}.part")
     part.write_bytes(content)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ci.concurrency import together
 from ci.engine import oci
 from ci.engine.chain import Call
 from ci.engine.containers import expanded, with_image
@@ -16,19 +17,17 @@ from ci.engine.files import file_export
 from ci.engine.secrets import plaintext
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.values import Container, File, Secret
-from ci.errors import SystemUnavailable
+from ci.errors import BadInput, SystemUnavailable
 from ci.registry import (
-    BearerAuth,
     Blob,
     Bundle,
     Descriptor,
     Manifest,
     Reference,
     Registry,
-    is_azure,
     parse_manifest,
     parse_reference,
-    password_tokens,
+    password_auth,
     push,
     registry_at,
 )
@@ -37,6 +36,7 @@ from ci.registry.platforms import choose, this_machine
 __all__ = ["reference_of"]
 
 _DOCKER_HUB = "registry-1.docker.io"
+_LARGEST_CONFIG = 4 * 2**20
 
 
 def reference_of(address: str) -> Reference:
@@ -52,10 +52,10 @@ def reference_of(address: str) -> Reference:
 
 
 def _registry(engine: Engine, endpoint: str) -> Registry:
-    user, password = engine.auth.get(endpoint, ("", ""))
-    if not user and is_azure(endpoint):
-        return registry_at(endpoint)
-    return Registry(endpoint, auth=BearerAuth(password_tokens(user, password)))
+    """As the pipeline says who it is there, else as whoever runs it is signed in."""
+    if endpoint in engine.auth:
+        return Registry(endpoint, auth=password_auth(*engine.auth[endpoint]))
+    return registry_at(endpoint)
 
 
 @answer("Container.withRegistryAuth")
@@ -146,8 +146,9 @@ async def _download(registry: Registry, repository: str, digest: str, folder: Pa
         return folder / "blobs" / of.replace(":", "/")
 
     place(manifest.descriptor.digest).write_bytes(manifest.raw)
-    wanted = {blob.digest for blob in manifest.blobs}
-    await asyncio.gather(*(registry.download(repository, blob, place(blob)) for blob in wanted))
+    if manifest.config and manifest.config.size > _LARGEST_CONFIG:
+        raise BadInput(f"{repository}@{digest} has a config of {manifest.config.size} bytes")
+    await together(registry.download(repository, blob, place(blob.digest)) for blob in manifest.blobs)
     (folder / "index.json").write_text(json.dumps({"manifests": [{"digest": manifest.descriptor.digest}]}))
 
 

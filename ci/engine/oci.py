@@ -122,7 +122,7 @@ def _read(store: Store, opened: Callable[[str], IO[bytes]], tag: str) -> Image:
             _add_layer(store, diff_id, descriptor["mediaType"], blob(descriptor), descriptor["digest"])
             for diff_id, descriptor in zip(diff_ids, manifest["layers"], strict=True)
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise BadInput(f"the image is not a valid OCI image: {error!r}") from error
     return Image(
         layers=tuple(layers), config=config, annotations=manifest.get("annotations") or {}, digest=digest
@@ -138,7 +138,7 @@ def _read_docker(store: Store, opened: Callable[[str], IO[bytes]], tag: str) -> 
             _add_layer(store, diff_id, f"{_OCI}layer.v1.tar", opened(name), diff_id)
             for diff_id, name in zip(config["rootfs"]["diff_ids"], image["Layers"], strict=True)
         ]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, RecursionError) as error:
         raise BadInput(f"the archive is not a valid Docker image: {error!r}") from error
     return Image(layers=tuple(layers), config=config)
 

@@ -9,8 +9,10 @@ Azure Container Registry is an AzureRegistry, which signs in with Entra and has 
 """
 
 from ci.registry.acr import AzureRegistry, is_azure, registry_at
-from ci.registry.auth import BearerAuth, Challenge, Token, password_tokens
-from ci.registry.client import Held, Outcome, Registry
+from ci.registry.auth import BearerAuth, Challenge, Token, password_auth, password_tokens
+from ci.registry.blobs import Outcome
+from ci.registry.client import Held, Registry
+from ci.registry.connection import Unusable
 from ci.registry.content import (
     Blob,
     Bundle,
@@ -45,6 +47,7 @@ __all__ = [
     "Reference",
     "Registry",
     "Token",
+    "Unusable",
     "artifact",
     "digest_of",
     "is_azure",
@@ -56,6 +59,7 @@ __all__ = [
     "parse_manifest",
     "parse_reference",
     "parse_repository",
+    "password_auth",
     "password_tokens",
     "push",
     "registry_at",

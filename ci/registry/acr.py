@@ -5,40 +5,43 @@
 Signing in: an Entra token (`ci.entra`: GitHub's token, a workload or managed identity, `az login`) is
 exchanged at the registry for a refresh token, that for access tokens of one scope each ("ACR integration
 with AAD", azure.github.io/acr/AAD-OAuth.html). Both are kept until shortly before they expire. Content goes
-over `/v2` by our own client; locks and listings over `/acr/v1` by azure-containerregistry, which is handed
-our access tokens: its own cache asks for two new ones with each request (1.2.0).
+over `/v2`, locks and listings over `/acr/v1` (azure-rest-api-specs, Microsoft.ContainerRegistry 2021-07-01),
+all over the one Connection: azure-containerregistry (1.2.0) takes its token to any host that a page's link
+names, and asks for two new ones with each request.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection
+from datetime import datetime
 from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlencode
 
 import httpx
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
 
 from ci import entra
 from ci.concurrency import together
 from ci.errors import BadInput, SystemUnavailable
 from ci.registry.auth import BearerAuth, Challenge, Token, lifetime_of, parse_challenge
-from ci.registry.client import AGAIN, Again, Held, Registry, scheme
+from ci.registry.blobs import scheme
+from ci.registry.client import Held, Registry
+from ci.registry.connection import Answer, Connection
 from ci.registry.login import log_in
 from ci.registry.references import parse_digest, parse_endpoint, parse_repository
-from ci.retries import retry_after
+from ci.release import Digest
 
 if TYPE_CHECKING:
-    from azure.containerregistry import ContainerRegistryClient
     from azure.core.credentials import TokenCredential
 
 __all__ = ["AzureRegistry", "is_azure", "registry_at"]
-
-T = TypeVar("T")
 
 _AUDIENCE = "https://containerregistry.azure.net/.default"
 _ENDPOINT = re.compile(r"(?P<name>[a-z0-9]+(?:-[a-z0-9]+)?)(?:\.(?P<region>[a-z0-9]+)\.geo)?\.azurecr\.io")
@@ -60,7 +63,7 @@ def registry_at(endpoint: str, *, attempts: int = 5) -> Registry:
     """
     if is_azure(parse_endpoint(endpoint)):
         return AzureRegistry(endpoint, attempts=attempts)
-    auth = log_in(endpoint) if scheme(endpoint) == "https" else None
+    auth = log_in(endpoint, attempts=attempts) if scheme(endpoint) == "https" else None
     return Registry(endpoint, auth=auth, attempts=attempts)
 
 
@@ -80,22 +83,25 @@ class AzureRegistry(Registry):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._doors = Registry(endpoint, transport=transport, attempts=attempts, sleep=sleep)
+        self._doors = Connection(
+            f"{scheme(parse_endpoint(endpoint))}://{endpoint}",
+            name=f"the registry {endpoint}",
+            transport=transport,
+            attempts=attempts,
+            sleep=sleep,
+            elsewhere=False,
+        )
         """The same endpoint without sign-in: where tokens come from."""
-        self._doors._client.follow_redirects = False  # none may carry the Entra token elsewhere
         self._credential = credential
         self._clock = clock
         self._refresh: tuple[str, float] = ("", 0.0)
         self._refreshing = asyncio.Lock()
         self._service = ""
-        self._sdk: ContainerRegistryClient | None = None
-        self._tokens = BearerAuth(self._access_token, clock=clock)
-        super().__init__(endpoint, auth=self._tokens, transport=transport, attempts=attempts, sleep=sleep)
+        auth = BearerAuth(self._access_token, clock=clock)
+        super().__init__(endpoint, auth=auth, transport=transport, attempts=attempts, sleep=sleep)
 
     async def __aexit__(self, *_: object) -> None:
         await self._doors.__aexit__()
-        if self._sdk is not None:
-            self._sdk.close()
         await super().__aexit__()
 
     @property
@@ -106,7 +112,7 @@ class AzureRegistry(Registry):
 
     async def ping(self) -> None:
         """Return when the registry is there and lets us in."""
-        response = await self._doors._ask("GET", "/v2/", expect={200, 401})
+        response = await self._doors.ask("GET", "/v2/", expect={200, 401})
         challenge = parse_challenge(response.headers.get("WWW-Authenticate", ""))
         self._service = challenge.service if challenge and challenge.service else self.endpoint
         await self._refresh_token()
@@ -115,25 +121,28 @@ class AzureRegistry(Registry):
         """All manifests of a repository, tagged or not; none when there is no such repository."""
         parse_repository(repository)
 
-        def ask(sdk: ContainerRegistryClient, options: dict[str, Any]) -> tuple[Held, ...]:
-            from azure.core.exceptions import ResourceNotFoundError
-
+        found: list[_Manifest] = []
+        async for page in self._connection.pages(f"/acr/v1/{repository}/_manifests", expect={200, 404}):
+            if page.status == HTTPStatus.NOT_FOUND:
+                break
             try:
-                return tuple(
-                    Held(
-                        repository=repository,
-                        digest=parse_digest(one.digest),
-                        tags=tuple(one.tags or ()),
-                        size=one.size_in_bytes,
-                        updated=one.last_updated_on,
-                        locked=one.can_write is False or one.can_delete is False,
-                    )
-                    for one in sdk.list_manifest_properties(repository, **options)
-                )
-            except ResourceNotFoundError:
-                return ()
-
-        return await self._with_sdk(f"repository:{repository}:metadata_read", ask)
+                found += _Manifests.model_validate_json(page.content).manifests or ()
+            except ValidationError as error:
+                raise SystemUnavailable(
+                    f"{self.endpoint} answered with no list of what {repository} holds: "
+                    f"{error.errors(include_input=False)[0]['msg']}"
+                ) from error
+        return tuple(
+            Held(
+                repository=repository,
+                digest=one.digest,
+                tags=one.tags or (),
+                size=one.image_size,
+                updated=one.last_update_time,
+                locked=not (one.changeable.write_enabled and one.changeable.delete_enabled),
+            )
+            for one in found
+        )
 
     async def lock(
         self, repository: str, digest: str, tags: Collection[str] = (), *, on: bool = True
@@ -144,21 +153,25 @@ class AzureRegistry(Registry):
         """
         parse_repository(repository)
         parse_digest(digest)
-        allowed = {"can_write": not on, "can_delete": not on}
-        scope = f"repository:{repository}:metadata_write"
+        wanted = json.dumps({"writeEnabled": not on, "deleteEnabled": not on}).encode()
 
-        def tag(name: str) -> Callable[[ContainerRegistryClient, dict[str, Any]], None]:
-            return lambda sdk, options: _ignore(
-                sdk.update_tag_properties(repository, name, **allowed, **options)
+        async def change(kind: str, name: str) -> None:
+            path = f"/acr/v1/{repository}/{kind}/{quote(name, safe=':')}"
+            answer = await self._connection.ask(
+                "PATCH",
+                path,
+                headers={"Content-Type": "application/json"},
+                content=wanted,
+                expect={200, 202, 204, 404},
             )
+            if answer.status == HTTPStatus.NOT_FOUND:
+                raise BadInput(
+                    f"{self.endpoint} does not have it ({repository}, {name}): {answer.explained}",
+                    hint="va publish puts it there",
+                )
 
-        await together(self._with_sdk(scope, tag(name)) for name in tags)
-        await self._with_sdk(
-            scope,
-            lambda sdk, options: _ignore(
-                sdk.update_manifest_properties(repository, digest, **allowed, **options)
-            ),
-        )
+        await together(change("_tags", name) for name in tags)
+        await change("_manifests", digest)
 
     # --- signing in ----------------------------------------------------------------------
 
@@ -176,7 +189,7 @@ class AzureRegistry(Registry):
                 ("refresh_token", refresh),
             ]
             answer = await self._post("/oauth2/token", form, expect={200, 401})
-            if answer.status_code == HTTPStatus.OK:
+            if answer.status == HTTPStatus.OK:
                 text = self._token_in(answer, "access_token")
                 return Token(text=text, seconds=lifetime_of(text))
         raise SystemUnavailable(
@@ -214,95 +227,40 @@ class AzureRegistry(Registry):
                 hint="az login, or set AZURE_CLIENT_ID and its like",
             ) from error
 
-    async def _post(self, path: str, form: list[tuple[str, str]], *, expect: set[int]) -> httpx.Response:
-        return await self._doors._ask(
+    async def _post(self, path: str, form: list[tuple[str, str]], *, expect: set[int]) -> Answer:
+        return await self._doors.ask(
             "POST", path, headers=_FORM, content=urlencode(form).encode(), expect=expect
         )
 
-    def _token_in(self, response: httpx.Response, key: str) -> str:
-        token = self._json(response).get(key)
+    def _token_in(self, answer: Answer, key: str) -> str:
+        token = answer.fields().get(key)
         if not isinstance(token, str) or not token:
-            raise SystemUnavailable(f"{self.endpoint} answered {response.url.path} with no {key}")
+            raise SystemUnavailable(f"{self.endpoint} answered {answer.url.path} with no {key}")
         return token
 
-    # --- the SDK -------------------------------------------------------------------------
 
-    async def _with_sdk(self, scope: str, call: Callable[[ContainerRegistryClient, dict[str, Any]], T]) -> T:
-        """A call of azure-containerregistry in a thread, with a token of ours; its errors become ours.
-
-        Each can be made again: it is, as any request of ours, when the registry is busy or the answer is cut.
-        """
-        if not self._service:
-            await self.ping()
-        realm = f"{scheme(self.endpoint)}://{self.endpoint}/oauth2/token"
-        challenge = Challenge(realm=realm, service=self._service, scope=scope)
-        async for attempt in self._retrying():
-            with attempt:
-                options: dict[str, Any] = {
-                    "headers": {"Authorization": f"Bearer {await self._tokens.token(challenge)}"}
-                }
-                if scheme(self.endpoint) == "http":
-                    options["enforce_https"] = False  # it would send no token to a server on this machine
-                with _as_ours(self.endpoint, scope):
-                    return await asyncio.to_thread(call, self._client_of_sdk(), options)
-        raise AssertionError("tenacity either returns or raises")
-
-    def _client_of_sdk(self) -> ContainerRegistryClient:
-        if self._sdk is None:
-            from azure.containerregistry import ContainerRegistryClient
-
-            at_home = scheme(self.endpoint) == "http"
-            self._sdk = ContainerRegistryClient(
-                f"{scheme(self.endpoint)}://{self.endpoint}",
-                self._credential or _default_credential(),
-                retry_total=0,  # ours tries again, and PATCH too
-                use_env_settings=not at_home,
-            )
-        return self._sdk
+class _Json(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True)
 
 
-@contextmanager
-def _as_ours(endpoint: str, scope: str) -> Iterator[None]:
-    """Errors of the SDK as those of Registry."""
-    from azure.core.exceptions import (
-        AzureError,
-        ClientAuthenticationError,
-        HttpResponseError,
-        IncompleteReadError,
-        ResourceNotFoundError,
-    )
+class _Changeable(_Json):
+    write_enabled: bool = True
+    delete_enabled: bool = True
 
-    try:
-        yield
-    except ResourceNotFoundError as error:
-        raise BadInput(
-            f"{endpoint} does not have it ({scope}): {_said(error)}", hint="va publish puts it there"
-        ) from error
-    except ClientAuthenticationError as error:
-        raise SystemUnavailable(
-            f"the registry {endpoint} refused these credentials for {scope}: {_said(error)}",
-            hint="log in again, or ask for the right to do this there",
-        ) from error
-    except IncompleteReadError as error:
-        raise Again(_said(error)) from error
-    except HttpResponseError as error:
-        if error.status_code in AGAIN:
-            raise Again(_said(error), retry_after(getattr(error.response, "headers", {}))) from error
-        raise SystemUnavailable(f"the registry {endpoint} refused {scope}: {_said(error)}") from error
-    except AzureError as error:  # no connection, or it was lost
-        raise Again(_said(error)) from error
+
+class _Manifest(_Json):
+    digest: Digest
+    tags: tuple[str, ...] | None = None
+    image_size: int | None = None
+    last_update_time: datetime | None = None
+    changeable: _Changeable = Field(default=_Changeable(), alias="changeableAttributes")
+
+
+class _Manifests(_Json):
+    manifests: tuple[_Manifest, ...] | None = None
 
 
 @cache
 def _default_credential() -> TokenCredential:
     """One for all registries: it remembers which way to sign in worked, and the tokens."""
     return entra.credential()
-
-
-def _ignore(_: object) -> None:
-    """For what is called for its effect."""
-
-
-def _said(error: Any) -> str:
-    lines = str(error.message or error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from ci.errors import BadInput
@@ -32,6 +33,8 @@ __all__ = [
     "artifact",
     "open_archive",
     "parse_manifest",
+    "read_json",
+    "unzip",
 ]
 
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -39,6 +42,15 @@ IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 _DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 MANIFEST_TYPES = (IMAGE_MANIFEST, IMAGE_INDEX, _DOCKER_MANIFEST, _DOCKER_LIST)
+_SAYS_NOTHING = (
+    None,
+    "",
+    "application/json",
+    "application/octet-stream",
+    "binary/octet-stream",
+    "text/plain",
+)
+"""What storage behind a registry calls anything."""
 EMPTY_CONFIG = b"{}"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _CHUNK_BYTES = 2**20
@@ -62,14 +74,18 @@ class Descriptor(BaseModel):
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
+_Descriptors = Annotated[tuple[Descriptor, ...], BeforeValidator(lambda listed: listed or ())]
+"""Those of an empty list may be null: Go writes one that was never filled so."""
+
+
 class _ManifestFields(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=to_camel)
 
     media_type: str | None = None
     artifact_type: str | None = None
     config: Descriptor | None = None
-    layers: tuple[Descriptor, ...] = ()
-    manifests: tuple[Descriptor, ...] = ()
+    layers: _Descriptors = ()
+    manifests: _Descriptors = ()
     subject: Descriptor | None = None
     annotations: dict[str, str] | None = None
 
@@ -95,6 +111,26 @@ class Manifest:
         return tuple({blob.digest: blob for blob in every}.values())
 
 
+def read_json(raw: bytes | str) -> Any:
+    """What that JSON says; ValueError also when it is nested too deep to be read."""
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def unzip(raw: bytes, most: int) -> bytes:
+    """What gzip or zlib have packed, or its first `most` bytes; ValueError when it is neither, or half."""
+    packed = zlib.decompressobj(wbits=47)
+    try:
+        plain = packed.decompress(raw, most)
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    if not packed.eof and len(plain) < most:
+        raise ValueError("it ends too early")
+    return plain
+
+
 def parse_manifest(raw: bytes, media_type: str | None = None) -> Manifest:
     """Read a manifest or index; ValueError says what is wrong with it (the caller knows whose fault it is).
 
@@ -103,14 +139,18 @@ def parse_manifest(raw: bytes, media_type: str | None = None) -> Manifest:
     try:
         fields = _ManifestFields.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = error.errors(include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise ValueError(f"{place}: {first['msg']}") from error
-    said = fields.media_type or media_type or (IMAGE_INDEX if fields.manifests else IMAGE_MANIFEST)
+        digest = first["type"] == "string_pattern_mismatch"
+        raise ValueError(f"{place}: {'it is no sha256 digest' if digest else first['msg']}") from error
+    said = fields.media_type or (media_type if media_type not in _SAYS_NOTHING else "")
+    said = said or (IMAGE_MANIFEST if fields.config else IMAGE_INDEX)
     if media_type in MANIFEST_TYPES and said != media_type:
         raise ValueError(f"it was sent as {media_type} and says of itself that it is {said}")
     if said not in MANIFEST_TYPES:
         raise ValueError(f"{said} is not a manifest type that this project knows")
+    if fields.config is None and not (fields.model_fields_set & {"manifests", "layers"}):
+        raise ValueError("it names neither a config nor layers nor other manifests")
     return Manifest(
         descriptor=Descriptor(media_type=said, digest=digest_of(raw), size=len(raw)),
         raw=raw,

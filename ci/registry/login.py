@@ -7,28 +7,37 @@ Read: `auths` of $DOCKER_CONFIG/config.json (~/.docker by default), as docker, p
 from __future__ import annotations
 
 import base64
-import json
 import os
 from pathlib import Path
 
 import httpx
 
 from ci.errors import BadInput
-from ci.registry.auth import BearerAuth, password_tokens
+from ci.registry.auth import password_auth
+from ci.registry.content import read_json
 
 __all__ = ["log_in"]
 
 
-def log_in(endpoint: str) -> httpx.Auth:
-    """Tokens for that endpoint, asked for when it demands one; BadInput when the file cannot be read."""
-    return BearerAuth(password_tokens(*_credentials(endpoint)))
+_DOCKER_HUB = "registry-1.docker.io"
+_DOCKER_HUBS_ENTRY = "https://index.docker.io/v1/"
+
+
+def log_in(endpoint: str, *, attempts: int = 5) -> httpx.Auth:
+    """What that endpoint demands, when it demands it: a token, or user and password themselves.
+
+    BadInput when the file cannot be read. `attempts`: as of Registry.
+    """
+    return password_auth(*_credentials(endpoint), attempts=attempts)
 
 
 def _credentials(endpoint: str) -> tuple[str, str]:
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     try:
-        known = json.loads((folder / "config.json").read_bytes()).get("auths", {})
-        entry = known.get(endpoint) or known.get(f"https://{endpoint}") or {}
+        known = read_json((folder / "config.json").read_bytes()).get("auths") or {}
+        written = [endpoint, *(f"https://{endpoint}{path}" for path in ("", "/", "/v2/", "/v1/"))]
+        written += [_DOCKER_HUBS_ENTRY] if endpoint == _DOCKER_HUB else []
+        entry: dict[str, str] = next((known[name] for name in written if known.get(name)), {})
         user, _, password = base64.b64decode(entry.get("auth", "")).decode().partition(":")
     except FileNotFoundError:
         return "", ""

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from ci.concurrency import both, together
 from ci.errors import SystemUnavailable
-from ci.registry.client import Outcome, Registry
+from ci.registry.blobs import Outcome
+from ci.registry.client import Registry
 from ci.registry.content import Blob, Bundle, Manifest
 
 __all__ = ["Pushed", "missing", "push"]

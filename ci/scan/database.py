@@ -142,7 +142,7 @@ async def mirror(
     offered = await _ask(source, wanted)
     manifest, layer = offered.manifest, offered.layer
     assert manifest.config is not None
-    config = await source.blob(wanted.repository, manifest.config.digest)
+    config = await source.blob(wanted.repository, manifest.config)
     bundle = Bundle(
         manifests=(manifest,),
         blobs=(
@@ -245,7 +245,7 @@ async def _download(
     def progress(done: int) -> None:
         say(f"{done / 2**20:.0f} of {size:.0f} MiB of {offered.kind.name}")
 
-    await registry.download(repository, offered.layer.digest, offered.archive, resume=True, progress=progress)
+    await registry.download(repository, offered.layer, offered.archive, resume=True, progress=progress)
 
 
 # What a database says of itself -------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 
 from ci.concurrency import together
 from ci.errors import SystemUnavailable
-from ci.registry import Bundle, Descriptor, Registry, artifact
+from ci.registry import Bundle, Descriptor, Registry, Unusable, artifact
 from ci.release import Commit, Image, Release, TestSummary
 
 __all__ = [
@@ -35,6 +35,8 @@ __all__ = [
 RELEASES = "releases"
 """The repository of the releases themselves."""
 RELEASE_TYPE = "application/vnd.voice-assistant.release.v1+json"
+_LARGEST = 32 * 2**20
+"""Bytes of a document: an image of thousands of packages has a list of some megabytes."""
 _IN_TOTO = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _KIND_ANNOTATION = "dev.va.attestation"
@@ -162,7 +164,10 @@ async def attached(registry: Registry, repository: str, digest: str) -> dict[Kin
     """
     found: dict[Kind, Attestation] = {}
     for descriptor in await registry.referrers(repository, digest):
-        manifest = await registry.manifest(repository, descriptor.digest)
+        try:
+            manifest = await registry.manifest(repository, descriptor.digest)
+        except Unusable:
+            continue
         kind = manifest.annotations.get(_KIND_ANNOTATION, "")
         if kind not in list(Kind) or len(manifest.layers) != 1:
             continue
@@ -176,7 +181,7 @@ async def attached(registry: Registry, repository: str, digest: str) -> dict[Kin
         found[Kind(kind)] = Attestation(
             kind=Kind(kind),
             type=layer.media_type,
-            content=await registry.blob(repository, layer.digest),
+            content=await registry.blob(repository, layer, most=_LARGEST),
             predicate=manifest.annotations.get(_PREDICATE_ANNOTATION, ""),
         )
     return found
@@ -201,7 +206,7 @@ async def named(registry: Registry, image: Image) -> dict[Kind, Attestation]:
         return Attestation(
             kind=Kind(kind),
             type=layer.media_type,
-            content=await registry.blob(image.name, layer.digest),
+            content=await registry.blob(image.name, layer, most=_LARGEST),
             predicate=manifest.annotations.get(_PREDICATE_ANNOTATION, ""),
         )
 

@@ -134,13 +134,14 @@ class Downloads:
         self._shared: dict[str, _Download] = {}
 
     @asynccontextmanager
-    async def blob(self, repository: str, digest: str) -> AsyncIterator[Path]:
+    async def blob(self, repository: str, wanted: str | Descriptor) -> AsyncIterator[Path]:
         """A file with that blob, until the block ends. Errors are those of Registry.download."""
+        digest = wanted if isinstance(wanted, str) else wanted.digest
         shared = self._shared.get(digest)
         if shared is None:
             folder = tempfile.TemporaryDirectory(prefix="va-replica-")
             file = Path(folder.name) / "blob"
-            work = asyncio.create_task(self._home.download(repository, digest, file))
+            work = asyncio.create_task(self._home.download(repository, wanted, file))
             shared = self._shared[digest] = _Download(folder=folder, file=file, work=work)
         shared.users += 1
         try:
@@ -362,7 +363,7 @@ class Copier:
                 return _NOTHING
             if await self._replica.mount_blob(repository, blob.digest):
                 return Replicated(manifests=0, blobs=1, bytes_sent=0)
-            async with self._downloads.blob(repository, blob.digest) as file:
+            async with self._downloads.blob(repository, blob) as file:
                 outcome = await self._replica.push_blob(repository, Blob(descriptor=blob, source=file))
         sent = blob.size if outcome is Outcome.SENT else 0
         return Replicated(manifests=0, blobs=1, bytes_sent=sent)

@@ -44,7 +44,7 @@ from ci.environments import TrustedSigner
 from ci.errors import BadInput, PolicyBlocked, StepFailed, SystemUnavailable
 from ci.files import new_folder
 from ci.process import run
-from ci.registry import Blob, Bundle, Descriptor, Registry, artifact
+from ci.registry import Blob, Bundle, Descriptor, Registry, Unusable, artifact
 from ci.supply.keyless import Claims, NotBelieved, check_root, signed_as
 
 __all__ = [
@@ -66,6 +66,9 @@ _PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 _STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
 _IN_TOTO = "application/vnd.in-toto+json"
 _GITHUB_ISSUER = "https://token.actions.githubusercontent.com"
+_LARGEST_MANIFEST = 64 * 2**10
+_LARGEST_BUNDLE = 2**20
+"""Bytes of a signature: a bundle with a certificate and an entry of a log has some ten thousand."""
 _MOST = 32
 """Signatures of one artifact that are looked at: whoever may push could attach any number."""
 
@@ -298,26 +301,34 @@ async def signature_of(
     SystemUnavailable when the registry does not answer; BadInput when the file of a signer cannot be used.
     """
     name = f"{registry.endpoint}/{repository}@{digest}"
-    listed = await registry.referrers(repository, digest)
-    bundles = [one for one in listed if one.artifact_type in (BUNDLE_TYPE, None)]
+    bundles = await registry.referrers(repository, digest, artifact_type=BUNDLE_TYPE)
     if not bundles:
         raise PolicyBlocked(f"{name} is not signed", hint=_HINT)
+    reasons: dict[str, None] = {}
 
     async def read(descriptor: Descriptor) -> Bundle | None:
-        manifest = await registry.find_manifest(repository, descriptor.digest)
+        try:
+            return await whole(descriptor)
+        except Unusable as error:  # anyone who may push attaches anything: it does not hide what is good
+            reasons[error.message] = None
+            return None
+
+    async def whole(descriptor: Descriptor) -> Bundle | None:
+        manifest = await registry.find_manifest(repository, descriptor.digest, most=_LARGEST_MANIFEST)
         # A list of referrers is anyone's who may push: what counts is what the manifest says, and its bundle.
         if manifest is None or manifest.subject is None or manifest.subject.digest != digest:
             return None
         if manifest.artifact_type != BUNDLE_TYPE or len(manifest.layers) != 1:
             return None
-        contents = await together(registry.blob(repository, blob.digest) for blob in manifest.blobs)
+        contents = await together(
+            registry.blob(repository, blob, most=_LARGEST_BUNDLE) for blob in manifest.blobs
+        )
         blobs = (
             Blob(descriptor=blob, source=content)
             for blob, content in zip(manifest.blobs, contents, strict=True)
         )
         return Bundle(manifests=(manifest,), blobs=tuple(blobs))
 
-    reasons: dict[str, None] = {}
     for found in await together(read(one) for one in bundles[:_MOST]):
         for signer in signers if found else ():
             assert found is not None

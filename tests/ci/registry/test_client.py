@@ -30,7 +30,7 @@ from ci.registry import (
     password_tokens,
     push,
 )
-from ci.registry import client as client_module
+from ci.registry import blobs as blobs_module
 from ci.registry.auth import parse_challenge
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ def big_blob(size: int) -> Blob:
 def test_an_upload_goes_on_after_a_cut_connection(
     world: World, monkeypatch: pytest.MonkeyPatch, cut_after: int, forget: bool
 ) -> None:
-    monkeypatch.setattr(client_module, "_PIECE_BYTES", 2 * 2**20)
+    monkeypatch.setattr(blobs_module, "_PIECE_BYTES", 2 * 2**20)
     blob = big_blob(5_000_000)
     world.server.cut_after, world.server.forget_cut_uploads = cut_after, forget
     assert run(world.client().push_blob("app", blob)) is Outcome.SENT
@@ -160,7 +160,7 @@ def test_an_upload_goes_on_after_a_cut_connection(
 def test_a_registry_that_refuses_the_range_is_asked_where_it_stands(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_module, "_PIECE_BYTES", 2**20)
+    monkeypatch.setattr(blobs_module, "_PIECE_BYTES", 2**20)
     blob = big_blob(3_000_000)
     world.server.fail("PATCH", "uploads", error(416, "RANGE_INVALID"))
     assert run(world.client().push_blob("app", blob)) is Outcome.SENT
@@ -421,4 +421,4 @@ def test_other_challenges_are_not_bearer() -> None:
     ],
 )
 def test_plain_http_is_for_this_machine_only(endpoint: str, url: str) -> None:
-    assert str(Registry(endpoint)._client.base_url).rstrip("/") == url
+    assert str(Registry(endpoint)._connection.origin).rstrip("/") == url

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from ci.errors import BadInput
-from ci.registry import Registry, log_in, password_tokens
+from ci.registry import Registry, log_in, password_auth
 from ci.registry import login as login_module
 
 _PASSWORD = "not-to-be-seen"
@@ -44,7 +44,9 @@ class Guarded(httpx.AsyncBaseTransport):
 def who_asks(monkeypatch: pytest.MonkeyPatch, endpoint: str = "r.example") -> str | None:
     world = Guarded()
     monkeypatch.setattr(
-        login_module, "password_tokens", lambda user, password: password_tokens(user, password, world)
+        login_module,
+        "password_auth",
+        lambda user, password, attempts: password_auth(user, password, world, attempts=attempts),
     )
 
     async def main() -> None:
