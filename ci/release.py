@@ -46,10 +46,10 @@ class TestSummary(_Record):
 
     __test__ = False
 
-    passed: int
-    failed: int
-    skipped: int
-    coverage: float | None = None
+    passed: Annotated[int, Field(ge=0)]
+    failed: Annotated[int, Field(ge=0)]
+    skipped: Annotated[int, Field(ge=0)]
+    coverage: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
 
 
 class ScanSummary(_Record):

@@ -1,4 +1,4 @@
-"""The chart as production gets it: rendered for every region of the architecture, and held to its rules."""
+"""The chart: packaged, and as production gets it, rendered for every region and held to the rules."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-from ci import places
+from ci import places, tools
 from ci.architecture import model
 from ci.architecture.chart import checkable_values
 from ci.architecture.check import Severity, check
 from ci.architecture.names import name
 from ci.architecture.rendered import rendered_workloads
 from ci.azure.checkov import failed_checks
+from ci.build.source import files
 from ci.concurrency import together
-from ci.delivery.chart import lint, render
+from ci.delivery.chart import PackagedChart, lint, package_chart, render
 from ci.delivery.chart_values import laid_over
 from ci.delivery.site import CANARY, STABLE, Track, release_values
 from ci.errors import BadInput
@@ -29,7 +30,9 @@ __all__ = [
     "TRACKS",
     "hold_to_checkov",
     "hold_to_rules",
+    "package_own_chart",
     "production_renderings",
+    "rendered_chart",
     "rendered_for",
     "stand_in_release",
 ]
@@ -39,6 +42,8 @@ _NAMESPACE = "voice"
 """Where the architecture's service accounts and alert rules expect the chart."""
 TRACKS: Mapping[Track, str] = {"stable": STABLE, "canary": CANARY}
 """What the Helm release of each track is called."""
+_PRODUCTION = "prod"
+"""The architecture's environment whose rendering is scanned."""
 _DIGEST = "sha256:" + "0" * 64
 
 
@@ -54,6 +59,23 @@ async def rendered_for(environment: str, region: str, track: Track, *, helm: Pat
     values = laid_over(checkable_values(architecture, region), own)
     await lint(chart, values, helm=helm)
     return await render(chart, values, name=TRACKS[track], helm=helm, namespace=_NAMESPACE)
+
+
+async def package_own_chart(root: Path) -> PackagedChart:
+    """The checkout's chart, packaged."""
+    return package_chart(root, await files(root, str(CHART_FOLDER)), CHART_FOLDER)
+
+
+async def rendered_chart(root: Path) -> str:
+    """The chart as Helm renders it, of its own values and of production's; for a release that stands for any.
+
+    So that an unchanged chart is not scanned again because an image changed.
+    """
+    helm = tools.path("helm")
+    own = release_values(stand_in_release(), "stable", "registry.example")
+    small = await render(root / CHART_FOLDER, own, name=STABLE, helm=helm)
+    region = model.read(_PRODUCTION).architecture.primary
+    return f"{small}\n{await rendered_for(_PRODUCTION, region, 'stable', helm=helm)}"
 
 
 async def production_renderings(helm: Path) -> dict[str, str]:

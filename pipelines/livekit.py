@@ -19,9 +19,10 @@ from ci.supply.availability import State, contents
 from ci.supply.signing import Signer
 from pipelines.database import databases
 from pipelines.images import LIVEKIT
+from pipelines.make import make_image
+from pipelines.publish import attestations
 from pipelines.registries import EstateRegistries, RegionStatus, proven, show_regions
 from pipelines.scan import refuse_blocked
-from pipelines.ship import attestations, make_image
 from pipelines.sign import sign_at_home
 
 __all__ = ["PublishedLiveKit", "publish_livekit", "show_livekit"]
@@ -69,11 +70,22 @@ async def publish_livekit(
         reporter=reporter,
         reports=reports,
     )
-    refuse_blocked([made.scanned])
+    refuse_blocked({LIVEKIT.name: made.scanned.verdict})
     # Of what goes into it: another commit of the rest says the same of the same image.
     commit = await read_commit(root, *LIVEKIT.inputs)
     image = open_archive(made.built.archive)
-    attached = list(attestations(made, commit=commit, engine=engine, fault=None).values())
+    assert made.scanned.sbom is not None
+    said = attestations(
+        image,
+        name=LIVEKIT.name,
+        tested=made.tested.summary,
+        scanned=made.scanned.document.read_bytes(),
+        packages=made.scanned.sbom.read_bytes(),
+        commit=commit,
+        engine=engine,
+        fault=None,
+    )
+    attached = list(said.values())
     with reporter.step(f"publish {LIVEKIT.name} to {registries.home.endpoint}") as step:
         pushed = [await push(registries.home, LIVEKIT.name, image)]
         pushed += await together(push(registries.home, LIVEKIT.name, one) for one in attached)

@@ -1,24 +1,81 @@
-"""Push images and chart to the home registry: exactly the bytes that were scanned, proven there by digest.
+"""The second half of a ship: push what was made, attest it, sign it, and prove in each region that it is
+there.
 
-From there replication brings them to the other regions; `pipelines.registries` proves that it has.
+It takes the folder that `pipelines.make` left, from a job that ran other people's code, and runs nothing of
+it. What is pushed are exactly the bytes that were scanned, by their digests; the chart is packaged from the
+checkout and has to be the one that was scanned; the scan policy is applied again, as it is here and today.
+From the home registry replication brings all of it to the other regions; `pipelines.registries` proves that
+it has.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
 
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
+from ci import places
+from ci.actions import run_of, this_job
+from ci.build.source import read_commit
 from ci.concurrency import together
 from ci.delivery.chart import PackagedChart
-from ci.registry import Bundle, Registry, open_archive, push
+from ci.errors import BadInput, Place
+from ci.files import write_whole
+from ci.registry import Bundle, Registry, push
+from ci.release import Chart, Commit, Image, Release, TestSummary, read_release
 from ci.reporting import Reporter
-from ci.supply.attestations import RELEASES
-from pipelines.build import BuiltImage
+from ci.scan import judge, read_policy, summary
+from ci.supply.attestations import (
+    RELEASES,
+    Kind,
+    provenance,
+    release_bundle,
+    sbom,
+    scan_report,
+    tests,
+)
+from ci.supply.handover import MANIFEST, Maker, Taken, TakenImage, take
+from ci.supply.signing import Signer
+from pipelines.chart import package_own_chart
+from pipelines.images import IMAGES
+from pipelines.make import maker
+from pipelines.registries import (
+    AvailableIn,
+    EstateRegistries,
+    availability_line,
+    available_in,
+    show_regions,
+)
+from pipelines.scan import CHART, refuse_blocked
+from pipelines.sign import Signed, sign_release
 
-__all__ = ["Published", "found_in_home", "publish", "show_published"]
+__all__ = [
+    "PUBLISH_TOOLS",
+    "Published",
+    "PublishedRelease",
+    "attestations",
+    "find_or_new",
+    "found_in_home",
+    "keep",
+    "named",
+    "publish",
+    "push_all",
+    "show_published",
+    "show_published_release",
+]
+
+PUBLISH_TOOLS = ("git", "cosign")
+"""The programs that this half calls."""
+_RELEASED = [image.name for image in IMAGES]
+"""What a release consists of: no other name may be pushed to, and none may be left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +93,100 @@ class Published:
     """`repository@digest` of all that the home was found to have after it, by digest."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PublishedRelease:
+    """A release that was pushed and signed."""
+
+    release: Release
+    file: Path
+    published: tuple[Published, ...]
+    signed: tuple[Signed, ...]
+    available: AvailableIn
+    """The regions that it can be promoted in; the others follow when replication has reached them."""
+
+
 async def publish(
+    folder: Path,
+    *,
+    registries: EstateRegistries,
+    signer: Signer,
+    reporter: Reporter,
+    digest: str | None = None,
+    images: Sequence[str] = _RELEASED,
+) -> PublishedRelease:
+    """Make a release of what `va make` left in `folder`, and write its file.
+
+    `digest` is what the digest of the folder's manifest has to be: of use where it came another way than the
+    folder. It is pushed to the home registry, and there is a release when it is whole there; then each
+    region's own endpoint is asked for it, and one that lags or is down is left behind. BadInput: the folder
+    is not whole, was altered, or was made of something else than this checkout; PolicyBlocked: the scan
+    policy refuses it; SystemUnavailable: the home registry. In each case there is no release; the same
+    command goes on.
+    """
+    root = places.checkout()
+    policy = read_policy(root / "policy.yaml")
+    with reporter.step(f"read {folder}") as step:
+        taken = await asyncio.to_thread(take, folder, images=images, digest=digest)
+        step.say(f"{len(taken.images)} images, {taken.digest[:19]}")
+    chart = await package_own_chart(root)
+    commit = _same_source(folder, taken, await read_commit(root), chart)
+    today = datetime.now(UTC).date()
+    found = {image.said.name: image.findings for image in taken.images} | {CHART: taken.chart}
+    refuse_blocked({name: judge(one, policy, name=name, today=today) for name, one in found.items()})
+
+    attached = {
+        image.said.name: attestations(
+            image.bundle,
+            name=image.said.name,
+            tested=image.said.tests,
+            scanned=image.document,
+            packages=image.sbom,
+            commit=commit,
+            engine=taken.said.engine,
+            fault=taken.said.fault,
+            made=taken.said.maker,
+            handover=taken.digest,
+        )
+        for image in taken.images
+    }
+    release = find_or_new(
+        named(
+            Release(
+                name="unnamed",
+                created=datetime.now(UTC),
+                commit=commit,
+                engine=taken.said.engine,
+                images=tuple(_as_image(image, attached[image.said.name]) for image in taken.images),
+                chart=Chart(name=chart.name, version=chart.version, digest=chart.digest),
+            )
+        )
+    )
+    await registries.home.ping()
+    pushed = await push_all(
+        registries.home,
+        {image.said.name: image.bundle for image in taken.images},
+        chart,
+        tag=release.name,
+        reporter=reporter,
+        attached={name: list(bundles.values()) for name, bundles in attached.items()},
+        release=release_bundle(release),
+    )
+    signed = await sign_release(registries.home, release, signer=signer, reporter=reporter)
+    file = keep(release)
+    bundles = [
+        chart.bundle,
+        *(image.bundle for image in taken.images),
+        *(bundle for each in attached.values() for bundle in each.values()),
+    ]
+    available = await available_in(
+        registries, release, reporter=reporter, bundles=bundles, found=found_in_home(pushed)
+    )
+    return PublishedRelease(release=release, file=file, published=pushed, signed=signed, available=available)
+
+
+async def push_all(
     home: Registry,
-    images: Sequence[BuiltImage],
+    images: Mapping[str, Bundle],
     chart: PackagedChart,
     *,
     tag: str,
@@ -74,9 +222,76 @@ async def publish(
                 step.cached("all of it was there")
             return total
 
-    work = [one(image.name, open_archive(image.archive), *attached.get(image.name, ())) for image in images]
+    work = [one(name, image, *attached.get(name, ())) for name, image in images.items()]
     done = await together([*work, one(chart.name, chart.bundle)])
     return (*done, await one(RELEASES, release)) if release else tuple(done)
+
+
+def attestations(
+    image: Bundle,
+    *,
+    name: str,
+    tested: TestSummary,
+    scanned: bytes,
+    packages: bytes,
+    commit: Commit,
+    engine: str,
+    fault: float | None,
+    made: Maker | None = None,
+    handover: str = "",
+) -> dict[Kind, Bundle]:
+    """What is said of an image, ready to be attached to it.
+
+    `scanned` are its findings, `packages` the SBOM. `made` and `handover` say who told all that, where it was
+    told by another half.
+    """
+    job = this_job()
+    said = [
+        sbom(packages),
+        scan_report(scanned),
+        provenance(
+            name=name,
+            digest=image.digest,
+            commit=commit,
+            engine=engine,
+            options={"fault": fault},
+            builder=maker().by,
+            repository=job.repository if job else None,
+            runner=job.runner if job else "",
+            made=made.model_dump(exclude_none=True) if made else None,
+            handover=handover,
+        ),
+        tests(name=name, digest=image.digest, summary=tested),
+    ]
+    return {one.kind: one.bundle(image.root.descriptor) for one in said}
+
+
+def named(release: Release) -> Release:
+    """The same release under the name that its content gives it: `<commit time>-<short sha>-<short digest>`.
+
+    Neither its name nor the time of its making are part of the content: what is made twice is one release.
+    """
+    content = release.model_dump_json(exclude={"name", "created"})
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    time = release.commit.time.astimezone(UTC)
+    name = f"{time:%Y%m%d-%H%M%S}-{release.commit.sha[:7]}-{digest[:8]}"
+    return release.model_copy(update={"name": name})
+
+
+def find_or_new(release: Release) -> Release:
+    """That release as it was first made here, or this one: what is made twice was created once."""
+    file = _file(release)
+    return read_release(file) if file.is_file() else release
+
+
+def keep(release: Release) -> Path:
+    """Have the release's file; the newest file is the release that was shipped last."""
+    file = _file(release)
+    if file.is_file():
+        file.touch()
+    else:
+        write_whole(file, release.model_dump_json(indent=2) + "\n")
+    return file
 
 
 def found_in_home(published: Iterable[Published]) -> frozenset[str]:
@@ -90,6 +305,65 @@ def show_published(published: Sequence[Published]) -> Table:
     for one in published:
         table.add_row(one.reference, str(one.sent), f"{one.bytes_sent:,}")
     return table
+
+
+def show_published_release(done: PublishedRelease) -> RenderableType:
+    """What is where, and the release's name, for people."""
+    release = done.release
+    dirty = " with uncommitted changes" if release.commit.dirty else ""
+    return Group(
+        show_published(done.published),
+        show_regions(done.available.regions),
+        Text.assemble("release ", (release.name, "bold"), f" of {release.commit.sha[:12]}{dirty}"),
+        availability_line(done.available),
+        Text(_signed_line(done.signed), style="dim"),
+        Text(f"engine {release.engine}, kept in {done.file}", style="dim"),
+    )
+
+
+def _same_source(folder: Path, taken: Taken, here: Commit, chart: PackagedChart) -> Commit:
+    """The commit of the release; BadInput when the folder was made of another one, or by another run."""
+
+    def wrong(key: str, what: str, hint: str) -> BadInput:
+        place = Place(file=folder / MANIFEST, key=key)
+        return BadInput(what, place=place, hint=f"nothing was pushed; {hint}")
+
+    said, job = taken.said, this_job()
+    if said.commit.sha != here.sha:
+        what = f"it was made of commit {said.commit.sha[:40]}; this checkout is at {here.sha}"
+        raise wrong("commit", what, "make it anew")
+    if said.chart.digest != chart.digest:
+        raise wrong(
+            "chart", f"its chart is {said.chart.digest}; this checkout's is {chart.digest}", "make it anew"
+        )
+    if job is not None and (not said.maker.run or run_of(said.maker.run) != run_of(job.run)):
+        raise wrong(
+            "maker",
+            f"it was made by {said.maker.run or said.maker.by}; this is {job.run}",
+            "a job publishes what its own run made",
+        )
+    return here.model_copy(update={"dirty": here.dirty or said.commit.dirty})
+
+
+def _as_image(taken: TakenImage, attached: Mapping[Kind, Bundle]) -> Image:
+    return Image(
+        name=taken.said.name,
+        digest=taken.said.digest,
+        size=taken.bundle.size,
+        tests=taken.said.tests,
+        scan=summary(taken.findings),
+        attestations={kind.value: bundle.digest for kind, bundle in attached.items()},
+    )
+
+
+def _signed_line(signed: Sequence[Signed]) -> str:
+    new = sum(not one.cached for one in signed)
+    by = ", ".join(dict.fromkeys(one.by for one in signed))
+    return f"{len(signed)} signatures by {by}, {new} of them new"
+
+
+def _file(release: Release) -> Path:
+    return places.state() / "releases" / f"{release.name}.json"
 
 
 def _said(published: Published) -> str:

@@ -6,7 +6,7 @@ What is found is cached by digest; the policy is applied each time, with today's
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -91,7 +91,7 @@ async def scan(
         for image in images
     ]
     scanned = tuple(await together([*built, chart]))
-    refuse_blocked(scanned)
+    refuse_blocked({subject.name: subject.verdict for subject in scanned})
     return scanned
 
 
@@ -130,19 +130,18 @@ async def scan_chart(
         return _judged(found, CHART, policy, today, step, reports)
 
 
-def refuse_blocked(scanned: Sequence[ScannedSubject]) -> None:
-    """PolicyBlocked with every reason, if the policy refuses any of them."""
+def refuse_blocked(verdicts: Mapping[str, Verdict]) -> None:
+    """PolicyBlocked with every reason, if the policy refuses any of these subjects."""
     lines: list[str] = []
-    for subject in scanned:
-        verdict = subject.verdict
-        lines += [f"  {subject.name}: {complaint}" for complaint in verdict.complaints]
+    for name, verdict in verdicts.items():
+        lines += [f"  {name}: {complaint}" for complaint in verdict.complaints]
         lines += [
-            f"  {subject.name}: {finding.severity} {finding.kind} {finding.name}"
+            f"  {name}: {finding.severity} {finding.kind} {finding.name}"
             + (f": {finding.title}" if finding.title else "")
             for finding in verdict.blocking
         ]
         lines += [
-            f"  {subject.name}: the entry for {entry.id} ({entry.owner}) ran out on {entry.expires}"
+            f"  {name}: the entry for {entry.id} ({entry.owner}) ran out on {entry.expires}"
             for entry in verdict.expired
         ]
     if not lines:

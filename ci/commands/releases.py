@@ -57,9 +57,9 @@ def release_pull(
 
     Example: va release pull 20260102-030405-1a2b3c4-5d6e7f80 --estate azure
     """
+    from pipelines.publish import keep
     from pipelines.registries import estate_registries
     from pipelines.releases import pull, show_release, with_regions
-    from pipelines.ship import keep
 
     async def flow(_: Reporter) -> ShownRelease:
         async with estate_registries(estate) as registries:

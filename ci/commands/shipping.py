@@ -1,11 +1,17 @@
-"""`va build` to `va ship`: from a checkout to a release; and `va lint`."""
+"""`va build` to `va ship`: from a checkout to a release; and `va lint`.
+
+`va make` and `va publish` are the two halves of `va ship`, for two jobs that trust each other as little as
+they must.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from ci.commands.answers import answer, needs_root
 from ci.commands.options import Estate, Fault, Images, Json, Reports, SignWith
@@ -17,11 +23,13 @@ if TYPE_CHECKING:
     from ci.reporting import Reporter
     from pipelines.build import BuiltImage
     from pipelines.images import ImageSpec
+    from pipelines.make import Made
+    from pipelines.publish import PublishedRelease
     from pipelines.scan import ScannedSubject
-    from pipelines.ship import Shipped, Untested
+    from pipelines.ship import Shipped
     from pipelines.test import TestedImage
 
-__all__ = ["build", "lint", "needs_engine", "publish", "scan", "session", "ship", "test"]
+__all__ = ["build", "lint", "make", "needs_engine", "publish", "scan", "session", "ship", "test"]
 
 
 def _uses_real_engine() -> bool:
@@ -86,8 +94,8 @@ def scan(images: Images = None, reports: Reports = Path("reports"), json: Json =
     Example: va scan --reports /tmp/reports
     """
 
+    from pipelines.make import build_and_scan
     from pipelines.scan import show_scanned
-    from pipelines.ship import build_and_scan
 
     async def flow(reporter: Reporter) -> tuple[ScannedSubject, ...]:
         picked = _chosen(images)
@@ -132,21 +140,65 @@ def ship(
 
 
 @needs_engine
-def publish(fault: Fault = None, estate: Estate = "local", json: Json = False) -> None:
-    """Push images and chart, without a release.
+def make(
+    to: Annotated[Path, typer.Option(help="The folder that it is left in.")] = Path("made"),
+    fault: Fault = None,
+    json: Json = False,
+) -> None:
+    """Build, test and scan: the first half of va ship.
 
-    To the estate's home registry, only what is missing there; then wait until every region has it.
+    Needs no right at any registry and no identity. Leaves the images as OCI archives, the reports, and a
+    manifest with the digests of all of it; prints the digest of that.
 
-    Example: va publish --json
+    Example: va make --to made
     """
+    from pipelines.make import MAKE_TOOLS, show_made
+    from pipelines.make import make as pipeline
+
+    async def flow(reporter: Reporter) -> Made:
+        async with session(reporter, MAKE_TOOLS) as (client, engine):
+            return await pipeline(client, engine=engine, to=to, reporter=reporter, fault=fault)
+
+    answer(flow, json=json, show=show_made)
+
+
+def publish(
+    source: Annotated[Path, typer.Option("--from", help="The folder that va make left.")] = Path("made"),
+    digest: Annotated[
+        str | None,
+        typer.Option(help="What the digest of its manifest has to be, as va make said it: sha256:…."),
+    ] = None,
+    estate: Estate = "local",
+    sign_with: SignWith = "local",
+    json: Json = False,
+) -> None:
+    """Push, attest and sign what was made: the second half of va ship.
+
+    Runs nothing that came with the folder. Every byte is that of a digest in its manifest, the chart is
+    packaged from this checkout, and policy.yaml is applied again. What is there already is not pushed again.
+
+    Example: va publish --from made --digest sha256:…
+    """
+    from ci import tools
+    from ci.registry import parse_digest
+    from pipelines.publish import PUBLISH_TOOLS, show_published_release
+    from pipelines.publish import publish as pipeline
     from pipelines.registries import estate_registries
-    from pipelines.ship import build_and_publish, show_untested
+    from pipelines.sign import signer_of
 
-    async def flow(reporter: Reporter) -> Untested:
-        async with session(reporter) as (client, _), estate_registries(estate) as registries:
-            return await build_and_publish(client, registries=registries, reporter=reporter, fault=fault)
+    async def flow(reporter: Reporter) -> PublishedRelease:
+        wanted = parse_digest(digest) if digest is not None else None
+        await tools.ensure(PUBLISH_TOOLS, reporter)
+        async with estate_registries(estate) as registries:
+            return await pipeline(
+                source,
+                registries=registries,
+                signer=await signer_of(sign_with, estate),
+                reporter=reporter,
+                digest=wanted,
+            )
 
-    answer(flow, json=json, show=show_untested)
+    answer(flow, json=json, show=show_published_release)
 
 
 def lint() -> None:

@@ -1,6 +1,7 @@
 """What a release proves, and where it is: signatures, attestations, copies in the regions.
 
     signing.py  keyless.py     who signed: a key of ours, one in Key Vault, or an identity (Sigstore)
+    handover.py                what the half that builds leaves to the half that signs: a folder
     attestations.py            the documents attached to an image: SBOM, scan, provenance, tests
     verification.py            what they must say before a release may run; comparison.py says what changed
     availability.py            which region has what; replication.py brings it there

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 import dagger
 import httpx
@@ -19,14 +15,14 @@ import pytest
 from dagger._exceptions import QueryErrorValue
 from fake_registry import FakeRegistry
 from gql import gql
-from oci import layer, write_image
+from oci import layer
 from pydantic_core import to_json
 from rich.console import Console
-from signing_key import Key
+from ship_world import POLICY, FakeImage, World, client_of, nothing, run, ship_world, write_tools
 
-from ci import places, tools
+from ci import places
 from ci.errors import BadInput, PipelineError, PolicyBlocked, StepFailed, SystemUnavailable, ToolMissing
-from ci.registry import Registry, digest_of
+from ci.registry import digest_of
 from ci.release import Release, read_release
 from ci.reporting import SilentReporter
 from ci.supply.attestations import attached
@@ -34,185 +30,15 @@ from ci.supply.availability import State
 from ci.supply.replication import reconcile
 from pipelines import build as building
 from pipelines import livekit
+from pipelines import make as making
 from pipelines import ship as shipping
-from pipelines import sign as signing
 from pipelines import test as testing
 from pipelines.registries import EstateRegistries, where_available
-from pipelines.ship import Shipped
-
-T = TypeVar("T")
-Hook = Callable[[], Awaitable[None]]
-
-_POLICY = """
-vulnerabilities: {block: [CRITICAL], fixed_only: true}
-misconfigurations: {block: [CRITICAL]}
-licences: {block: [forbidden]}
-"""
-
-
-async def nothing() -> None:
-    """A hook that does nothing."""
-
-
-@dataclass
-class FakeImage:
-    """Stands for an image's description, its containers and the engine that runs them."""
-
-    name: str
-    layers: tuple[bytes, ...]
-    cases: str = '<testcase classname="tests.test_a" name="test_ok"/>'
-    ran: datetime = field(default_factory=lambda: datetime.now(UTC) + timedelta(seconds=1))
-    on_export: Hook = nothing
-    on_test: Hook = nothing
-    faults: list[float | None] = field(default_factory=list)
-    inputs: tuple[str, ...] = ("policy.yaml",)
-    _exporting: str = ""
-
-    async def build(self, client: object, *, reporter: object, fault: float | None = None) -> FakeImage:
-        self.faults.append(fault)
-        return self
-
-    async def test(self, client: object, *, reporter: object) -> FakeImage:
-        return self
-
-    def directory(self, path: str) -> FakeReports:
-        assert path == "/reports"
-        return FakeReports(self)
-
-    async def export(self, path: str, **how: Any) -> str:
-        assert how == {
-            "forced_compression": dagger.ImageLayerCompression.Gzip,
-            "media_types": dagger.ImageMediaTypes.OCIMediaTypes,
-        }
-        Path(path).write_bytes(b"half of an image")
-        await self.on_export()
-        write_image(Path(path), *self.layers, env=f"FAULT={self.faults[-1]}")
-        return path
-
-
-@dataclass
-class FakeReports:
-    image: FakeImage
-
-    async def export(self, path: str) -> str:
-        await self.image.on_test()
-        junit = f'<testsuite timestamp="{self.image.ran.isoformat()}">{self.image.cases}</testsuite>'
-        (Path(path) / "junit.xml").write_text(junit)
-        (Path(path) / "coverage.xml").write_text('<coverage line-rate="0.9"/>')
-        return path
-
-
-NONE: Mapping[str, FakeRegistry] = MappingProxyType({})
-
-
-def client_of(server: FakeRegistry, port: int) -> Registry:
-    async def no_wait(_: float) -> None:
-        pass
-
-    return Registry(f"127.0.0.1:{port}", transport=server, sleep=no_wait)
-
-
-@dataclass
-class World:
-    """A checkout, two images and a registry."""
-
-    root: Path
-    api: FakeImage
-    agent: FakeImage
-    key: Key
-    server: FakeRegistry = field(default_factory=FakeRegistry)
-
-    def registry(self) -> Registry:
-        return client_of(self.server, 5999)
-
-    async def ship(self, replicas: Mapping[str, FakeRegistry] = NONE, **more: Any) -> Shipped:
-        async with AsyncExitStack() as stack:
-            home = await stack.enter_async_context(self.registry())
-            others = {
-                region: await stack.enter_async_context(client_of(server, 5001 + number))
-                for number, (region, server) in enumerate(replicas.items())
-            }
-            return await shipping.ship(
-                None,  # type: ignore[arg-type]
-                engine="fake",
-                registries=EstateRegistries(home=home, regions={"eastus": home, **others}, deadline=0.3),
-                signer=self.key.signer,
-                reporter=SilentReporter(),
-                reports=self.root / "reports",
-                images=(self.api, self.agent),  # type: ignore[arg-type]
-                **more,
-            )
-
-    @property
-    def releases(self) -> list[Path]:
-        return sorted((places.state() / "releases").glob("*.json"))
 
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    root = tmp_path / "checkout"
-    (root / "helm/voice-assistant").mkdir(parents=True)
-    (root / "helm/voice-assistant/Chart.yaml").write_text(
-        "apiVersion: v2\nname: voice-assistant\nversion: 0.1.0\n"
-    )
-    (root / "policy.yaml").write_text(_POLICY)
-    (root / ".gitignore").write_text("reports/\n")
-    for role in ("AUTHOR", "COMMITTER"):
-        monkeypatch.setenv(f"GIT_{role}_NAME", "test")
-        monkeypatch.setenv(f"GIT_{role}_EMAIL", "test@example.com")
-        monkeypatch.setenv(f"GIT_{role}_DATE", "1700000000 +0000")
-    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
-        subprocess.run(["git", "-C", root, *words], check=True)
-    monkeypatch.setenv("VA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("VA_STATE", str(tmp_path / "state"))
-    monkeypatch.setattr(places, "checkout", lambda: root)
-    monkeypatch.setattr(tools, "path", lambda name: tmp_path / "bin" / name)
-    write_tools(tmp_path / "bin")
-    shared = layer(base="x")
-    key = Key(tmp_path / "cosign.pub")
-
-    async def sign(signer: object, digest: str, **_: object) -> bytes:
-        return key.bundle(digest)
-
-    monkeypatch.setattr(signing, "sign", sign)
-    return World(
-        root=root,
-        key=key,
-        api=FakeImage("fastapi-backend", (shared, layer(a="1"))),
-        agent=FakeImage("livekit-agent", (shared, layer(b="2"))),
-    )
-
-
-def write_tools(folder: Path, **report: Any) -> None:
-    folder.mkdir(exist_ok=True)
-    report.setdefault("Packages", [{"Name": "openssl", "Version": "3.0"}])
-    (folder / "report.json").write_text(
-        json.dumps({"SchemaVersion": 2, "ArtifactName": "x", "Results": [report]})
-    )
-    (folder / "sbom.json").write_text('{"metadata": {"component": {"bom-ref": "a"}}}')
-    run = {"tool": {"driver": {"rules": []}}, "results": []}
-    (folder / "findings.sarif").write_text(json.dumps({"version": "2.1.0", "runs": [run]}))
-    (folder / "helm").write_text("#!/bin/sh\necho kind: Pod\n")
-    (folder / "trivy").write_text(
-        f"""#!/bin/sh
-[ "$1" = --version ] && {{ echo '{{"Version":"1.0.0"}}'; exit; }}
-while [ $# -gt 0 ]; do case $1 in --output) out=$2;; --format) format=$2;; esac; shift; done
-case $format in
-    json) cp {folder}/report.json "$out";;
-    cyclonedx) cp {folder}/sbom.json "$out";;
-    sarif) cp {folder}/findings.sarif "$out";;
-esac
-"""
-    )
-    for name in ("helm", "trivy"):
-        (folder / name).chmod(0o755)
-
-
-def run(work: Awaitable[T]) -> T:
-    async def main() -> T:
-        return await work
-
-    return asyncio.run(main())
+    return ship_world(tmp_path, monkeypatch)
 
 
 def test_a_release_names_exactly_what_the_registry_holds(world: World) -> None:
@@ -329,7 +155,7 @@ def test_what_the_policy_blocks_is_not_pushed(world: World, tmp_path: Path) -> N
 
 
 def test_a_wrong_policy_is_said_before_anything_is_built(world: World) -> None:
-    (world.root / "policy.yaml").write_text(_POLICY + "alow: []\n")
+    (world.root / "policy.yaml").write_text(POLICY + "alow: []\n")
     with pytest.raises(BadInput, match=r"policy\.yaml:5 \(alow\)"):
         run(world.ship())
     assert not world.api.faults and not world.server.asked
@@ -499,22 +325,10 @@ def test_parts_can_be_run_alone(world: World) -> None:
     tested = run(testing.test(None, reporter=SilentReporter(), reports=world.root / "r", images=images))  # type: ignore[arg-type]
     assert [one.name for one in tested] == ["livekit-agent"]
     scanned = run(
-        shipping.build_and_scan(None, reporter=SilentReporter(), reports=world.root / "r", images=images)  # type: ignore[arg-type]
+        making.build_and_scan(None, reporter=SilentReporter(), reports=world.root / "r", images=images)  # type: ignore[arg-type]
     )
     assert [one.name for one in scanned] == ["livekit-agent", "chart"]
 
-    async def publish() -> int:
-        async with world.registry() as registry:
-            untested = await shipping.build_and_publish(
-                None,  # type: ignore[arg-type]
-                registries=EstateRegistries(home=registry, regions={"eastus": registry}),
-                reporter=SilentReporter(),
-                images=images,
-            )
-            assert [one.has.state for one in untested.regions] == [State.THERE]
-            return len(untested.published)
-
-    assert run(publish()) == 2
     assert not world.releases
 
 
