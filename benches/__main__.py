@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,8 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from benches.measure import (
     Figure,
@@ -47,6 +44,7 @@ from ci import places, tools
 from ci.commands.answers import failing
 from ci.engine import session
 from ci.errors import BadInput, RootNeeded, StepFailed
+from ci.layout import Column, Table, show
 from ci.reporting import SilentReporter, console_reporter
 from ci.scan import read_policy
 from pipelines.build import build
@@ -330,21 +328,26 @@ def main(names: list[str]) -> int:
     if os.geteuid() != 0 and (building := [name for name, programs in needed.items() if programs]):
         raise RootNeeded(f"root is needed, to build images: {', '.join(building)}; run: sudo ./nox -s bench")
     asyncio.run(tools.ensure([tool for each in needed.values() for tool in each], console_reporter()))
-    table = Table("claim", "measured", "at most", "", "detail")
+    table = Table(
+        "claim",
+        Column(name="measured", right=True),
+        Column(name="at most", right=True),
+        "verdict",
+        Column(name="detail", rank=1, below=True, prose=True),
+    )
     figures: list[Figure] = []
     for name in names or BENCHES:
         for figure in BENCHES[name][0]():
             figures.append(figure)
-            holds = "[green]holds[/]" if figure.holds else "[red]does not hold[/]"
+            holds = ("holds", "green") if figure.holds else ("does not hold", "red")
             value = (
                 f"{figure.value:.2f} {figure.unit}"
                 if figure.unit in ("x", "s", "ms")
                 else f"{figure.value:g} {figure.unit}"
             )
-            table.add_row(figure.claim, value, f"{figure.limit:g} {figure.unit}", holds, figure.detail)
-    Console(width=shutil.get_terminal_size((160, 40)).columns).print(table)
+            table.add(figure.claim, value, f"{figure.limit:g} {figure.unit}", holds, figure.detail)
     load = os.getloadavg()[0]
-    Console().print(f"load of the machine at the end {load:.1f}, cores {os.cpu_count()}")
+    show(table, f"load of the machine at the end {load:.1f}, cores {os.cpu_count()}")
     return 0 if all(figure.holds for figure in figures) else 1
 
 

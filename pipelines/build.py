@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagger
-from rich.table import Table
 
 from ci import places
 from ci.concurrency import together
 from ci.engine import explained
 from ci.errors import BadInput, StepFailed
+from ci.layout import Column, Page, Table, page
 from ci.registry import open_archive
 from ci.reporting import Reporter
 from pipelines.images import IMAGES, ImageSpec
@@ -98,13 +98,15 @@ async def build_image(
     )
 
 
-def show_built(images: Sequence[BuiltImage]) -> Table:
+def show_built(images: Sequence[BuiltImage]) -> Page:
     """The images, for people."""
-    table = Table("image", "digest", "size", "", title="built", title_justify="left")
+    table = Table(
+        "image", "digest", Column(name="size", rank=2, right=True), Column(name="", rank=1), title="built"
+    )
     for image in images:
         state = "unchanged" if image.unchanged else "new"
-        table.add_row(image.name, _short(image.digest), f"{image.size / 2**20:.1f} MiB", state)
-    return table
+        table.add(image.name, _short(image.digest), f"{image.size / 2**20:.1f} MiB", state)
+    return page(table)
 
 
 @contextmanager

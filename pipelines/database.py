@@ -7,11 +7,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from ci.errors import BadInput, SystemUnavailable
+from ci.layout import Column, Page, Table, page
 from ci.registry import Reference, Registry, parse_reference, registry_at
 from ci.reporting import Reporter
 from ci.scan import (
@@ -122,39 +119,38 @@ async def database_status(policy: Policy, *, reporter: Reporter) -> DatabaseStat
     )
 
 
-def show_mirrored(done: Mirrored) -> RenderableType:
+def show_mirrored(done: Mirrored) -> Page:
     """What the mirror has now, for people."""
-    database = done.database
-    table = Table.grid(padding=(0, 2))
-    table.add_row("from", done.source)
-    table.add_row("to", f"{done.destination} (tag {done.tag})")
-    table.add_row("made", _made(database))
-    table.add_row(
-        "sent", f"{done.bytes_sent:,} bytes" if not done.unchanged else "nothing: all of it was there"
-    )
-    table.add_row("pin", f"database: {done.destination}")
-    return table
+    table = _pairs()
+    table.add("from", done.source)
+    table.add("to", f"{done.destination} (tag {done.tag})")
+    table.add("made", _made(done.database))
+    table.add("sent", f"{done.bytes_sent:,} bytes" if not done.unchanged else "nothing: all of it was there")
+    table.add("pin", f"database: {done.destination}")
+    return page(table)
 
 
-def show_database(status: DatabaseStatus) -> RenderableType:
+def show_database(status: DatabaseStatus) -> Page:
     """Which database is used, for people."""
     if status.database is None:
-        lines = [Text("no database: images are not scanned for vulnerabilities", style="yellow")]
-        lines.append(
-            Text("va db mirror copies one; `vulnerabilities.database` in policy.yaml or VA_DATABASE names it")
+        return page(
+            ("no database: images are not scanned for vulnerabilities", "yellow"),
+            "va db mirror copies one; `vulnerabilities.database` in policy.yaml or VA_DATABASE names it",
+            *([(status.complaint, "red")] if status.complaint else []),
         )
-        return Group(*lines, *([Text(status.complaint, style="red")] if status.complaint else []))
-    table = Table.grid(padding=(0, 2))
-    table.add_row("database", status.reference or "")
-    table.add_row("digest", status.database.digest or "")
-    table.add_row("made", _made(status.database))
-    table.add_row("age", f"{status.age_hours:.1f} h")
+    table = _pairs()
+    table.add("database", status.reference or "")
+    table.add("digest", status.database.digest or "")
+    table.add("made", _made(status.database))
+    table.add("age", f"{status.age_hours:.1f} h")
     if status.problem:
-        table.add_row("note", Text(status.problem, style="yellow"))
-    table.add_row(
-        "policy", Text(status.complaint or "accepts it", style="red" if status.complaint else "green")
-    )
-    return table
+        table.add("note", (status.problem, "yellow"))
+    table.add("policy", (status.complaint, "red") if status.complaint else ("accepts it", "green"))
+    return page(table)
+
+
+def _pairs() -> Table:
+    return Table(Column(name=""), Column(name="", rank=1, below=True, prose=True))
 
 
 async def _have(kind: DatabaseKind, named: str | None, reporter: Reporter) -> LocalDatabase | None:

@@ -19,13 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Group, RenderableType
-from rich.text import Text
-
 from ci import engine, platform, tools
 from ci.delivery.promotion import PromotionResult, summary
 from ci.environments import read_environments
 from ci.errors import GateFailed, PipelineError, StepFailed
+from ci.layout import Line, Page, page, words
 from ci.release import Release
 from ci.reporting import Reporter
 from pipelines.promote import promote, status
@@ -142,26 +140,27 @@ async def demo(*, reporter: Reporter, reports: Path) -> Demonstrated:
     )
 
 
-def show_demonstrated(shown: Demonstrated) -> RenderableType:
+def show_demonstrated(shown: Demonstrated) -> Page:
     """The last screen: what was shipped, both promotions, and where the time went."""
-    took = "\n".join(f"  {phase.seconds:6.1f} s  {phase.name}" for phase in shown.phases)
-    total = sum(phase.seconds for phase in shown.phases)
-    parts = [
+    parts: list[Page | Line] = [
         show_shipped(shown.good),
-        Text(f"\nthe good release {shown.good.release.name}", style="bold"),
+        words((f"\nthe good release {shown.good.release.name}\n", "bold")),
         summary(shown.promoted),
     ]
     if shown.tampered:
         parts += [
-            Text(f"\nan altered image {shown.tampered.image}", style="bold"),
-            Text(f"  the promotion: {shown.tampered.promotion or 'NOT refused'}"),
-            Text(f"  the cluster: {shown.tampered.cluster or 'NOT refused'}"),
+            words((f"\nan altered image {shown.tampered.image}", "bold")),
+            words(f"  the promotion: {shown.tampered.promotion or 'NOT refused'}"),
+            words(f"  the cluster: {shown.tampered.cluster or 'NOT refused'}"),
         ]
     if shown.bad and shown.caught:
-        parts += [Text(f"\nthe bad release {shown.bad.name}", style="bold"), summary(shown.caught)]
-    return Group(
+        parts += [words((f"\nthe bad release {shown.bad.name}\n", "bold")), summary(shown.caught)]
+    total = sum(phase.seconds for phase in shown.phases)
+    return page(
         *parts,
-        Text(f"\ntime\n{took}\n  {total:6.1f} s  in all"),
+        "\ntime",
+        *(f"  {phase.seconds:6.1f} s  {phase.name}" for phase in shown.phases),
+        f"  {total:6.1f} s  in all",
     )
 
 

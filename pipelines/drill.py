@@ -45,7 +45,7 @@ from pipelines.recovery import (
 )
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from ci.layout import Page
 
 __all__ = [
     "ACTIONS",
@@ -483,17 +483,21 @@ ACTIONS: Mapping[str, Callable[[_World], Awaitable[None]]] = {
 # What people see -----------------------------------------------------------------------------------
 
 
-def show_drilled(done: Drilled) -> RenderableType:
+def show_drilled(done: Drilled) -> Page:
     """The figures, against what is promised."""
-    from rich.console import Group
-    from rich.table import Table
+    from ci.layout import Column, Table, page, words
 
-    table = Table("", "measured", "promised", "", box=None, pad_edge=False)
+    table = Table(
+        "figure",
+        Column(name="measured", right=True),
+        Column(name="promised", right=True),
+        Column(name="of what", rank=1, below=True, prose=True),
+    )
 
     def line(what: str, measured: float, promised: float | None, note: str) -> None:
         kept = promised is None or measured <= promised
-        value = f"[{'green' if kept else 'red'}]{measured:.1f} s[/]"
-        table.add_row(what, value, "-" if promised is None else f"{_plain(promised)}", note)
+        value = (f"{measured:.1f} s", "green" if kept else "red")
+        table.add(what, value, "-" if promised is None else f"{_plain(promised)}", note)
 
     line(
         "RTO",
@@ -504,8 +508,8 @@ def show_drilled(done: Drilled) -> RenderableType:
     for kind, lost in done.lost.items():
         promised = done.promised.rpo if kind in done.promised.covers else None
         line(f"RPO {kind}", lost.rpo, promised, f"{lost.lost} of {lost.written} later writes lost")
-    verdict = "[green]restored as promised[/]" if not done.problems else "[red]not as promised[/]"
-    return Group(show_checks(done.checks), "", table, "", f"{done.name}: {verdict}", *done.problems)
+    verdict = ("restored as promised", "green") if not done.problems else ("not as promised", "red")
+    return page(show_checks(done.checks), "", table, "", words(f"{done.name}: ", verdict), *done.problems)
 
 
 def _plain(seconds: float) -> str:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagger
-from rich.console import Group, RenderableType
 
 from ci import places
 from ci.build.source import read_commit
 from ci.concurrency import together
+from ci.layout import Page, page
 from ci.registry import open_archive, push
 from ci.reporting import Reporter
 from ci.scan import read_policy
@@ -111,10 +111,10 @@ async def publish_livekit(
     )
 
 
-def show_livekit(done: PublishedLiveKit) -> RenderableType:
+def show_livekit(done: PublishedLiveKit) -> Page:
     """Where it is, and the line for the architecture's file."""
     there = sum(one.has.state is State.THERE for one in done.regions)
-    return Group(
+    return page(
         show_regions(done.regions),
         f"{there} of {len(done.regions)} regions have it. In environments/architecture, {KEY}:",
         done.reference,

@@ -12,13 +12,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 
 import dagger
-from rich.console import Group, RenderableType
-from rich.text import Text
 
 from ci import places
 from ci.actions import this_job
 from ci.build.source import read_commit
 from ci.concurrency import both, together
+from ci.layout import Page, page, words
 from ci.reporting import Reporter
 from ci.scan import Policy, read_policy
 from ci.supply import handover
@@ -199,14 +198,17 @@ def maker() -> Maker:
     return Maker(by=job.workflow, job=job.name or None, run=job.run or None)
 
 
-def show_made(made: Made) -> RenderableType:
+def show_made(made: Made) -> Page:
     """The tables, and where it is, for people."""
-    return Group(
+    return page(
         show_built(made.built),
+        "",
         show_tested(made.tested),
+        "",
         show_scanned(made.scanned),
-        Text.assemble("made ", (str(made.folder), "bold"), f" {made.digest}"),
-        Text(f"va publish --from {made.folder} --digest {made.digest}", style="dim"),
+        "",
+        words("made ", (str(made.folder), "bold"), f" {made.digest}"),
+        (f"va publish --from {made.folder} --digest {made.digest}", "dim"),
     )
 
 

@@ -503,10 +503,8 @@ def _end(shown: Step, baked: StepResult) -> None:
 
 
 def _line(observed: Observed, findings: Sequence[Finding], running: load.Load | None) -> str:
-    """`412 req 0 lost | err 3/96 vs 0/310 | E 1.2/180 | safe 14/10 | p95 43 ms`: narrow screens exist."""
+    """`E 1.2/180 | err 3/96 vs 0/310 | safe 14/10 | p95 43 ms | 412 req 0 lost`: narrow screens exist."""
     parts = []
-    if running:
-        parts.append(f"{running.counts.sent} req {running.counts.lost} lost")
     errors = next((finding for finding in findings if finding.metric == "errors"), None)
     if errors is None or errors.tally is None or not observed.window.current:
         parts.append(f"no data: {observed.window.hole or 'not yet'}")
@@ -514,10 +512,12 @@ def _line(observed: Observed, findings: Sequence[Finding], running: load.Load | 
         tally = errors.tally
         parts.append(f"err {tally.canary_bad}/{tally.canary} vs {tally.stable_bad}/{tally.stable}")
     if errors is not None and errors.log_harm is not None and errors.log_fail_at is not None:
-        parts.append(f"E {number(errors.log_harm)}/{number(errors.log_fail_at)}")
+        parts.insert(0, f"E {number(errors.log_harm)}/{number(errors.log_fail_at)}")
         if errors.log_safe is not None and errors.log_pass_at is not None:
             parts.append(f"safe {number(errors.log_safe)}/{number(errors.log_pass_at)}")
     parts.append(f"p95 {milliseconds(observed.window.quantile('canary', 0.95))}")
+    if running:
+        parts.append(f"{running.counts.sent} req {running.counts.lost} lost")
     return " | ".join(parts)
 
 

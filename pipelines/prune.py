@@ -20,7 +20,7 @@ from ci.reporting import Reporter
 from pipelines.recovery import account_of, sets_locked
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from ci.layout import Page
 
 __all__ = ["Kept", "Pruned", "prune", "show_pruned"]
 
@@ -163,18 +163,17 @@ async def _cut_logs(stay: dict[Path, BackupSet], *, dry_run: bool) -> int:
     )
 
 
-def show_pruned(done: Pruned) -> RenderableType:
+def show_pruned(done: Pruned) -> Page:
     """What went and what stays, for people."""
-    from rich.console import Group
-    from rich.table import Table
+    from ci.layout import Column, Table, page
 
-    table = Table("set", "", box=None, pad_edge=False)
+    table = Table("set", Column(name="what becomes of it", rank=1, below=True, prose=True))
     verb = "would go" if done.dry_run else "gone"
     for name in done.gone:
-        table.add_row(name, f"[red]{verb}[/]")
+        table.add(name, (verb, "red"))
     for one in done.kept:
-        table.add_row(one.name, f"stays: {one.why}")
-    return Group(
+        table.add(one.name, f"stays: {one.why}")
+    return page(
         table,
         f"{len(done.gone)} sets {verb} ({done.size / 2**20:.1f} MiB), with {done.snapshots} copies of blobs "
         f"and {done.segments} files of the log; {len(done.kept)} stay",

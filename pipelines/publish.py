@@ -18,10 +18,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from ci import places
 from ci.actions import run_of, this_job
 from ci.build.source import read_commit
@@ -29,6 +25,7 @@ from ci.concurrency import together
 from ci.delivery.chart import PackagedChart
 from ci.errors import BadInput, Place
 from ci.files import write_whole
+from ci.layout import Column, Page, Table, page, words
 from ci.registry import Bundle, Registry, push
 from ci.release import Chart, Commit, Image, Release, TestSummary, read_release
 from ci.reporting import Reporter
@@ -299,25 +296,32 @@ def found_in_home(published: Iterable[Published]) -> frozenset[str]:
     return frozenset().union(*(one.found for one in published))
 
 
-def show_published(published: Sequence[Published]) -> Table:
+def show_published(published: Sequence[Published]) -> Page:
     """What is where, for people."""
-    table = Table("reference", "blobs sent", "bytes sent", title="published", title_justify="left")
+    table = Table(
+        "reference",
+        Column(name="blobs sent", rank=1, right=True),
+        Column(name="bytes sent", rank=2, right=True),
+        title="published",
+    )
     for one in published:
-        table.add_row(one.reference, str(one.sent), f"{one.bytes_sent:,}")
-    return table
+        table.add(one.reference, str(one.sent), f"{one.bytes_sent:,}")
+    return page(table)
 
 
-def show_published_release(done: PublishedRelease) -> RenderableType:
+def show_published_release(done: PublishedRelease) -> Page:
     """What is where, and the release's name, for people."""
     release = done.release
     dirty = " with uncommitted changes" if release.commit.dirty else ""
-    return Group(
+    return page(
         show_published(done.published),
+        "",
         show_regions(done.available.regions),
-        Text.assemble("release ", (release.name, "bold"), f" of {release.commit.sha[:12]}{dirty}"),
+        "",
+        words("release ", (release.name, "bold"), f" of {release.commit.sha[:12]}{dirty}"),
         availability_line(done.available),
-        Text(_signed_line(done.signed), style="dim"),
-        Text(f"engine {release.engine}, kept in {done.file}", style="dim"),
+        (_signed_line(done.signed), "dim"),
+        (f"engine {release.engine}, kept in {done.file}", "dim"),
     )
 
 

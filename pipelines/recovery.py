@@ -29,7 +29,7 @@ from ci.recovery.sets import BackupSet, Check
 from ci.reporting import Reporter
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from ci.layout import Page
 
 __all__ = [
     "ALL",
@@ -463,19 +463,26 @@ async def _restore_blobs(found: BackupSet, source: Stores, own: Stores, reporter
 # What people see -----------------------------------------------------------------------------------
 
 
-def show_backup(made: BackupSet) -> RenderableType:
+def show_backup(made: BackupSet) -> Page:
     """One set, as a table."""
     return show_sets((made,))
 
 
-def show_sets(all_sets: Sequence[BackupSet]) -> RenderableType:
+def show_sets(all_sets: Sequence[BackupSet]) -> Page:
     """Sets, a line each."""
-    from rich.table import Table
+    from ci.layout import Column, Table, page
 
-    table = Table("set", "took", "PostgreSQL", "Redis", "blobs", "size", box=None, pad_edge=False)
+    table = Table(
+        "set",
+        Column(name="took", rank=5, right=True),
+        Column(name="PostgreSQL", rank=3),
+        Column(name="Redis", rank=2),
+        Column(name="blobs", rank=1, right=True),
+        Column(name="size", rank=4, right=True),
+    )
     for made in all_sets:
         rows = f"{sum(one.rows for one in made.postgres.tables)} rows" if made.postgres else "-"
-        table.add_row(
+        table.add(
             made.name,
             f"{(made.finished - made.started).total_seconds():.1f} s",
             rows,
@@ -483,22 +490,27 @@ def show_sets(all_sets: Sequence[BackupSet]) -> RenderableType:
             str(len(made.blobs.blobs)) if made.blobs else "-",
             f"{made.size / 2**20:.1f} MiB",
         )
-    return table
+    return page(table)
 
 
-def show_checks(checks: Sequence[Check]) -> RenderableType:
+def show_checks(checks: Sequence[Check]) -> Page:
     """Checks, a line each."""
-    from rich.table import Table
+    from ci.layout import Column, Table, page
 
-    table = Table("part", "what", "", "", box=None, pad_edge=False)
+    table = Table(
+        "part",
+        "check",
+        Column(name="verdict", rank=1, below=True, prose=True),
+        Column(name="detail", rank=2, below=True, prose=True),
+    )
     for one in checks:
-        verdict = f"[red]{one.problem}[/]" if one.problem else "[green]as it should be[/]"
-        table.add_row(one.part, one.what, verdict, "" if one.problem else one.detail)
-    return table
+        verdict = (one.problem, "red") if one.problem else ("as it should be", "green")
+        table.add(one.part, one.what, verdict, "" if one.problem else one.detail)
+    return page(table)
 
 
-def show_restored(done: Restored) -> RenderableType:
+def show_restored(done: Restored) -> Page:
     """A restore: its checks, and how long it took."""
-    from rich.console import Group
+    from ci.layout import page
 
-    return Group(show_checks(done.checks), f"{done.name} restored into {done.into} in {done.seconds:.1f} s")
+    return page(show_checks(done.checks), f"{done.name} restored into {done.into} in {done.seconds:.1f} s")

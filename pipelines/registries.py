@@ -9,15 +9,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from ci import places
 from ci.concurrency import together
 from ci.environments import geography, read_environments
 from ci.errors import BadInput, PipelineError, SystemUnavailable
 from ci.files import write_whole
+from ci.layout import Column, Line, Page, Table, page, words
 from ci.registry import Bundle, Registry, registry_at
 from ci.release import Release
 from ci.reporting import Reporter
@@ -194,23 +192,22 @@ def where_available(release: Release) -> AvailableIn | None:
         return None
 
 
-def availability_line(found: AvailableIn | None) -> Text:
+def availability_line(found: AvailableIn | None) -> Line:
     """`available in eastus, westeurope; not in southeastasia (lagging: 3 missing)`, for people."""
     if found is None:
-        return Text("available in: not asked yet (va registry status)", style="dim")
-    line = Text.assemble("available in ", (", ".join(found.there) or "no region", "bold"))
+        return words(("available in: not asked yet (va registry status)", "dim"))
+    pieces: list[str | tuple[str, str]] = ["available in ", (", ".join(found.there) or "no region", "bold")]
     for one in found.lacking:
-        line.append(f"; not in {one.region} ({_line(one.has)})", style="yellow")
+        pieces.append((f"; not in {one.region} ({_line(one.has)})", "yellow"))
     missing_at_home = [name for one in found.lacking if one.home for name in one.has.missing]
     if any(name.startswith(f"{RELEASES}@") for name in missing_at_home):
-        line.append("; the home has no record of it: it was purged, or never whole there", style="yellow")
-    line.append(f" as of {found.asked:%Y-%m-%d %H:%M:%S} UTC", style="dim")
-    return line
+        pieces.append(("; the home has no record of it: it was purged, or never whole there", "yellow"))
+    return words(*pieces, (f" as of {found.asked:%Y-%m-%d %H:%M:%S} UTC", "dim"))
 
 
-def show_available(found: AvailableIn) -> RenderableType:
+def show_available(found: AvailableIn) -> Page:
     """The table of regions and what it comes to, for people."""
-    return Group(show_regions(found.regions), availability_line(found))
+    return page(show_regions(found.regions), availability_line(found))
 
 
 async def reconcile(estate: str, *, reporter: Reporter) -> None:
@@ -228,36 +225,44 @@ async def reconcile(estate: str, *, reporter: Reporter) -> None:
         await tell_to_reconcile(address)
 
 
-def show_regions(regions: tuple[RegionStatus, ...]) -> Table:
+def show_regions(regions: tuple[RegionStatus, ...]) -> Page:
     """What each region has and how replication to it goes, for people."""
-    table = Table("region", "registry", "release", "found", "replication", "lag", "missing")
+    table = Table(
+        "region",
+        Column(name="registry", rank=3, below=True),
+        "release",
+        Column(name="found", rank=5, right=True),
+        Column(name="replication", rank=2, below=True, prose=True),
+        Column(name="lag", rank=4, right=True),
+        Column(name="missing", rank=1, below=True, prose=True),
+    )
     for one in regions:
         has = one.has
         missing = [*has.missing[:_SHOWN]]
         if len(has.missing) > _SHOWN:
             missing.append(f"and {len(has.missing) - _SHOWN} more")
         what = "\n".join(missing) or "nothing"
-        table.add_row(
+        table.add(
             one.region,
             has.endpoint,
-            Text(has.state, style=_LOOK[has.state]),
+            (has.state, _LOOK[has.state]),
             str(has.checked),
             *_replication_cells(one),
-            Text(has.problem if has.state is State.DOWN else what),
+            has.problem if has.state is State.DOWN else what,
         )
-    return table
+    return page(table)
 
 
-def _replication_cells(one: RegionStatus) -> tuple[Text, str]:
+def _replication_cells(one: RegionStatus) -> tuple[Line, str]:
     if one.home:
-        return Text("home"), "-"
+        return words("home"), "-"
     if one.replication is None:
-        return Text("unknown", style="dim"), "-"
+        return words(("unknown", "dim")), "-"
     said = one.replication
-    words = f"{said.pace}" + (f", {said.pending} pending" if said.pending else "")
+    pace = f"{said.pace}" + (f", {said.pending} pending" if said.pending else "")
     if said.problem:
-        words += f": {said.problem}"
-    return Text(words, style=_PACE[said.pace]), f"{said.lag:.1f} s"
+        pace += f": {said.problem}"
+    return words((pace, _PACE[said.pace])), f"{said.lag:.1f} s"
 
 
 async def _replicas(registries: EstateRegistries, reporter: Reporter) -> Mapping[str, Replica]:

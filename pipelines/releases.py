@@ -10,15 +10,13 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from ci import places
 from ci.build.source import commits_between
 from ci.concurrency import both, together
 from ci.delivery.helm import CHART_LAYER
 from ci.errors import BadInput, SystemUnavailable
+from ci.layout import Column, Line, Page, Table, page, words
 from ci.registry import Registry
 from ci.registry.content import unzip
 from ci.release import Chart, Release, read_release
@@ -130,15 +128,21 @@ async def _values(registry: Registry, chart: Chart) -> Mapping[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def show_releases(found: tuple[Release, ...]) -> Table:
+def show_releases(found: tuple[Release, ...]) -> Page:
     """A line for each release, for people."""
-    table = Table("release", "created", "commit", "images", "engine")
+    table = Table(
+        "release",
+        Column(name="created", rank=1),
+        Column(name="commit", rank=2),
+        Column(name="images", rank=3, below=True),
+        Column(name="engine", rank=4),
+    )
     for release in found:
         dirty = " (dirty)" if release.commit.dirty else ""
         images = "\n".join(f"{image.name} {image.digest[7:19]}" for image in release.images)
         created = f"{release.created:%Y-%m-%d %H:%M}"
-        table.add_row(release.name, created, release.commit.sha[:12] + dirty, images, release.engine)
-    return table
+        table.add(release.name, created, release.commit.sha[:12] + dirty, images, release.engine)
+    return page(table)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +158,20 @@ def with_regions(release: Release) -> ShownRelease:
     return ShownRelease(release=release, available=where_available(release))
 
 
-def show_release(shown: ShownRelease) -> RenderableType:
+def show_release(shown: ShownRelease) -> Page:
     """All that a release says of itself, and which regions have it, for people."""
     release = shown.release
-    table = Table("image", "digest", "size", "tests", "vulnerabilities", "attached")
+    table = Table(
+        "image",
+        Column(name="digest", rank=1, below=True),
+        Column(name="size", rank=6, right=True),
+        Column(name="tests", rank=3, right=True),
+        Column(name="vulnerabilities", rank=2, below=True, prose=True),
+        Column(name="attached", rank=4, below=True, prose=True),
+    )
     for image in release.images:
         found = image.scan.vulnerabilities
-        table.add_row(
+        table.add(
             image.name,
             image.digest,
             f"{image.size / 2**20:.1f} MiB",
@@ -171,44 +182,42 @@ def show_release(shown: ShownRelease) -> RenderableType:
             ", ".join(sorted(image.attestations)) or "nothing",
         )
     dirty = " with uncommitted changes" if release.commit.dirty else ""
-    return Group(
-        Text(release.name, style="bold"),
-        Text(
-            f"commit {release.commit.sha}{dirty}, made {release.created:%Y-%m-%d %H:%M} by {release.engine}"
-        ),
+    return page(
+        (release.name, "bold"),
+        f"commit {release.commit.sha}{dirty}, made {release.created:%Y-%m-%d %H:%M} by {release.engine}",
         table,
-        Text(f"chart {release.chart.name} {release.chart.version} {release.chart.digest}"),
+        f"chart {release.chart.name} {release.chart.version} {release.chart.digest}",
         availability_line(shown.available),
     )
 
 
-def show_diff(change: ReleaseChange) -> RenderableType:
+def show_diff(change: ReleaseChange) -> Page:
     """What differs, for people."""
-    lines: list[RenderableType] = [Text(f"{change.before} -> {change.after}", style="bold")]
+    lines = [words((f"{change.before} -> {change.after}", "bold"))]
     if change.same:
-        lines.append(Text("both deploy the same bytes"))
-    lines += [Text(f"  commit {commit}") for commit in change.commits]
+        lines.append(words("both deploy the same bytes"))
+    lines += [words(f"  commit {commit}") for commit in change.commits]
     for image in change.images:
         lines += _image_lines(image)
     if change.chart:
-        lines.append(Text(f"chart {change.chart[0][7:19]} -> {change.chart[1][7:19]}"))
-    lines += [Text(f"  {one.path}: {one.before!r} -> {one.after!r}") for one in change.values]
-    return Group(*lines)
+        lines.append(words(f"chart {change.chart[0][7:19]} -> {change.chart[1][7:19]}"))
+    lines += [words(f"  {one.path}: {one.before!r} -> {one.after!r}") for one in change.values]
+    return page(*lines)
 
 
-def _image_lines(image: ImageChange) -> list[RenderableType]:
+def _image_lines(image: ImageChange) -> list[Line]:
     if not image.changed:
-        return [Text(f"{image.name} is unchanged ({(image.after or '')[7:19]})")]
-    lines = [Text(f"{image.name} {(image.before or 'none')[7:19]} -> {(image.after or 'none')[7:19]}")]
+        return [words(f"{image.name} is unchanged ({(image.after or '')[7:19]})")]
+    lines = [words(f"{image.name} {(image.before or 'none')[7:19]} -> {(image.after or 'none')[7:19]}")]
     for package in image.packages:
         if package.before is None:
-            lines.append(Text(f"  + {package.name} {package.after}", style="green"))
+            lines.append(words((f"  + {package.name} {package.after}", "green")))
         elif package.after is None:
-            lines.append(Text(f"  - {package.name} {package.before}", style="red"))
+            lines.append(words((f"  - {package.name} {package.before}", "red")))
         else:
-            lines.append(Text(f"  ~ {package.name} {package.before} -> {package.after}", style="yellow"))
-    lines += [Text(f"  new {one.kind}: {one.severity} {one.name}", style="red") for one in image.new]
-    lines += [Text(f"  fixed {one.kind}: {one.severity} {one.name}", style="green") for one in image.fixed]
+            lines.append(words((f"  ~ {package.name} {package.before} -> {package.after}", "yellow")))
+    lines += [words((f"  new {one.kind}: {one.severity} {one.name}", "red")) for one in image.new]
+    lines += [words((f"  fixed {one.kind}: {one.severity} {one.name}", "green")) for one in image.fixed]
     if not image.vulnerabilities_compared:
-        lines.append(Text("  vulnerabilities: not scanned in both", style="dim"))
-    return [*lines]
+        lines.append(words(("  vulnerabilities: not scanned in both", "dim")))
+    return lines

@@ -11,15 +11,13 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from pydantic import ValidationError
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from ci.concurrency import together
 from ci.delivery.ledger import Ledger
 from ci.delivery.promotion import TargetStatus
 from ci.environments import read_environments
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
+from ci.layout import Column, Line, Page, Table, page, words
 from ci.registry import Held, Manifest, Registry
 from ci.release import Release
 from ci.reporting import Reporter
@@ -288,32 +286,38 @@ def needed_by(
     return needed, running
 
 
-def show_locked(locked: Sequence[Locked]) -> Table:
+def show_locked(locked: Sequence[Locked]) -> Page:
     """What is locked where, for people."""
-    table = Table("registry", "release", "manifests", "locked now", "tags")
+    table = Table(
+        "registry",
+        Column(name="release", rank=1, below=True),
+        Column(name="manifests", rank=3, right=True),
+        Column(name="locked now", rank=2, right=True),
+        Column(name="tags", rank=4, right=True),
+    )
     for one in locked:
-        table.add_row(one.registry, one.release, str(one.manifests), str(one.new), str(one.tags))
-    return table
+        table.add(one.registry, one.release, str(one.manifests), str(one.new), str(one.tags))
+    return page(table)
 
 
-def show_purged(purged: Sequence[Purged]) -> RenderableType:
+def show_purged(purged: Sequence[Purged]) -> Page:
     """What went, what stays and why, for people."""
-    lines: list[RenderableType] = []
+    lines: list[Line] = []
     for one in purged:
-        lines.append(Text(one.registry, style="bold"))
+        lines.append(words((one.registry, "bold")))
         for kept in one.kept:
-            lines.append(Text(f"  stays    release {kept.release}: {kept.why}"))
+            lines.append(words(f"  stays    release {kept.release}: {kept.why}"))
         word = "would go" if one.dry_run else "gone"
         for name in one.releases:
-            lines.append(Text(f"  {word:<8} release {name}", style="yellow"))
+            lines.append(words((f"  {word:<8} release {name}", "yellow")))
         for each in one.gone:
-            lines.append(Text(f"  {word:<8} {_shown(each)}", style="yellow"))
+            lines.append(words((f"  {word:<8} {_shown(each)}", "yellow")))
         for each in one.left:
-            lines.append(Text(f"  stays    {_shown(each)}: {each.why}", style="dim"))
+            lines.append(words((f"  stays    {_shown(each)}: {each.why}", "dim")))
         size = sum(each.size or 0 for each in one.gone)
         total = f"{len(one.gone)} manifests" + (f" that name {size / 2**20:.1f} MiB" if size else "")
-        lines.append(Text(f"  {total} {'would go' if one.dry_run else 'removed'}"))
-    return Group(*lines)
+        lines.append(words(f"  {total} {'would go' if one.dry_run else 'removed'}"))
+    return page(*lines)
 
 
 def _shown(one: Unneeded) -> str:

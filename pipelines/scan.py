@@ -12,14 +12,12 @@ from datetime import date
 from pathlib import Path
 
 from pydantic_core import to_json
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from ci import tools
 from ci.concurrency import together
 from ci.errors import PolicyBlocked
 from ci.files import write_whole
+from ci.layout import Column, Line, Page, Table, page, words
 from ci.release import ScanSummary
 from ci.reporting import Reporter, Step
 from ci.scan import (
@@ -154,37 +152,44 @@ def refuse_blocked(verdicts: Mapping[str, Verdict]) -> None:
     )
 
 
-def show_scanned(scanned: Sequence[ScannedSubject]) -> RenderableType:
+def show_scanned(scanned: Sequence[ScannedSubject]) -> Page:
     """What was found, what was let through by whom, and what second sources say, for people."""
     table = Table(
-        "subject", "vulnerabilities", "misconfigurations", "secrets", "licences", "packages", "policy",
-        title="scanned", title_justify="left",
-    )  # fmt: skip
+        "subject",
+        Column(name="policy", rank=1, below=True, prose=True),
+        Column(name="vulnerabilities", rank=2, below=True, prose=True),
+        Column(name="misconfigurations", rank=4, prose=True),
+        Column(name="secrets", rank=3, right=True),
+        Column(name="licences", rank=5, prose=True),
+        Column(name="packages", rank=6, right=True),
+        title="scanned",
+    )
     for subject in scanned:
         said = subject.summary
-        table.add_row(
+        passes = subject.verdict.passes
+        table.add(
             subject.name,
+            (_ruling(subject.verdict), "green" if passes else "red"),
             _vulnerabilities(subject),
             _counted(said.misconfigurations),
             str(said.secrets),
             _counted(said.licences) if subject.of is Scanned.IMAGE else "-",
             str(said.packages) if subject.of is Scanned.IMAGE else "-",
-            _ruling(subject.verdict),
         )
-    return Group(table, *(line for subject in scanned for line in _remarks(subject)))
+    return page(table, *(line for subject in scanned for line in _remarks(subject)))
 
 
-def _remarks(subject: ScannedSubject) -> Iterator[Text]:
+def _remarks(subject: ScannedSubject) -> Iterator[Line]:
     name = subject.name
     for finding, entry in subject.verdict.allowed:
         soon = " (soon)" if entry in subject.verdict.expiring else ""
-        yield Text(
+        yield words(
             f"{name}: {finding.name} is allowed until {entry.expires}{soon} by {entry.owner}: {entry.reason}"
         )
     for opinion in subject.opinions:
-        yield Text(f"{name}: {opinion.line}", style="yellow" if opinion.problem else "")
+        yield words((f"{name}: {opinion.line}", "yellow" if opinion.problem else ""))
     for advisory in subject.news if subject.database else ():
-        yield Text(f"{name}: not found by {subject.scanner}: {advisory.name}", style="yellow")
+        yield words((f"{name}: not found by {subject.scanner}: {advisory.name}", "yellow"))
 
 
 def _judged(

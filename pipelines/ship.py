@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagger
-from rich.console import Group, RenderableType
 
 from ci import places
+from ci.layout import Page, page
 from ci.release import Release
 from ci.reporting import Reporter
 from ci.scan import read_policy
@@ -121,7 +121,7 @@ def _folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def show_shipped(shipped: Shipped) -> RenderableType:
+def show_shipped(shipped: Shipped) -> Page:
     """The tables and the release's name, for people."""
     done = PublishedRelease(
         release=shipped.release,
@@ -130,9 +130,12 @@ def show_shipped(shipped: Shipped) -> RenderableType:
         signed=shipped.signed,
         available=shipped.available,
     )
-    return Group(
+    return page(
         show_built(shipped.built),
+        "",
         show_tested(shipped.tested),
+        "",
         show_scanned(shipped.scanned),
+        "",
         show_published_release(done),
     )

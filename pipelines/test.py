@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagger
-from rich.table import Table
 
 from ci.build.testreports import FailedTest, TestReport, read_test_report
 from ci.concurrency import together
 from ci.errors import StepFailed
 from ci.files import write_whole
+from ci.layout import Column, Page, Table, page
 from ci.release import TestSummary
 from ci.reporting import Reporter
 from pipelines.build import engine_errors
@@ -79,17 +79,23 @@ async def test_image(
     return TestedImage(name=image.name, summary=report.summary, cached=cached)
 
 
-def show_tested(images: Sequence[TestedImage]) -> Table:
+def show_tested(images: Sequence[TestedImage]) -> Page:
     """The tests' outcome, for people."""
     table = Table(
-        "image", "passed", "failed", "skipped", "coverage", "", title="tested", title_justify="left"
+        "image",
+        Column(name="passed", right=True),
+        Column(name="failed", right=True),
+        Column(name="skipped", rank=2, right=True),
+        Column(name="coverage", rank=1, right=True),
+        Column(name="", rank=3),
+        title="tested",
     )
     for image in images:
         said = image.summary
         coverage = "not measured" if said.coverage is None else f"{said.coverage:.1f} %"
         cached = "cached" if image.cached else ""
-        table.add_row(image.name, str(said.passed), str(said.failed), str(said.skipped), coverage, cached)
-    return table
+        table.add(image.name, str(said.passed), str(said.failed), str(said.skipped), coverage, cached)
+    return page(table)
 
 
 def _ran_before(report: TestReport, started: datetime) -> bool:

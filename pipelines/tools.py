@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from ci import places, platform, tools, yamlfile
 from ci.concurrency import together
 from ci.environments import TrustedSigner
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
+from ci.layout import Column, Page, Table, page
 from ci.registry import Registry, parse_reference, push, registry_at
 from ci.reporting import Reporter
 from ci.supply.signing import KeyPair, Signer
@@ -371,31 +369,34 @@ def _listed(module: str) -> ListedModule:
     return ListedModule(module=module, key=build_key(module), tools=every, here=_made(module))
 
 
-def show_pushed(pushed: Sequence[PushedModule]) -> RenderableType:
+def show_pushed(pushed: Sequence[PushedModule]) -> Page:
     """What was published, for people."""
-    table = Table("module", "tools", "sent", "digest", box=None, pad_edge=False)
+    table = Table(
+        "module",
+        Column(name="tools", rank=3, right=True),
+        Column(name="sent", rank=2, right=True),
+        Column(name="digest", rank=1, below=True),
+    )
     for one in pushed:
         sent = "nothing" if one.unchanged else f"{one.bytes_sent / 2**20:.0f} MiB"
-        table.add_row(
-            one.module,
-            f"{len(one.tools)} of {len(of_go(one.module))}",
-            sent,
-            one.reference.rpartition("@")[2],
-        )
-    return table
+        tools = f"{len(one.tools)} of {len(of_go(one.module))}"
+        table.add(one.module, tools, sent, one.reference.rpartition("@")[2])
+    return page(table)
 
 
-def show_listed(listed: Sequence[ListedModule]) -> RenderableType:
+def show_listed(listed: Sequence[ListedModule]) -> Page:
     """Where the tools of each module are, for people."""
-    table = Table("module", "key", "here", "registry", "", box=None, pad_edge=False)
+    table = Table(
+        "module",
+        Column(name="key", rank=3),
+        Column(name="here", rank=2),
+        Column(name="registry", rank=1),
+        Column(name="who signed", rank=1, below=True, prose=True),
+    )
     for one in listed:
         shelved = (
             f"{len(one.shelved)} of {len(one.tools)}, {one.bytes / 2**20:.0f} MiB" if one.shelved else "-"
         )
-        said = (
-            Text(one.problem, style="yellow")
-            if one.problem
-            else Text(one.signed_by and f"signed by {one.signed_by}")
-        )
-        table.add_row(one.module, one.key, f"{len(one.here)} of {len(one.tools)}", shelved, said)
-    return table
+        said = (one.problem, "yellow") if one.problem else one.signed_by and f"signed by {one.signed_by}"
+        table.add(one.module, one.key, f"{len(one.here)} of {len(one.tools)}", shelved, said)
+    return page(table)

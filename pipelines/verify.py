@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Column, Table
-from rich.text import Text
-
 from ci import places
 from ci.concurrency import both, together
 from ci.environments import Environment, Trust
 from ci.errors import PipelineError, PolicyBlocked
+from ci.layout import Column, Page, Table, page, words
 from ci.registry import Registry, parse_reference, registry_at
 from ci.release import Release
 from ci.scan import Policy, read_policy
@@ -163,22 +160,22 @@ def _subject(check: Check) -> str:
     return f"{check.what} of {the}{check.subject}"
 
 
-def show_verification(result: Verification) -> RenderableType:
+def show_verification(result: Verification) -> Page:
     """A line for each check and a column for each registry, for people."""
     # Who signed is never cut: the end of an identity tells main from a branch.
-    said = Column("what it says", overflow="fold")
-    table = Table("subject", "check", said, *(place.endpoint for place in result.places))
+    table = Table(
+        "subject",
+        "check",
+        *(Column(name=place.endpoint, rank=1, below=True) for place in result.places),
+        Column(name="what it says", rank=2, below=True, prose=True),
+    )
     rows: dict[tuple[str, str], list[Check]] = {}
     for place in result.places:
         for check in place.checks:
             rows.setdefault((check.subject, check.what), []).append(check)
     for (subject, what), found in rows.items():
         says = next((check.said for check in found if check.passes), "-")
-        marks = ["[green]✓[/]" if check.passes else "[red]✗ refused[/]" for check in found]
-        table.add_row(subject, what, says, *marks)
-    verdict = (
-        Text("refused", style="bold red")
-        if result.error
-        else Text("verified in every registry", style="green")
-    )
-    return Group(Text.assemble((result.release, "bold"), f"  {result.digest}"), table, verdict)
+        marks = [("✓", "green") if check.passes else ("✗ refused", "red") for check in found]
+        table.add(subject, what, *marks, says)
+    verdict = ("refused", "bold red") if result.error else ("verified in every registry", "green")
+    return page(words((result.release, "bold"), f"  {result.digest}"), table, verdict)

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from azure.core.exceptions import ResourceNotFoundError
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from ci.azure.arm import REGIONAL_ENDPOINTS_API
 from ci.azure.deploy import Azure, _call
 from ci.concurrency import together
 from ci.errors import BadInput, PipelineError
+from ci.layout import Column, Page, Table, page, words
 
 __all__ = ["RegionState", "RegistryState", "registry_state", "show_registry"]
 
@@ -135,28 +133,32 @@ async def registry_state(
     )
 
 
-def show_registry(state: RegistryState) -> RenderableType:
+def show_registry(state: RegistryState) -> Page:
     """The registry's regions, for people."""
-    table = Table("region", "state", "status", "routed", "zones", "webhook", "endpoint")
+    table = Table(
+        "region",
+        "state",
+        Column(name="status", rank=4),
+        Column(name="routed", rank=1),
+        Column(name="zones", rank=5),
+        Column(name="webhook", rank=3),
+        Column(name="endpoint", rank=2, below=True),
+    )
     for one in state.regions:
-        style = "red" if one.problem else "green"
-        table.add_row(
+        table.add(
             one.region + (" (home)" if one.home else ""),
-            f"[{style}]{one.state or 'missing'}[/]",
+            (one.state or "missing", "red" if one.problem else "green"),
             one.status or "-",
-            "yes" if one.routed else "[yellow]no[/]",
+            "yes" if one.routed else ("no", "yellow"),
             "yes" if one.zone_redundant else "no",
             one.webhook or "-",
             one.endpoint or "-",
         )
-    lines: list[RenderableType] = [
-        Text.assemble(
-            (state.login_server, "bold"), f" {state.sku}, regional endpoints {state.regional_endpoints}"
-        ),
+    return page(
+        words((state.login_server, "bold"), f" {state.sku}, regional endpoints {state.regional_endpoints}"),
         table,
-        *(Text(problem, style="red") for problem in state.problems),
-    ]
-    return Group(*lines)
+        *((problem, "red") for problem in state.problems),
+    )
 
 
 def _state(

@@ -12,8 +12,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from azure.core.exceptions import ResourceNotFoundError
-from rich.console import RenderableType
-from rich.table import Table
 
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
@@ -21,6 +19,7 @@ from ci.azure.deploy import Azure, _call
 from ci.azure.network import group
 from ci.concurrency import together
 from ci.errors import BadInput
+from ci.layout import Column, Page, Table, page
 
 __all__ = ["SecretAge", "secret_ages", "show_secrets"]
 
@@ -98,13 +97,17 @@ def _age(
     )
 
 
-def show_secrets(found: tuple[SecretAge, ...]) -> RenderableType:
+def show_secrets(found: tuple[SecretAge, ...]) -> Page:
     """Each secret with its age, for people."""
-    table = Table("vault", "secret", "days old", "rotated every", "")
+    table = Table(
+        "vault",
+        "secret",
+        Column(name="days old", rank=2, right=True),
+        Column(name="rotated every", rank=3, right=True),
+        Column(name="verdict", rank=1, below=True, prose=True),
+    )
     for one in found:
-        said = (
-            f"[red]{one.problem}[/]" if one.problem else "[yellow]soon[/]" if one.soon else "[green]well[/]"
-        )
+        said = (one.problem, "red") if one.problem else ("soon", "yellow") if one.soon else ("well", "green")
         age = "-" if one.age is None else str(one.age)
-        table.add_row(one.vault, one.secret, age, f"{one.rotate_every} d", said)
-    return table
+        table.add(one.vault, one.secret, age, f"{one.rotate_every} d", said)
+    return page(table)

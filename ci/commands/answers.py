@@ -18,17 +18,14 @@ import typer
 from ci.errors import Interrupted, PipelineError, RootNeeded, SystemUnavailable
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from ci.delivery.promotion import PromotionResult
+    from ci.layout import Page
     from ci.reporting import Reporter
     from ci.tools import GoTool
     from pipelines.demo import Demonstrated
     from pipelines.verify import Verification
 
 __all__ = ["answer", "ended", "fail", "failing", "needs_root", "show_result", "write_json"]
-
-_PIPE_WIDTH = 150
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -60,7 +57,7 @@ def answer(
     flow: Callable[[Reporter], Coroutine[Any, Any, T]],
     *,
     json: bool,
-    show: Callable[[T], RenderableType] | None = None,
+    show: Callable[[T], Page] | None = None,
 ) -> T:
     """Run a flow and print its result; an expected failure becomes its message and its exit code."""
     from ci.reporting import console_reporter
@@ -87,16 +84,14 @@ async def _interruptible(flow: Callable[[Reporter], Coroutine[Any, Any, T]], rep
     return await flow(reporter)
 
 
-def show_result(result: object, *, json: bool, show: Callable[[T], RenderableType] | None) -> None:
+def show_result(result: object, *, json: bool, show: Callable[[T], Page] | None) -> None:
     """Print a result as JSON, or as `show` draws it."""
     if json:
         write_json(result)
     elif show is not None:
-        from rich.console import Console
+        from ci.layout import show as show_page
 
-        # Where no terminal says how wide it is, tables get the room they need.
-        width = None if sys.stdout.isatty() else _PIPE_WIDTH
-        Console(highlight=False, width=width).print(show(result))  # type: ignore[arg-type]
+        show_page(show(result))  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -118,15 +113,13 @@ def failing(json: bool) -> Iterator[None]:
 
 def fail(error: PipelineError, *, json: bool) -> NoReturn:
     """Print the error on stderr, with `json` also on stdout, and exit with its code."""
-    from rich.console import Console
-    from rich.text import Text
+    from ci.layout import show, words
 
     if json:
         write_json({"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint}})
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(Text.assemble(("error: ", "bold red"), str(error)))
-    if error.hint:
-        console.print(Text.assemble(("next:  ", "bold"), error.hint))
+    said = words(("error: ", "bold red"), str(error))
+    hint = [words(("next:  ", "bold"), error.hint)] if error.hint else []
+    show(said, *hint, to=sys.stderr)
     raise typer.Exit(error.exit_code)
 
 

@@ -11,6 +11,7 @@ from ci.commands.options import Json
 
 if TYPE_CHECKING:
     from ci.engine import Usage
+    from ci.layout import Page
     from ci.reporting import Reporter
 
 __all__ = ["app"]
@@ -43,9 +44,11 @@ def prune(
     answer(flow, json=json, show=_usage_line)
 
 
-def _usage_line(usage: Usage) -> str:
+def _usage_line(usage: Usage) -> Page:
+    from ci.layout import page
+
     gib = 2**30
-    return (
+    return page(
         f"{usage.size / gib:.2f} GiB: layers {usage.layers / gib:.2f}, blobs {usage.blobs / gib:.2f}, "
         f"cache volumes {usage.volumes / gib:.2f}; the results of {usage.results} steps"
     )

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ci.commands.answers import failing, show_result, write_json
 from ci.commands.options import Env, Json, Local, Subscription, load, on_azure
 from ci.errors import PolicyBlocked
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ci.architecture.compliance import Item
+    from ci.delivery.ledger import Entry
+    from ci.layout import Page
 
 __all__ = ["app"]
 
@@ -32,17 +38,9 @@ def compliance_report(env: Env = "prod", json: Json = False) -> None:
         if json:
             write_json(items)
         else:
-            from rich.console import Console
-            from rich.text import Text
+            from ci.layout import show
 
-            console = Console(highlight=False, soft_wrap=True)
-            for item in items:
-                style, mark = ("green", "✓") if item.met else ("bold red", "✗ GAP")
-                console.print(
-                    Text.assemble((f"{mark} ", style), (item.promise, "bold" if item.met else style))
-                )
-                for evidence in item.evidence:
-                    console.print(Text(f"    {evidence}"))
+            show(_promises_page(items))
         if not all(item.met for item in items):
             raise typer.Exit(PolicyBlocked.exit_code)
 
@@ -63,6 +61,7 @@ def compliance_audit(
 
     from ci import places
     from ci.delivery.ledger import Ledger
+    from ci.layout import show
 
     with failing(json):
         since = datetime.now(UTC) - timedelta(days=days)
@@ -77,13 +76,7 @@ def compliance_audit(
         if json:
             write_json(found)
             return
-        for entry in found:
-            when = entry.time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-            what = f"{entry.event} {entry.weight} %" if entry.weight is not None else entry.event
-            where = f"{entry.target:<20}  {entry.release}  {entry.reason}"
-            sys.stdout.write(f"{when}  {entry.who:<12}  {what:<18}  {where}".rstrip() + "\n")
-        if not found:
-            sys.stdout.write(f"nothing in {days} days\n")
+        show(_audit_page(found) if found else f"nothing in {days} days")
 
 
 @app.command("secrets")
@@ -107,3 +100,32 @@ def compliance_secrets(
     show_result(found, json=json, show=show_secrets)
     if any(one.problem for one in found):
         raise typer.Exit(PolicyBlocked.exit_code)
+
+
+def _promises_page(items: Sequence[Item]) -> Page:
+    from ci.layout import page, words
+
+    lines = []
+    for item in items:
+        style, mark = ("green", "✓") if item.met else ("bold red", "✗ GAP")
+        lines.append(words((f"{mark} ", style), (item.promise, "bold" if item.met else style)))
+        lines += [words(f"    {evidence}") for evidence in item.evidence]
+    return page(*lines)
+
+
+def _audit_page(entries: Sequence[Entry]) -> Page:
+    from ci.layout import Column, Table, page
+
+    table = Table(
+        "when",
+        Column(name="who", rank=1, below=True),
+        "what",
+        "target",
+        Column(name="release", rank=2, below=True),
+        Column(name="why", rank=3, below=True, prose=True),
+    )
+    for entry in entries:
+        when = entry.time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        what = f"{entry.event} {entry.weight} %" if entry.weight is not None else entry.event
+        table.add(when, entry.who, what, entry.target, entry.release, entry.reason)
+    return page(table)

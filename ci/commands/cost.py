@@ -11,7 +11,8 @@ from ci.commands.answers import failing, write_json
 from ci.commands.options import Env, Json, Region, WhatIf, Written, load
 
 if TYPE_CHECKING:
-    from ci.architecture.cost import Stated
+    from ci.architecture.cost import Estimate, Stated
+    from ci.layout import Page
 
 __all__ = ["cost"]
 
@@ -32,6 +33,7 @@ def cost(
     Example: va cost --env prod --what-if agents.max=40
     """
     from ci.architecture.cost import estimate, stated
+    from ci.layout import show
 
     with failing(json):
         if update_prices:
@@ -55,10 +57,9 @@ def cost(
             )
             return
         if claims:
-            _show_stated(stated(claims))
-        _show_cost(
-            "as written" if written else env, before, after, now.budget.monthly if region is None else None
-        )
+            show(_stated_page(stated(claims)))
+        budget = now.budget.monthly if region is None else None
+        show(_cost_page("as written" if written else env, before, after, budget))
 
 
 def _update_prices() -> None:
@@ -74,50 +75,52 @@ def _update_prices() -> None:
         async with httpx.AsyncClient(timeout=30) as client:
             return await refresh(prices_file(), client, today=datetime.now().astimezone().date())
 
+    from ci.layout import show
+
     for change in asyncio.run(flow()):
         said = f"{change.before:g} -> {change.after:g}" if change.after is not None else f"kept: {change.why}"
-        sys.stderr.write(f"{change.item} {change.region}: {said}\n")
+        show(f"{change.item} {change.region}: {said}", to=sys.stderr)
 
 
-def _show_cost(env: str, before: Any, after: Any, budget: float | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _cost_page(env: str, before: Estimate, after: Estimate | None, budget: float | None) -> Page:
+    from ci.layout import Column, Table, page
 
-    console = Console(highlight=False)
-    table = Table(title=f"{env}: USD a month, list prices", title_justify="left", box=None, pad_edge=False)
-    table.add_column("component")
-    for column in ("low", "high", *(("low then", "high then") if after else ())):
-        table.add_column(column, justify="right")
     then = after.by_component() if after else {}
+    columns = ("low", "high", *(("low then", "high then") if after else ()))
+    table = Table(
+        "component",
+        *(Column(name=name, right=True) for name in columns),
+        title=f"{env}: USD a month, list prices",
+    )
     for name, (low, high) in before.by_component().items():
         more = [f"{value:,.0f}" for value in then.get(name, (0, 0))] if after else []
-        table.add_row(name, f"{low:,.0f}", f"{high:,.0f}", *more)
+        table.add(name, f"{low:,.0f}", f"{high:,.0f}", *more)
     more = [f"{after.low:,.0f}", f"{after.high:,.0f}"] if after else []
-    table.add_row("total", f"{before.low:,.0f}", f"{before.high:,.0f}", *more, style="bold")
-    console.print(table)
+    table.add("total", f"{before.low:,.0f}", f"{before.high:,.0f}", *more, style="bold")
     last = after or before
-    if budget is not None:
-        inside = "inside" if last.high <= budget else "inside at the low end, over it at the high end"
-        inside = "over, even at the low end" if last.low > budget else inside
-        console.print(f"budget {budget:,.0f} USD: {inside}")
+    if budget is None:
+        return page(table)
+    inside = "inside" if last.high <= budget else "inside at the low end, over it at the high end"
+    inside = "over, even at the low end" if last.low > budget else inside
+    return page(table, f"budget {budget:,.0f} USD: {inside}")
 
 
-def _show_stated(table: Stated) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _stated_page(stated: Stated) -> Page:
+    from ci.layout import Column, Table, page
 
-    shown = Table(title="The written table, USD a month", title_justify="left", box=None, pad_edge=False)
-    shown.add_column("component")
-    shown.add_column("low", justify="right")
-    shown.add_column("high", justify="right")
-    for name, (low, high) in table.rows.items():
-        shown.add_row(name, f"{low:,.0f}", f"{high:,.0f}")
+    table = Table(
+        "component",
+        Column(name="low", right=True),
+        Column(name="high", right=True),
+        title="The written table, USD a month",
+    )
+    for name, (low, high) in stated.rows.items():
+        table.add(name, f"{low:,.0f}", f"{high:,.0f}")
     for label, values, style in (
-        ("total, as written", table.total, "dim"),
-        ("total, added up", table.sums, "bold"),
+        ("total, as written", stated.total, "dim"),
+        ("total, added up", stated.sums, "bold"),
     ):
-        marks = ["" if a == b else " (wrong)" for a, b in zip(values, table.sums, strict=True)]
-        shown.add_row(
-            label, *(f"{value:,.0f}{mark}" for value, mark in zip(values, marks, strict=True)), style=style
-        )
-    Console(highlight=False).print(shown)
+        marks = ["" if a == b else " (wrong)" for a, b in zip(values, stated.sums, strict=True)]
+        figures = (f"{value:,.0f}{mark}" for value, mark in zip(values, marks, strict=True))
+        table.add(label, *figures, style=style)
+    return page(table)

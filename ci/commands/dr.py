@@ -253,7 +253,9 @@ def runbook(
         if json:
             write_json(files)
         else:
-            sys.stdout.write("".join(f"{file}\n" for file in files))
+            from ci.layout import show
+
+            show(*map(str, files))
 
 
 # Arguments and output ------------------------------------------------------------------------------

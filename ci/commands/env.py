@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ci.commands.answers import failing, write_json
 from ci.commands.options import Env, Json, Region, WhatIf, Written, load, said
 from ci.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from ci.architecture.check import Finding
+    from ci.layout import Page
 
 __all__ = ["app"]
 
@@ -38,8 +43,9 @@ def env_check(
     from datetime import datetime
 
     from ci.architecture import model
-    from ci.architecture.check import Finding, Severity, check
+    from ci.architecture.check import Severity, check
     from ci.architecture.rendered import rendered_workloads
+    from ci.layout import show
 
     with failing(json):
         names = ("as written",) if written else (env,) if env else model.environments()
@@ -53,34 +59,33 @@ def env_check(
         if json:
             write_json(found)
         else:
-            _show_findings(found)
+            show(_findings_page(found))
         errors = sum(one.severity is Severity.ERROR for each in found.values() for one in each)
         if errors:
             raise typer.Exit(BadInput.exit_code)
 
 
-def _show_findings(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
+def _findings_page(found: Mapping[str, Sequence[Finding]]) -> Page:
+    from ci.layout import page, words
     from ci.places import checkout
 
-    console = Console(highlight=False, soft_wrap=True)
     colours = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+    lines = []
     for name, findings in found.items():
         counts = ", ".join(
             f"{number} {severity}{'s' if number > 1 else ''}"
             for severity in colours
             if (number := sum(one.severity == severity for one in findings))
         )
-        console.print(Text.assemble((name, "bold"), f": {counts or 'clean'}"))
+        lines.append(words((name, "bold"), f": {counts or 'clean'}"))
         for one in findings:
             place = str(one.place).removeprefix(f"{checkout()}/")
-            console.print(Text.assemble("  ", (one.severity, colours[one.severity]), f" {one.code}  {place}"))
+            lines.append(words("  ", (one.severity, colours[one.severity]), f" {one.code}  {place}"))
             if one.quote:
-                console.print(Text(f"      | {one.quote}", style="dim"))
-            console.print(f"      {one.reason}", markup=False)
-            console.print(Text.assemble("      ", ("fix: ", "green"), one.fix))
+                lines.append(words((f"      | {one.quote}", "dim")))
+            lines.append(words(f"      {one.reason}"))
+            lines.append(words("      ", ("fix: ", "green"), one.fix))
+    return page(*lines)
 
 
 @app.command("rules")
@@ -96,7 +101,14 @@ def env_rules(json: Json = False) -> None:
         if json:
             write_json(listed)
         else:
-            sys.stdout.write("".join(f"{one.severity:<7}  {one.code:<19}  {one.holds}\n" for one in RULES))
+            from ci.layout import Column, Table, show
+
+            table = Table(
+                "severity", "rule", Column(name="what must be true", rank=1, below=True, prose=True)
+            )
+            for one in RULES:
+                table.add(one.severity, one.code, one.holds)
+            show(table)
 
 
 @app.command("schema")
@@ -123,9 +135,12 @@ def env_show(env: Env, what_if: WhatIf = None, json: Json = False) -> None:
         if json:
             write_json(declared.architecture)
             return
+        from ci.layout import Column, Table, show
         from ci.places import checkout
 
-        def lines(data: Any, loc: tuple[str | int, ...], depth: int) -> Iterator[str]:
+        table = Table(Column(name="", prose=True), Column(name="", rank=1))
+
+        def add(data: Any, loc: tuple[str | int, ...], depth: int) -> None:
             for key, value in data.items():
                 place = declared.place(*loc, key)
                 at = (
@@ -133,12 +148,13 @@ def env_show(env: Env, what_if: WhatIf = None, json: Json = False) -> None:
                 )
                 head = f"{'  ' * depth}{key}:"
                 if isinstance(value, dict):
-                    yield head
-                    yield from lines(value, (*loc, key), depth + 1)
+                    table.add(head, "")
+                    add(value, (*loc, key), depth + 1)
                 else:
-                    yield f"{head + ' ' + str(value):<80} # {at}"
+                    table.add(f"{head} {value}", f"# {at}")
 
-        sys.stdout.write("\n".join(lines(declared.document.data, (), 0)) + "\n")
+        add(declared.document.data, (), 0)
+        show(table)
 
 
 @app.command("values")
@@ -153,6 +169,7 @@ def env_values(env: Env, region: Region = None) -> None:
     import yaml
 
     from ci.architecture.chart import values
+    from ci.layout import show
 
     with failing(False):
         architecture = load(env).architecture
@@ -164,10 +181,10 @@ def env_values(env: Env, region: Region = None) -> None:
         }
         wanted = (*variables.values(), "AZURE_TENANT_ID", "AZURE_PROMETHEUS_URL")
         if missing := [variable for variable in wanted if not os.environ.get(variable)]:
-            sys.stderr.write(f"not set, and therefore not in the values: {', '.join(missing)}\n")
+            show(f"not set, and therefore not in the values: {', '.join(missing)}", to=sys.stderr)
         livekit = architecture.kubernetes.workloads.get("livekit")
         if livekit is not None and livekit.image is None:
-            sys.stderr.write("no livekit.server.image: kubernetes.workloads.livekit.image says none\n")
+            show("no livekit.server.image: kubernetes.workloads.livekit.image says none", to=sys.stderr)
         found = values(
             architecture,
             where,

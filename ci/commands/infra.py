@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ci.azure.deploy import Change
+    from ci.layout import Page
 
 __all__ = ["app"]
 
@@ -61,6 +62,7 @@ def infra_check(
     from ci.architecture import model
     from ci.azure import offline
     from ci.azure.render import render
+    from ci.layout import show
     from ci.reporting import console_reporter
 
     async def flow() -> offline.Checked:
@@ -80,10 +82,10 @@ def infra_check(
             write_json(found)
         else:
             for one in found.problems:
-                sys.stdout.write(f"{one.id}  {one.module}  {one.resource}\n    {one.message}\n")
-            sys.stdout.write(
+                show(f"{one.id}  {one.module}  {one.resource}", f"    {one.message}")
+            show(
                 f"{env}: {found.resources} resources, {len(found.problems)} problems, {len(found.waived)} "
-                f"waived; looked at by {', '.join(found.sources)}\n"
+                f"waived; looked at by {', '.join(found.sources)}"
             )
         if found.problems:
             raise typer.Exit(PolicyBlocked.exit_code)
@@ -121,50 +123,50 @@ def infra_plan(
         _show_plan(changes, json)
 
 
-def _show_plan(
-    changes: Sequence[Change], json: bool, none: str = "No changes. What is there is what is declared."
-) -> None:
+_NO_CHANGES = "No changes. What is there is what is declared."
+
+
+def _show_plan(changes: Sequence[Change], json: bool, none: str = _NO_CHANGES) -> None:
     if json:
         write_json([change for change in changes if change.action != "same"])
         return
+    from ci.layout import show
+
+    show(_plan_page(changes, none))
+
+
+def _plan_page(changes: Sequence[Change], none: str) -> Page:
     from json import dumps
 
-    from rich.console import Console
-    from rich.text import Text
+    from ci.layout import page, words
 
-    console = Console(highlight=False, soft_wrap=True)
     marks = {
         "create": ("+", "green"),
         "modify": ("~", "yellow"),
         "delete": ("-", "red"),
         "foreign": ("?", "dim"),
     }
+    lines = []
     shown: str | None = None
     for change in changes:
         if change.action not in marks:
             continue
         if shown != (here := f"{change.region} / {change.module}"):
-            console.print(Text(f"\n# {here}", style="bold"))
+            lines.append(words((f"\n# {here}", "bold")))
             shown = here
         mark, style = marks[change.action]
-        words = " (not ours: left alone)" if change.action == "foreign" else ""
-        console.print(
-            Text.assemble(f"  {mark} ", change.type, " ", (change.name, "bold"), words, style=style)
-        )
+        note = " (not ours: left alone)" if change.action == "foreign" else ""
+        lines.append(words(f"  {mark} ", change.type, " ", (change.name, "bold"), note, style=style))
         for delta in change.delta:
             before, after = (dumps(value)[:100] for value in (delta.before, delta.after))
             said = {"create": f"= {after}", "delete": f"was {before}"}.get(delta.kind, f"{before} -> {after}")
-            console.print(Text(f"      {delta.path}: {said}"))
-    counts = {action: sum(change.action == action for change in changes) for action in marks}
-    if not any(counts[action] for action in ("create", "modify", "delete")):
-        console.print(none)
-    else:
-        console.print(
-            Text(
-                f"\nPlan: {counts['create']} to create, {counts['modify']} to change, {counts['delete']} to "
-                "delete."
-            )
-        )
+            lines.append(words(f"      {delta.path}: {said}"))
+    made, changed, deleted = (
+        sum(change.action == action for change in changes) for action in ("create", "modify", "delete")
+    )
+    if not made + changed + deleted:
+        return page(*lines, none)
+    return page(*lines, f"\nPlan: {made} to create, {changed} to change, {deleted} to delete.")
 
 
 @app.command("apply")
@@ -178,6 +180,7 @@ def infra_apply(
     from ci.azure import deploy
     from ci.azure.network import tags
     from ci.azure.render import render
+    from ci.layout import show
     from ci.reporting import console_reporter
 
     with failing(json):
@@ -194,9 +197,9 @@ def infra_apply(
             write_json(done)
         else:
             new = [one for one in done if one.result == "deployed"]
-            sys.stdout.write(
+            show(
                 f"{env}: {len(new)} modules deployed ({sum(one.resources for one in new)} resources), "
-                f"{len(done) - len(new)} unchanged\n"
+                f"{len(done) - len(new)} unchanged"
             )
 
 
@@ -241,6 +244,7 @@ def infra_destroy(
     """
     from ci.azure import deploy
     from ci.azure.network import group
+    from ci.layout import show
     from ci.reporting import console_reporter
 
     with failing(json):
@@ -268,7 +272,7 @@ def infra_destroy(
         if json:
             write_json(gone)
         else:
-            sys.stdout.write("".join(f"deleted {name}\n" for name in gone) or "nothing was there\n")
+            show(*(f"deleted {name}" for name in gone) if gone else ["nothing was there"])
 
 
 @app.command("graph")

@@ -11,8 +11,7 @@ from ci.commands.answers import answer, needs_root
 from ci.commands.options import Json
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
+    from ci.layout import Page
     from ci.platform import PartStatus
     from ci.reporting import Reporter
     from ci.tools import ToolStatus
@@ -79,23 +78,28 @@ def down() -> None:
     answer(platform.down, json=False)
 
 
-def _tools_table(found: Sequence[ToolStatus]) -> RenderableType:
-    from rich.table import Table
+def _tools_table(found: Sequence[ToolStatus]) -> Page:
+    from ci.layout import Column, Table, page, words
 
-    table = Table("tool", "version", "where", box=None, pad_edge=False)
+    table = Table("tool", "version", Column(name="where", rank=1, below=True, prose=True))
     for tool in found:
         if tool.path is None:
-            table.add_row(tool.name, "-", f"[red]missing[/]: {tool.advice}")
+            table.add(tool.name, "-", words(("missing", "red"), f": {tool.advice}"))
         else:
-            table.add_row(tool.name, tool.version, f"{tool.path} [dim]({tool.origin})[/]")
-    return table
+            table.add(tool.name, tool.version, words(str(tool.path), (f" ({tool.origin})", "dim")))
+    return page(table)
 
 
-def _parts_table(parts: Sequence[PartStatus]) -> RenderableType:
-    from rich.table import Table
+def _parts_table(parts: Sequence[PartStatus]) -> Page:
+    from ci.layout import Column, Table, page
 
-    table = Table("part", "state", "pid", "", box=None, pad_edge=False)
+    table = Table(
+        "part",
+        Column(name="state", rank=2, below=True, prose=True),
+        Column(name="pid", rank=3),
+        Column(name="detail", rank=1, below=True, prose=True),
+    )
     for part in parts:
-        state = "[green]well[/]" if part.healthy else f"[red]{part.problem}[/]"
-        table.add_row(part.name, state, str(part.pid or "-"), part.detail)
-    return table
+        state = ("well", "green") if part.healthy else (part.problem, "red")
+        table.add(part.name, state, str(part.pid or "-"), part.detail)
+    return page(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,7 +83,9 @@ def said(files: Sequence[Path], json: bool) -> None:
     if json:
         write_json(list(files))
     else:
-        sys.stdout.write("".join(f"{file}\n" for file in files))
+        from ci.layout import show
+
+        show(*map(str, files))
 
 
 def on_azure(work: Callable[[Azure], Awaitable[Any]], subscription: str, local: bool) -> Any:

@@ -10,14 +10,11 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from ci.delivery.gates import Exposure, Finding, Verdict
 from ci.delivery.origins import Origin
 from ci.errors import GateFailed, GateInconclusive, PipelineError, SystemUnavailable
+from ci.layout import Column, Line, Page, Table, page, words
 
 __all__ = [
     "Outcome",
@@ -201,27 +198,29 @@ _LOOK = {
 }
 
 
-def summary(result: PromotionResult) -> RenderableType:
+def summary(result: PromotionResult) -> Page:
     """The table that ends a promotion: one row a canary step, and what became of each target."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("target", "weight", "verdict"):
-        table.add_column(name, no_wrap=True)
-    for name in ("sessions", "errors", "E", "fails at", "safe E", "passes at", "p95"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
+    table = Table(
+        "target",
+        Column(name="weight", right=True),
+        "verdict",
+        Column(name="sessions", rank=4, right=True),
+        Column(name="errors", rank=3, right=True),
+        Column(name="E", rank=1, right=True),
+        Column(name="fails at", rank=2, right=True),
+        Column(name="safe E", rank=6, right=True),
+        Column(name="passes at", rank=7, right=True),
+        Column(name="p95", rank=8, right=True),
+        Column(name="time", rank=5, right=True),
+    )
     for target in result.targets:
         for step in target.steps:
-            table.add_row(target.target, f"{step.weight} %", *_step_cells(step), f"{step.seconds:.0f} s")
-        table.add_row(
-            target.target,
-            "",
-            Text(target.outcome.value, style=_LOOK[target.outcome]),
-            *[""] * 7,
-            f"{target.seconds:.0f} s",
-        )
-    lines: list[RenderableType] = [table]
+            table.add(target.target, f"{step.weight} %", *_step_cells(step), f"{step.seconds:.0f} s")
+        outcome = (target.outcome.value, _LOOK[target.outcome])
+        table.add(target.target, "", outcome, *[""] * 7, f"{target.seconds:.0f} s")
+    said: list[Line] = []
     for target in result.targets:
-        lines.append(Text(f"{target.target}: {target.reason}", style="dim"))
+        said.append(words((f"{target.target}: {target.reason}", "dim")))
         if target.requests:
             sent = target.requests
             lost = f", {sent.lost} lost" if sent.lost else ", none lost"
@@ -230,16 +229,18 @@ def summary(result: PromotionResult) -> RenderableType:
                 moving = (
                     f"; while traffic moved back: {target.moving.sent} requests, {target.moving.lost} lost"
                 )
-            lines.append(Text(f"  {sent.sent} requests, {sent.failed} failed{lost}{moving}", style="dim"))
-            lines += [Text(f"    lost: {how}", style="yellow") for how in sent.lost_how]
-    lines.append(Text(f"{result.release}: {len(result.targets)} targets in {result.seconds:.0f} s"))
-    return Group(*lines)
+            said.append(words((f"  {sent.sent} requests, {sent.failed} failed{lost}{moving}", "dim")))
+            said += [words((f"    lost: {how}", "yellow")) for how in sent.lost_how]
+    return page(
+        table, "", *said, f"{result.release}: {len(result.targets)} targets in {result.seconds:.0f} s"
+    )
 
 
-def _step_cells(step: StepResult) -> list[str | Text]:
+def _step_cells(step: StepResult) -> list[str | tuple[str, str]]:
     style = {Verdict.PASS: "green", Verdict.FAIL: "red", Verdict.INCONCLUSIVE: "yellow"}[step.verdict]
     errors = next((finding for finding in step.findings if finding.metric == "errors"), None)
-    cells: list[str | Text] = [Text(f"{step.verdict}{' (overruled)' if step.overruled else ''}", style=style)]
+    overruled = " (overruled)" if step.overruled else ""
+    cells: list[str | tuple[str, str]] = [(f"{step.verdict}{overruled}", style)]
     if errors is None or errors.tally is None:
         return [*cells, *["-"] * 6, milliseconds(step.p95_canary)]
     tally = errors.tally
@@ -255,14 +256,20 @@ def _step_cells(step: StepResult) -> list[str | Text]:
     ]
 
 
-def status_table(rows: Iterable[TargetStatus]) -> RenderableType:
+def status_table(rows: Iterable[TargetStatus]) -> Page:
     """What runs where."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("target", "release", "state", "pods", "canary", "weight", "digests", "pulled from"):
-        # Folded, never cut: two releases of one commit differ in the last letters of their names.
-        table.add_column(name, overflow="fold")
+    table = Table(
+        "target",
+        "release",
+        Column(name="state", rank=4, below=True),
+        Column(name="pods", rank=2, right=True),
+        Column(name="canary", rank=1, below=True),
+        Column(name="weight", rank=3, below=True, right=True),
+        Column(name="digests", rank=6, below=True),
+        Column(name="pulled from", rank=5, below=True),
+    )
     for row in rows:
-        table.add_row(
+        table.add(
             row.target,
             row.release or "nothing installed",
             f"{row.state} (rev. {row.revision})" if row.revision else row.state,
@@ -272,27 +279,37 @@ def status_table(rows: Iterable[TargetStatus]) -> RenderableType:
             "\n".join(f"{name} {digest[7:19]}" for name, digest in row.digests.items()),
             _pulled_from(row),
         )
-    return table
+    return page(table)
 
 
-def _pulled_from(row: TargetStatus) -> Text:
+def _pulled_from(row: TargetStatus) -> str | tuple[str, str]:
     wrong = [one for one in row.origins if one.problem]
     if not row.origins:
-        return Text("-")
+        return "-"
     if wrong:
-        return Text(f"{len(wrong)} of {len(row.origins)} NOT from {row.endpoint} by digest", style="red")
-    return Text(f"{row.endpoint} by digest", style="green")
+        return (f"{len(wrong)} of {len(row.origins)} NOT from {row.endpoint} by digest", "red")
+    return (f"{row.endpoint} by digest", "green")
 
 
-def images_table(rows: Iterable[TargetStatus]) -> RenderableType:
+def images_table(rows: Iterable[TargetStatus]) -> Page:
     """Where the image of each running container came from, target by target."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("target", "pod", "container", "image", "on its node", "came from"):
-        table.add_column(name)
+    table = Table(
+        "target",
+        Column(name="pod", rank=3, below=True),
+        "container",
+        Column(name="came from", rank=1, below=True, prose=True),
+        Column(name="on its node", rank=4),
+        Column(name="image", rank=2, below=True),
+    )
     for row in rows:
         for one in row.origins:
-            verdict = Text(one.problem, style="red") if one.problem else Text("its own region", style="green")
-            image = f"{one.image[:-52]}…" if "@" in one.image else one.image
+            verdict = (one.problem, "red") if one.problem else ("its own region", "green")
             listed = "yes" if one.on_node else "not listed"
-            table.add_row(row.target, one.pod, one.container, image, listed, verdict)
-    return table
+            table.add(row.target, one.pod, one.container, verdict, listed, _short(one.image))
+    return page(table)
+
+
+def _short(image: str) -> str:
+    """A reference with twelve digits of its digest."""
+    name, at, digest = image.partition("@sha256:")
+    return f"{name}{at}{digest[:12]}"

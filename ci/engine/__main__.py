@@ -17,6 +17,7 @@ import typer
 
 from ci.engine.engine import LogLine
 from ci.engine.server import embedded
+from ci.layout import clean
 from ci.reporting import console_reporter
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__)
@@ -32,7 +33,7 @@ def session(workdir: Path | None = None) -> None:
     """Serve a session until stdin closes. Other options of the Dagger CLI are taken and not used."""
 
     def log(line: LogLine) -> None:
-        print(line.text, file=sys.stderr, flush=True)
+        print(clean(line.text), file=sys.stderr, flush=True)
 
     async def serve() -> None:
         async with embedded(console_reporter(), log, workdir=workdir) as address:

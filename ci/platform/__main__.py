@@ -7,17 +7,18 @@ import sys
 
 from ci import platform
 from ci.errors import PipelineError
+from ci.layout import show
 from ci.reporting import console_reporter
 
 
 async def _main(word: str) -> None:
     if word == "up":
-        print(await platform.up(console_reporter()))
+        show(str(await platform.up(console_reporter())))
     elif word == "down":
         await platform.down(console_reporter())
     else:
         for part in await platform.status():
-            print(f"{part.name:40} {part.problem or 'ok':30} {part.pid or ''} {part.detail}")
+            show(f"{part.name:40} {part.problem or 'ok':30} {part.pid or ''} {part.detail}")
 
 
 try:
