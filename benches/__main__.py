@@ -22,7 +22,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from benches.measure import (
     unpacked,
 )
 from benches.peer import peer
-from ci import places, tools
+from ci import dates, places, tools
 from ci.commands.answers import failing
 from ci.engine import session
 from ci.errors import BadInput, RootNeeded, StepFailed
@@ -279,7 +278,7 @@ def scan_() -> list[Figure]:
         reporter = SilentReporter()
         policy = read_policy(places.checkout() / "policy.yaml")
         known = await databases(policy, reporter=reporter)
-        today = datetime.now(UTC).date()
+        today = dates.today()
         async with session(reporter) as (client, _):
             built = await build(client, reporter=reporter)
         slowest = 0.0

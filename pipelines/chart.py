@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
-from ci import places, tools
+from ci import dates, places, tools
 from ci.architecture import model
 from ci.architecture.chart import checkable_values
 from ci.architecture.check import Severity, check
@@ -96,7 +96,7 @@ async def production_renderings(helm: Path) -> dict[str, str]:
 
 def hold_to_rules(renderings: Mapping[str, str]) -> None:
     """BadInput when the stable track's workloads break the architecture's rules (`va env check --chart`)."""
-    today = datetime.now().astimezone().date()
+    today = dates.today()
     wrong = []
     for said, text in renderings.items():
         place, _, track = said.partition(" ")
@@ -126,7 +126,7 @@ async def hold_to_checkov(renderings: Mapping[str, str], program: Path) -> int:
         for said, text in renderings.items():
             (folder / f"{re.sub(r'[^a-z]+', '-', said)}.yaml").write_text(text)
         found = await failed_checks(program, folder, "kubernetes")
-    today = datetime.now().astimezone().date()
+    today = dates.today()
     done = sort_out(found, places.checkout() / "helm" / "waivers.yaml", today=today)
     wrong = [f"{one.file}: {one.resource}: {one.id} {one.title}" for one in done.left]
     # Production's renderings are all that there is: a waiver that covers nothing in them covers nothing.

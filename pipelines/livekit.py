@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import dagger
 
-from ci import places
+from ci import dates, places
 from ci.build.source import read_commit
 from ci.concurrency import together
 from ci.layout import Page, page
@@ -65,7 +64,7 @@ async def publish_livekit(
         LIVEKIT,
         policy=policy,
         databases=known,
-        today=datetime.now(UTC).date(),
+        today=dates.today(),
         fault=None,
         reporter=reporter,
         reports=reports,

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
 import dagger
 
-from ci import places
+from ci import dates, places
 from ci.actions import this_job
 from ci.build.source import read_commit
 from ci.concurrency import both, together
@@ -92,7 +92,7 @@ async def make(
     known = await databases(policy, reporter=reporter)
     commit = await read_commit(root)
     chart = await package_own_chart(root)
-    today = datetime.now(UTC).date()
+    today = dates.today()
 
     async def check_chart() -> ScannedSubject:
         rendered = await rendered_chart(root)
@@ -149,7 +149,7 @@ async def build_and_scan(
     built, rendered = await both(
         build(client, reporter=reporter, images=images, fault=fault), rendered_chart(root)
     )
-    today = datetime.now(UTC).date()
+    today = dates.today()
     return await scan(
         built,
         rendered,

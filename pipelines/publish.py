@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
-from ci import places
+from ci import dates, places
 from ci.actions import run_of, this_job
 from ci.build.source import read_commit
 from ci.concurrency import together
@@ -127,7 +127,7 @@ async def publish(
         step.say(f"{len(taken.images)} images, {taken.digest[:19]}")
     chart = await package_own_chart(root)
     commit = _same_source(folder, taken, await read_commit(root), chart)
-    today = datetime.now(UTC).date()
+    today = dates.today()
     found = {image.said.name: image.findings for image in taken.images} | {CHART: taken.chart}
     refuse_blocked({name: judge(one, policy, name=name, today=today) for name, one in found.items()})
 

@@ -182,6 +182,7 @@ async def _fill(
     done = dict(zip(kinds, await together(work[kind]() for kind in kinds), strict=True))
     made = made.model_copy(update=done | {"finished": datetime.now(UTC)})
     sets.write_manifest(made, draft)
+    sets.make_private(draft)
     return made
 
 
@@ -267,7 +268,9 @@ async def _restore(
     mine: list[Kind] = [kind for kind in kinds if getattr(found, kind) is not None]
     _reachable(found, at, logical=logical, kinds=mine)
     started = datetime.now(UTC)
-    bad = [one for one in await _verify(where, kinds=mine, reporter=reporter) if one.problem]
+    checked = await _verify(where, kinds=mine, reporter=reporter)
+    # A file of a store is whole or of no use; of blobs each is a thing of its own, and told of at the end.
+    bad = [one for one in checked if one.problem and one.part != "blobs"]
     if bad:
         said = "; ".join(f"{one.what}: {one.problem}" for one in bad)
         raise StepFailed(
@@ -453,11 +456,14 @@ async def _restore_blobs(found: BackupSet, source: Stores, own: Stores, reporter
     with reporter.step("restore blobs from their copies") as step:
         await platform.up(reporter, [source.secondary])
         target = account_of(own, "primary")
-        sent = await blobs.restore(found.blobs, account_of(source, "secondary"), target)
+        sent, lost = await blobs.restore(found.blobs, account_of(source, "secondary"), target)
         others = await blobs.strangers(found.blobs, target)
-        step.say(f"{sent} sent, {len(found.blobs.blobs) - sent} were there")
+        there = len(found.blobs.blobs) - len(lost)
+        step.say(
+            f"{sent} sent, {there - sent} were there{f', {len(lost)} cannot be restored' if lost else ''}"
+        )
     problem = f"not what was copied: {others[0]}" if others else ""
-    return [Check(part="blobs", what="MD5", problem=problem, detail=f"{len(found.blobs.blobs)} blobs")]
+    return [*lost, Check(part="blobs", what="MD5", problem=problem, detail=f"{there} blobs")]
 
 
 # What people see -----------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from ci.errors import BadInput, SystemUnavailable
 from ci.layout import Column, Line, Page, Table, page, words
 from ci.registry import Registry
 from ci.registry.content import unzip
-from ci.release import Chart, Release, read_release
+from ci.release import Chart, Image, Release, read_release
 from ci.scan import Findings
-from ci.supply.attestations import RELEASES, Kind, attached, release_bundle
+from ci.supply.attestations import RELEASES, Kind, attached, named, release_bundle
 from ci.supply.comparison import ImageChange, ReleaseChange, compare
 from pipelines.registries import AvailableIn, availability_line, where_available
 
@@ -72,13 +72,15 @@ async def pull(registry: Registry, name: str) -> Release:
 
 
 async def diff(registry: Registry, before: Release, after: Release) -> ReleaseChange:
-    """What differs from one release to another, by what the registry has attached to their images.
+    """What differs from one release to another, by the scans that each names of its images.
 
-    BadInput when an image has no scan attached, or the registry lacks one of the releases.
+    A scan that was attached to an image since is not looked at; only a release of before they were named has
+    any that is there. BadInput when an image has none, or the registry lacks one of the releases.
     """
-    images = {image.digest: image.name for image in (*before.images, *after.images)}
+    # The same image in both may have been scanned twice: what the newer release names is what is known of it.
+    images = {image.digest: image for image in (*before.images, *after.images)}
     scans, values = await both(
-        together(_scan(registry, name, digest) for digest, name in images.items()),
+        together(_scan(registry, image) for image in images.values()),
         together([_values(registry, before.chart), _values(registry, after.chart)]),
     )
     return compare(
@@ -90,11 +92,14 @@ async def diff(registry: Registry, before: Release, after: Release) -> ReleaseCh
     )
 
 
-async def _scan(registry: Registry, name: str, digest: str) -> Findings:
-    found = (await attached(registry, name, digest)).get(Kind.SCAN)
+async def _scan(registry: Registry, image: Image) -> Findings:
+    name, digest = image.name, image.digest
+    there = await (named(registry, image) if image.attestations else attached(registry, name, digest))
+    found = there.get(Kind.SCAN)
     if found is None:
+        which = "the scan that the release names is not" if image.attestations else "no scan is"
         raise BadInput(
-            f"no scan is attached to {registry.endpoint}/{name}@{digest}",
+            f"{which} attached to {registry.endpoint}/{name}@{digest}",
             hint="va ship attaches one; releases made before that cannot be compared",
         )
     try:

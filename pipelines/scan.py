@@ -15,6 +15,7 @@ from pydantic_core import to_json
 
 from ci import tools
 from ci.concurrency import together
+from ci.dates import end_of
 from ci.errors import PolicyBlocked
 from ci.files import write_whole
 from ci.layout import Column, Line, Page, Table, page, words
@@ -139,7 +140,7 @@ def refuse_blocked(verdicts: Mapping[str, Verdict]) -> None:
             for finding in verdict.blocking
         ]
         lines += [
-            f"  {name}: the entry for {entry.id} ({entry.owner}) ran out on {entry.expires}"
+            f"  {name}: the entry for {entry.id} ({entry.owner}) ran out on {end_of(entry.expires)}"
             for entry in verdict.expired
         ]
     if not lines:
@@ -183,9 +184,8 @@ def _remarks(subject: ScannedSubject) -> Iterator[Line]:
     name = subject.name
     for finding, entry in subject.verdict.allowed:
         soon = " (soon)" if entry in subject.verdict.expiring else ""
-        yield words(
-            f"{name}: {finding.name} is allowed until {entry.expires}{soon} by {entry.owner}: {entry.reason}"
-        )
+        until = f"{end_of(entry.expires)}{soon}"
+        yield words(f"{name}: {finding.name} is allowed until {until} by {entry.owner}: {entry.reason}")
     for opinion in subject.opinions:
         yield words((f"{name}: {opinion.line}", "yellow" if opinion.problem else ""))
     for advisory in subject.news if subject.database else ():

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
-from ci import places
+from ci import dates, places
 from ci.concurrency import both, together
 from ci.environments import Environment, Trust
 from ci.errors import PipelineError, PolicyBlocked
@@ -78,7 +78,7 @@ async def verify(release: Release, environments: Sequence[Environment]) -> Verif
     not answer or sends bytes that are not those of their digest.
     """
     policy = read_policy(places.checkout() / "policy.yaml")
-    today = datetime.now(UTC).date()
+    today = dates.today()
     wanted: dict[tuple[str, str], tuple[Trust, list[str], set[str]]] = {}
     for environment in environments:
         for target in environment.targets.values():

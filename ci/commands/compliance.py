@@ -114,6 +114,8 @@ def _promises_page(items: Sequence[Item]) -> Page:
 
 
 def _audit_page(entries: Sequence[Entry]) -> Page:
+    from datetime import UTC
+
     from ci.layout import Column, Table, page
 
     table = Table(
@@ -125,7 +127,7 @@ def _audit_page(entries: Sequence[Entry]) -> Page:
         Column(name="why", rank=3, below=True, prose=True),
     )
     for entry in entries:
-        when = entry.time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        when = entry.time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         what = f"{entry.event} {entry.weight} %" if entry.weight is not None else entry.event
         table.add(when, entry.who, what, entry.target, entry.release, entry.reason)
     return page(table)

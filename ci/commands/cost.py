@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ci import dates
 from ci.commands.answers import failing, write_json
 from ci.commands.options import Env, Json, Region, WhatIf, Written, load
 
@@ -64,7 +65,6 @@ def cost(
 
 def _update_prices() -> None:
     import asyncio
-    from datetime import datetime
 
     import httpx
 
@@ -73,7 +73,7 @@ def _update_prices() -> None:
 
     async def flow() -> list[Any]:
         async with httpx.AsyncClient(timeout=30) as client:
-            return await refresh(prices_file(), client, today=datetime.now().astimezone().date())
+            return await refresh(prices_file(), client, today=dates.today())
 
     from ci.layout import show
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ci import dates
 from ci.commands.answers import failing, write_json
 from ci.commands.options import Env, Json, Region, WhatIf, Written, load, said
 from ci.errors import BadInput
@@ -40,7 +41,6 @@ def env_check(
 
     Ends with 2 when there is an error. Example: va env check --env prod --what-if agents.max=40
     """
-    from datetime import datetime
 
     from ci.architecture import model
     from ci.architecture.check import Severity, check
@@ -55,7 +55,7 @@ def env_check(
         for name in names:
             declared = load(name, what_if, written)
             fits = rendered_workloads(chart, declared.architecture) if chart else ()
-            found[name] = check(declared, fits, today=datetime.now().astimezone().date())
+            found[name] = check(declared, fits, today=dates.today())
         if json:
             write_json(found)
         else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ci import dates
 from ci.commands.answers import failing, write_json
 from ci.commands.options import Env, Json, Local, Region, Subscription, load, on_azure, said
 from ci.errors import BadInput, PolicyBlocked
@@ -56,7 +57,6 @@ def infra_check(
     Ends with 8 when something is found that no waiver covers. Example: va infra check --env prod
     """
     import asyncio
-    from datetime import datetime
 
     from ci import tools
     from ci.architecture import model
@@ -72,7 +72,7 @@ def infra_check(
         return await offline.check_templates(
             modules,
             model.folder() / "waivers.yaml",
-            today=datetime.now().astimezone().date(),
+            today=dates.today(),
             checkov=tools.path("checkov") if checkov else None,
         )
 

@@ -35,6 +35,7 @@ __all__ = [
     "check_files",
     "file_of",
     "find_set",
+    "make_private",
     "new_name",
     "read_set",
     "sets_folder",
@@ -172,6 +173,13 @@ def write_manifest(backup: BackupSet, folder: Path) -> None:
     text = backup.model_dump_json(indent=1) + "\n"
     write_whole(folder / MANIFEST, text)
     write_whole(folder / _DIGEST, hashlib.sha256(text.encode()).hexdigest() + "\n")
+
+
+def make_private(folder: Path) -> None:
+    """Let nobody else read a set: it holds all that the stores do."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def sets_in(folder: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Scans of images and manifests: what Trivy found, and what the policy says of it.
 
 scan = await scan_image(archive, digest, trivy=tools.path("trivy"), database=await fetch(registry, reference))
-verdict = judge(scan.findings, read_policy(file), name="fastapi-backend", today=date.today())
+verdict = judge(scan.findings, read_policy(file), name="fastapi-backend", today=dates.today())
 """
 
 from ci.scan.database import JAVA, VULNERABILITIES, LocalDatabase, Mirrored, fetch, mirror

@@ -16,6 +16,7 @@ __all__ = [
     "Finding",
     "Findings",
     "Kind",
+    "OperatingSystem",
     "Package",
     "Scanned",
     "Severity",
@@ -103,6 +104,14 @@ class Scanned(StrEnum):
     MANIFESTS = "manifests"
 
 
+class OperatingSystem(_Record):
+    """What the scanner took an image for; no `family` where it knows none. `ended`: it is out of support."""
+
+    family: str = ""
+    name: str = ""
+    ended: bool = False
+
+
 class Findings(_Record):
     """All that one scan of one thing said. Without a `database`, vulnerabilities were not looked for."""
 
@@ -113,6 +122,8 @@ class Findings(_Record):
     database: Database | None
     findings: tuple[Finding, ...]
     packages: tuple[Package, ...]
+    system: OperatingSystem | None = None
+    """Of an image. Scans of before it was asked have none."""
 
 
 def summary(findings: Findings) -> ScanSummary:
@@ -192,9 +203,20 @@ class _Result(_Trivy):
     licenses: list[_Licence] = []
 
 
+class _System(_Trivy):
+    family: str = ""
+    name: str = ""
+    eosl: bool = Field(default=False, alias="EOSL")
+
+
+class _Metadata(_Trivy):
+    os: _System | None = Field(default=None, alias="OS")
+
+
 class _Report(_Trivy):
     schema_version: int
     artifact_name: str
+    metadata: _Metadata = _Metadata()
     results: list[_Result] = []
 
 
@@ -226,7 +248,14 @@ def read_report(
         database=database,
         findings=tuple(found),
         packages=tuple(sorted(packages, key=lambda one: (one.type, one.name, one.version))),
+        system=_system(report.metadata.os) if of is Scanned.IMAGE else None,
     )
+
+
+def _system(said: _System | None) -> OperatingSystem:
+    if said is None or not said.family or said.family == "none":
+        return OperatingSystem()
+    return OperatingSystem(family=said.family, name=said.name, ended=said.eosl)
 
 
 def _findings(result: _Result) -> list[Finding]:

@@ -16,12 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ci import places
+from ci import dates, places
 from ci.build.base_image import SUITE, debian_sources
 from ci.concurrency import together
 from ci.errors import PipelineError, StepFailed
@@ -35,6 +34,11 @@ _PYTHON, _DEBIAN = "python-pkg", "debian"
 _PIP_AUDIT = Path(sys.executable).with_name("pip-audit")
 _SECONDS = 60.0
 _SILENCE_SECONDS = 900.0
+# Names and versions: packaging.python.org (name normalization, PEP 440); deb-control(5), deb-version(7).
+_PYTHON_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+_PYTHON_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]*")
+_DEBIAN_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+_DEBIAN_VERSION = re.compile(r"[0-9][A-Za-z0-9.+~:-]*")
 _POLICY = re.compile(r"^(\S+):\n  Installed: (\S+)\n  Candidate: (\S+)$", re.MULTILINE)
 
 
@@ -104,7 +108,7 @@ def _same(advisory: Advisory, finding: Finding) -> bool:
 async def _remembered(
     source: str, packages: Sequence[Package], ask: Callable[[str, Sequence[Package]], Awaitable[Opinion]]
 ) -> Opinion:
-    today = datetime.now(UTC).date().isoformat()
+    today = dates.today().isoformat()
     key = json.dumps([2, source, today, [(one.name, one.version) for one in packages]])
     file = places.cache() / "opinions" / hashlib.sha256(key.encode()).hexdigest()[:32]
     try:
@@ -124,11 +128,20 @@ async def _remembered(
     return said
 
 
+def _sound(packages: Sequence[Package], name: re.Pattern[str], version: re.Pattern[str]) -> list[Package]:
+    """Those whose names and versions are such: an image may say anything, and other programs read it then."""
+    return [one for one in packages if name.fullmatch(one.name) and version.fullmatch(one.version)]
+
+
 async def _ask_pypi(source: str, packages: Sequence[Package]) -> Opinion:
     """Exactly these versions; without pip, so that nothing is resolved, downloaded or run."""
+    sound = _sound(packages, _PYTHON_NAME, _PYTHON_VERSION)
+    odd = [one.name for one in packages if one not in sound]
+    if not sound:
+        raise StepFailed("no package has a name and a version of Python's")
     with tempfile.TemporaryDirectory(prefix="va-opinion-") as folder:
         listed = Path(folder) / "requirements.txt"
-        listed.write_text("".join(f"{one.name}=={one.version}\n" for one in packages))
+        listed.write_text("".join(f"{one.name}=={one.version}\n" for one in sound))
         done = await run(
             *(_PIP_AUDIT, "--requirement", listed),
             *("--no-deps", "--disable-pip", "--format", "json", "--progress-spinner", "off"),
@@ -139,8 +152,8 @@ async def _ask_pypi(source: str, packages: Sequence[Package]) -> Opinion:
     if not done.stdout.strip():
         raise StepFailed(done.stderr.strip() or f"pip-audit ended with {done.code} and said nothing")
     answer = json.loads(done.stdout)["dependencies"]
-    unknown = tuple(one["name"] for one in answer if "skip_reason" in one)
-    if len(unknown) == len(answer):
+    unknown = (*(one["name"] for one in answer if "skip_reason" in one), *odd)
+    if len(unknown) == len(answer) + len(odd):
         # pip-audit calls this "no known vulnerabilities"; so it is with a mirror that has no advisories.
         raise StepFailed(f"the index that was asked knows none of the {len(packages)} packages")
     return Opinion(
@@ -166,12 +179,15 @@ async def _ask_debian(source: str, packages: Sequence[Package]) -> Opinion:
     lines = [line for line in debian_sources().splitlines() if f" {SUITE}-security " in line]
     if not lines:
         raise StepFailed(f"this machine's apt has no source for {SUITE}-security")
+    sound = _sound(packages, _DEBIAN_NAME, _DEBIAN_VERSION)
+    if not sound:
+        raise StepFailed("no package has a name and a version of Debian's")
     lists = places.cache() / "debian-security"
     (lists / "partial").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="va-opinion-") as folder:
         sources, status = Path(folder) / "sources.list", Path(folder) / "status"
         sources.write_text("\n".join(lines) + "\n")
-        status.write_text("".join(_installed(one) for one in packages))
+        status.write_text("".join(_installed(one) for one in sound))
         options = {
             "Dir::Etc::SourceList": sources,
             "Dir::Etc::SourceParts": "/dev/null",
@@ -190,11 +206,11 @@ async def _ask_debian(source: str, packages: Sequence[Package]) -> Opinion:
         }
         words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
         await run("apt-get", *words, "-qq", "update", timeout=_SECONDS, env={"LC_ALL": "C"})
-        names = (one.name for one in packages)
-        done = await run("apt-cache", *words, "policy", *names, timeout=_SECONDS, env={"LC_ALL": "C"})
+        names = (one.name for one in sound)
+        done = await run("apt-cache", *words, "policy", "--", *names, timeout=_SECONDS, env={"LC_ALL": "C"})
     seen = _POLICY.findall(done.stdout)
-    if len(seen) != len({one.name for one in packages}):
-        raise StepFailed(f"apt speaks of {len(seen)} of the {len(packages)} packages")
+    if len(seen) != len({one.name for one in sound}):
+        raise StepFailed(f"apt speaks of {len(seen)} of the {len(sound)} packages")
     return Opinion(
         source=source,
         packages=len(packages),
@@ -203,6 +219,7 @@ async def _ask_debian(source: str, packages: Sequence[Package]) -> Opinion:
             for package, version, fixed in seen
             if fixed != version
         ),
+        unknown=tuple(one.name for one in packages if one not in sound),
     )
 
 

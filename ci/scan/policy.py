@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from ci import yamlfile
 from ci.errors import BadInput
 from ci.registry import parse_reference
-from ci.scan.findings import Database, Finding, Findings, Kind, Scanned, Severity
+from ci.scan.findings import Database, Finding, Findings, Kind, OperatingSystem, Scanned, Severity
 
 __all__ = [
     "Allowance",
@@ -28,6 +28,15 @@ __all__ = [
 ]
 
 _SOON = timedelta(days=14)
+_LOOKED_AFTER = frozenset(
+    {
+        *("alma", "alpine", "amazon", "azurelinux", "cbl-mariner", "centos", "chainguard", "debian"),
+        *("opensuse.leap", "opensuse.tumbleweed", "opensuse-leap", "opensuse-tumbleweed", "oracle", "photon"),
+        *("redhat", "rocky", "slem", "sles", "suse linux enterprise micro", "suse linux enterprise server"),
+        *("ubuntu", "wolfi"),
+    }
+)
+"""Whose packages Trivy knows advisories for (its pkg/detector/ospkg); of others it says nothing at all."""
 
 
 class LicenceCategory(StrEnum):
@@ -53,7 +62,7 @@ class VulnerabilityRule(_Rule):
     fixed_only: bool = False
     """Block only those that a newer version of the package mends."""
     required: bool = False
-    """Block what was not scanned for vulnerabilities at all."""
+    """Block what was not scanned for vulnerabilities at all, or whose system nobody writes advisories for."""
     database: str | None = None
     """Where the database is: `host/repository:tag` or `…@sha256:…`; without one nothing is looked for."""
     java_database: str | None = None
@@ -87,7 +96,7 @@ class LicenceRule(_Rule):
 
 
 class Allowance(_Rule):
-    """Lets one finding through, until the end of the day `expires`. Secrets cannot be let through."""
+    """Lets one finding through, until the end of the day `expires` in UTC; never a secret."""
 
     id: str = Field(min_length=3)
     package: str | None = None
@@ -190,7 +199,20 @@ def _complaints(findings: Findings, rule: VulnerabilityRule, today: date) -> lis
     if findings.database is None:
         return ["vulnerabilities were not scanned: there is no database"] if rule.required else []
     complaint = database_complaint(findings.database, rule, today)
-    return [complaint] if complaint else []
+    unread = _nobody_writes(findings.system) if rule.required and findings.system else ""
+    return [one for one in (complaint, unread) if one]
+
+
+def _nobody_writes(system: OperatingSystem) -> str:
+    """Why finding nothing says nothing about a system's packages; empty where somebody looks after them."""
+    called = f"{system.family} {system.name}".strip()
+    if not called:
+        return "its operating system is unknown to the scanner: of its packages no vulnerability can be found"
+    if system.ended:
+        return f"{called} is out of support: nobody writes advisories for it any more, so none can be found"
+    if system.family.lower() not in _LOOKED_AFTER:
+        return f"the scanner reads no advisories for {called}: no vulnerability of its packages can be found"
+    return ""
 
 
 def database_complaint(database: Database, rule: VulnerabilityRule, today: date) -> str:

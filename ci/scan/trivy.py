@@ -29,15 +29,14 @@ from ci.process import run
 from ci.registry import digest_of
 from ci.scan.database import JAVA, VULNERABILITIES, LocalDatabase
 from ci.scan.findings import Database, Findings, Scanned, read_report
+from ci.scan.sarif import for_github
 
 __all__ = ["Scan", "scan_image", "scan_manifests"]
 
-_MOST_RESULTS = 25_000
-"""What GitHub takes in one run; more, and it refuses the file ("SARIF results exceed limits")."""
 _FINDINGS, _REPORT, _SBOM, _SARIF = "findings.json", "trivy.json", "sbom.cdx.json", "findings.sarif"
 _SEAL = "sha256.json"
 """The digests of the files above as they were written: what lay in a cache for weeks is checked."""
-_VERSION = 5
+_VERSION = 6
 """Part of the cache's key: raise it when what is stored changes."""
 _KEPT = 40
 """How many scans the cache holds, the newest; one takes a megabyte or two."""
@@ -244,53 +243,10 @@ def _seal(draft: Path) -> None:
 
 
 def _for_github(sarif: Path, name: str) -> bytes:
-    """The SARIF as GitHub's code scanning wants it, and the same bytes each time.
-
-    Each run has a category: GitHub keeps the newest analysis of each ("SARIF support for code scanning",
-    runAutomationDetails), and names files relative to ROOTPATH. Licences are left out: there are hundreds,
-    most of them no alert to anybody. So is the folder of this machine in which Trivy read its own report.
-    A file that GitHub would refuse is made to fit: a result that is nowhere is in the image, and of more
-    results than it takes the most severe stay. All of them are in our own report.
-    """
     try:
-        document = json.loads(sarif.read_bytes())
-        (run_,) = document["runs"]
-        run_["automationDetails"] = {"id": f"{name}/"}
-        run_["originalUriBaseIds"] = {"ROOTPATH": {"uri": "file:///"}}
-        _without_licences(run_)
-        _most_severe(run_)
-        for result in run_["results"]:
-            if not result.get("locations"):
-                result["locations"] = [{"physicalLocation": {"artifactLocation": {"uri": name}}}]
-            for location in result["locations"]:
-                file = location["physicalLocation"]["artifactLocation"]
-                file["uri"] = file["uri"].removeprefix("/")
-    except (ValueError, KeyError, TypeError) as error:
+        return for_github(sarif.read_bytes(), name)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StepFailed(f"the SARIF of {name} cannot be understood: {error}") from error
-    return json.dumps(document, indent=1).encode()
-
-
-def _without_licences(run_: dict[str, Any]) -> None:
-    rules = run_["tool"]["driver"]["rules"]
-    kept = [rule for rule in rules if rule["name"] != "License"]
-    index = {rule["id"]: number for number, rule in enumerate(kept)}
-    run_["tool"]["driver"]["rules"] = kept
-    run_["results"] = [
-        {**result, "ruleIndex": index[result["ruleId"]]}
-        for result in run_["results"]
-        if result["ruleId"] in index
-    ]
-
-
-def _most_severe(run_: dict[str, Any]) -> None:
-    """By what the rules say in `security-severity`, as GitHub ranks them (0 to 10); else in Trivy's order."""
-    if len(run_["results"]) > _MOST_RESULTS:
-        severity = {
-            rule["id"]: float(rule.get("properties", {}).get("security-severity", 0))
-            for rule in run_["tool"]["driver"]["rules"]
-        }
-        ranked = sorted(run_["results"], key=lambda result: severity[result["ruleId"]], reverse=True)
-        run_["results"] = ranked[:_MOST_RESULTS]
 
 
 def _forget_old(folder: Path) -> None:

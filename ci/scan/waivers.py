@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 
 from ci.architecture.kinds import Frozen
 from ci.complaints import shown
+from ci.dates import end_of
 from ci.errors import Place
 from ci.yamlfile import checked, load
 
@@ -25,7 +26,10 @@ __all__ = ["Outdated", "Sorted", "Waiver", "sort_out"]
 
 
 class Waiver(Frozen):
-    """One accepted finding. `resource` is a regular expression, searched in the checker's name of it."""
+    """One accepted finding, until the end of the day `expires` in UTC.
+
+    `resource` is a regular expression, searched in the checker's name of it.
+    """
 
     id: str
     resource: str
@@ -103,7 +107,7 @@ def sort_out(found: Iterable[Found], file: Path, *, today: date) -> Sorted[Found
     for number, waiver in enumerate(waivers):
         place = document.place("waivers", number)
         if waiver.expires < today:
-            message = f"the waiver of {waiver.id} expired on {waiver.expires}: {waiver.reason}"
+            message = f"the waiver of {waiver.id} expired on {end_of(waiver.expires)}: {waiver.reason}"
             expired.append(Outdated(place=place, waiver=waiver, message=message))
         elif number not in used:
             message = f"nothing needs the waiver of {waiver.id}: take it away"

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import date
 from pathlib import Path
 
 import pytest
 
-from ci import tools
+from ci import dates, tools
 from ci.architecture import model
 from ci.azure import offline
 from ci.azure.render import render
@@ -17,7 +16,7 @@ from ci.yamlfile import load
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-TODAY = date.today()
+TODAY = dates.today()
 
 
 @pytest.fixture(scope="module")

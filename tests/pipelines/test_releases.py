@@ -25,9 +25,20 @@ _TIME = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def publish(
-    server: FakeRegistry, folder: Path, name: str, *, text: str, replicas: int, subject: str = ""
+    server: FakeRegistry,
+    folder: Path,
+    name: str,
+    *,
+    text: str,
+    replicas: int,
+    subject: str = "",
+    later: str | None = None,
+    names: bool = True,
 ) -> Release:
-    """A release of one image with one package, and a chart with one value."""
+    """A release of one image with one package, and a chart with one value.
+
+    `later`: the version that a scan says which was attached afterwards. `names`: whether it names its scan.
+    """
     digest = write_image(folder / f"{name}.tar", layer(a=text))
     image = open_archive(folder / f"{name}.tar")
     (folder / "chart").mkdir(exist_ok=True)
@@ -45,8 +56,15 @@ async def publish(
     )
     async with Registry("127.0.0.1:5999", transport=server) as registry:
         await push(registry, "api", image)
-        document = scan_report(findings.model_dump_json().encode())
-        await push(registry, "api", document.bundle(image.root.descriptor))
+        document = scan_report(findings.model_dump_json().encode()).bundle(image.root.descriptor)
+        await push(registry, "api", document)
+        if later is not None:
+            others = findings.model_copy(
+                update={"packages": (Package(name="curl", version=later, type="debian"),)}
+            )
+            await push(
+                registry, "api", scan_report(others.model_dump_json().encode()).bundle(image.root.descriptor)
+            )
         await push(registry, chart.name, chart.bundle)
     scan = ScanSummary(vulnerabilities=None, misconfigurations={}, secrets=0, licences={}, packages=1)
     tests = TestSummary(passed=1, failed=0, skipped=0)
@@ -55,7 +73,16 @@ async def publish(
         created=_TIME,
         commit=Commit(sha="a" * 40, dirty=True, time=_TIME),
         engine="embedded",
-        images=(Image(name="api", digest=digest, size=image.size, tests=tests, scan=scan),),
+        images=(
+            Image(
+                name="api",
+                digest=digest,
+                size=image.size,
+                tests=tests,
+                scan=scan,
+                attestations={"scan": document.root.descriptor.digest} if names else {},
+            ),
+        ),
         chart=Chart(name=chart.name, version=chart.version, digest=chart.digest),
     )
 
@@ -89,6 +116,28 @@ def test_a_diff_reads_what_the_registry_has_attached(tmp_path: Path) -> None:
     assert "the same bytes" in text_of(show_diff(none))
 
 
+@pytest.mark.parametrize("later", ["0.1", "9.9"])
+def test_a_scan_that_was_attached_later_changes_no_diff(tmp_path: Path, later: str) -> None:
+    async def main() -> ReleaseChange:
+        server = FakeRegistry()
+        one = await publish(server, tmp_path, "r1", text="1.0", replicas=1)
+        two = await publish(server, tmp_path, "r2", text="2.0", replicas=1, later=later)
+        return await compared(server, one, two)
+
+    (image,) = asyncio.run(main()).images
+    assert [(one.before, one.after) for one in image.packages] == [("1.0", "2.0")]
+
+
+def test_a_release_of_before_scans_were_named_has_the_one_that_is_there(tmp_path: Path) -> None:
+    async def main() -> ReleaseChange:
+        server = FakeRegistry()
+        one = await publish(server, tmp_path, "r1", text="1.0", replicas=1, names=False)
+        return await compared(server, one, await publish(server, tmp_path, "r2", text="2.0", replicas=1))
+
+    (image,) = asyncio.run(main()).images
+    assert [(one.before, one.after) for one in image.packages] == [("1.0", "2.0")]
+
+
 def test_an_image_without_a_scan_cannot_be_compared(tmp_path: Path) -> None:
     async def main() -> None:
         server = FakeRegistry()
@@ -96,7 +145,7 @@ def test_an_image_without_a_scan_cannot_be_compared(tmp_path: Path) -> None:
         server.manifests = {at: what for at, what in server.manifests.items() if "sha256-" not in at[1]}
         await compared(server, one, one)
 
-    with pytest.raises(BadInput, match="no scan is attached"):
+    with pytest.raises(BadInput, match="the scan that the release names is not attached"):
         asyncio.run(main())
 
 

@@ -137,6 +137,39 @@ def test_both_sources_say_what_they_find_and_what_they_do_not_know(programs: Pro
     assert (programs.folder / "asked").read_text() == "fastapi==0.115.0\nours==1.0\nrequests==2.20.0\n"
 
 
+def test_names_that_are_none_reach_no_program(programs: Programs) -> None:
+    evil = (
+        package("--index-url=http://evil.example", "1.0"),
+        package("-r /etc/passwd", "1"),
+        package("x @ file:///etc/passwd", "1"),
+        package("good\n--extra-index-url http://evil.example", "1"),
+        package("good", "1.0 --hash=x"),
+        package("good", "1\n-e /tmp/evil"),
+    )
+    odd = (
+        package("-o=Dir::Bin::apt=/tmp/evil", "1.0", "debian"),
+        package("--config-file=/etc/passwd", "1", "debian"),
+        package("tar\nPackage: evil", "1", "debian"),
+        package("tar", "1.34\nStatus: x", "debian"),
+        package("", "1", "debian"),
+    )
+
+    python, debian = ask(found(*_PYTHON, *evil, *_DEBIAN, *odd))
+
+    assert (programs.folder / "asked").read_text() == "fastapi==0.115.0\nours==1.0\nrequests==2.20.0\n"
+    (call,) = programs.calls("apt-cache")
+    assert call.endswith(" policy -- openssl tar")
+    assert set(python.unknown) == {"ours", *(one.name for one in evil)} and not python.problem
+    assert debian.unknown == tuple(one.name for one in odd) and not debian.problem
+
+
+def test_an_image_of_such_names_alone_asks_nobody(programs: Programs) -> None:
+    python, debian = ask(found(package("--help", "1"), package("--help", "1", "debian")))
+
+    assert "no package has a name" in python.problem and "no package has a name" in debian.problem
+    assert programs.calls("pip-audit") == [] and programs.calls("apt") == []
+
+
 def test_what_the_scan_found_too_is_no_news(programs: Programs) -> None:
     by_alias = vulnerability("CVE-2023-32681", "requests")
     by_package = vulnerability("CVE-2026-1", "openssl", fixed="3.0.17")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ci.scan import (
     judge,
     read_policy,
 )
+from ci.scan.findings import OperatingSystem, read_report
 
 _TODAY = date(2026, 11, 23)
 _POLICY = """
@@ -170,6 +172,60 @@ def test_not_scanned_blocks_only_where_the_policy_asks_for_a_scan(tmp_path: Path
     assert "not scanned" in complaint
     manifests = unscanned.model_copy(update={"of": Scanned.MANIFESTS})
     assert judge(manifests, strict, name="chart", today=_TODAY).passes
+
+
+@pytest.mark.parametrize(
+    ("system", "said"),
+    [
+        (OperatingSystem(family="debian", name="12.11"), ""),
+        (OperatingSystem(family="alpine", name="3.21.0"), ""),
+        (OperatingSystem(family="suse linux enterprise server", name="15.6"), ""),
+        (OperatingSystem(family="alpine", name="3.9.4", ended=True), "alpine 3.9.4 is out of support"),
+        (OperatingSystem(family="ubuntu", name="21.10", ended=True), "nobody writes advisories"),
+        (OperatingSystem(family="fedora", name="41"), "no advisories for fedora 41"),
+        (OperatingSystem(), "unknown to the scanner"),
+        (None, ""),  # a scan of before it was asked
+    ],
+)
+def test_a_system_that_nobody_writes_advisories_for_is_a_complaint_where_a_scan_is_required(
+    tmp_path: Path, system: OperatingSystem | None, said: str
+) -> None:
+    strict = policy(tmp_path, _POLICY.replace("required: false", "required: true"))
+    scanned = found().model_copy(update={"system": system})
+
+    verdict = judge(scanned, strict, name="x", today=_TODAY)
+
+    assert verdict.passes is not bool(said)
+    assert all(said in complaint for complaint in verdict.complaints)
+    assert judge(scanned, policy(tmp_path), name="x", today=_TODAY).passes
+    manifests = scanned.model_copy(update={"of": Scanned.MANIFESTS})
+    assert judge(manifests, strict, name="chart", today=_TODAY).passes
+
+
+def report(**metadata: object) -> bytes:
+    package = {"Name": "tar", "Version": "1.34"}
+    results = [{"Target": "x", "Class": "os-pkgs", "Type": "debian", "Packages": [package]}]
+    return json.dumps(
+        {"SchemaVersion": 2, "ArtifactName": "x", "Metadata": metadata, "Results": results}
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    ("metadata", "system"),
+    [
+        ({"OS": {"Family": "debian", "Name": "9.13", "EOSL": True}},
+         OperatingSystem(family="debian", name="9.13", ended=True)),
+        ({"OS": {"Family": "debian", "Name": "12.11"}}, OperatingSystem(family="debian", name="12.11")),
+        ({"OS": {"Family": "none", "Name": ""}}, OperatingSystem()),
+        ({"OS": None}, OperatingSystem()),
+        ({}, OperatingSystem()),
+    ],
+)  # fmt: skip
+def test_what_an_image_is_comes_from_the_report(metadata: dict[str, object], system: OperatingSystem) -> None:
+    more = {"subject": "sha256:" + "a" * 64, "scanner": "trivy 0", "database": None}
+
+    assert read_report(report(**metadata), of=Scanned.IMAGE, **more).system == system  # type: ignore[arg-type]
+    assert read_report(report(**metadata), of=Scanned.MANIFESTS, **more).system is None  # type: ignore[arg-type]
 
 
 def test_an_image_in_which_nothing_was_found_at_all_is_blocked(tmp_path: Path) -> None:
