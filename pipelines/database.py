@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from ci import places
+from ci.environments import TrustedSigner
 from ci.errors import BadInput, SystemUnavailable
+from ci.files import write_whole
 from ci.layout import Column, Page, Table, page
 from ci.registry import Reference, Registry, parse_reference, registry_at
 from ci.reporting import Reporter
@@ -23,6 +29,8 @@ from ci.scan import (
     fetch,
 )
 from ci.scan import mirror as copy
+from ci.supply.signing import Signer, signature_of
+from pipelines.sign import sign_at_home
 
 __all__ = [
     "DatabaseStatus",
@@ -63,8 +71,9 @@ async def mirror(
     digest: str | None,
     max_age: timedelta | None,
     reporter: Reporter,
+    signer: Signer | None = None,
 ) -> Mirrored:
-    """Copy a database of Trivy's from one registry to another; see `ci.scan.mirror`."""
+    """Copy a database of Trivy's to another registry, and have it signed there; see `ci.scan.mirror`."""
     wanted, target = parse_reference(source), parse_reference(destination)
     if target.digest:
         raise BadInput(f"{destination} names a digest: a copy has the digest of its source")
@@ -74,15 +83,19 @@ async def mirror(
         wanted = parse_reference(f"{source.partition('@')[0]}@{digest}")
     with reporter.step(f"mirror {wanted}") as step:
         async with AsyncExitStack() as stack:
+            there = await stack.enter_async_context(_client(target))
             done = await copy(
                 await stack.enter_async_context(_client(wanted)),
                 wanted,
-                await stack.enter_async_context(_client(target)),
+                there,
                 target,
                 max_age=max_age,
                 now=datetime.now(UTC),
                 say=step.say,
             )
+            if signer is not None and done.database.digest:
+                at = (target.repository, done.database.digest)
+                await sign_at_home(there, *at, signer=signer, say=step.say)
         if done.unchanged:
             step.cached("all of it was there")
         else:
@@ -93,11 +106,14 @@ async def mirror(
 async def databases(policy: Policy, *, reporter: Reporter) -> Databases:
     """The databases that the policy or the environment names, on this machine.
 
-    SystemUnavailable when one that is named cannot be had: whoever names one wants to scan with it.
+    SystemUnavailable when one that is named cannot be had: whoever names one wants to scan with it. One that
+    is named by its digest is believed; one by a tag, when a signer of the policy's has signed it (else
+    PolicyBlocked), or where the policy names none.
     """
+    rule = policy.vulnerabilities
     return Databases(
-        vulnerabilities=await _have(VULNERABILITIES, policy.vulnerabilities.database, reporter),
-        java=await _have(JAVA, policy.vulnerabilities.java_database, reporter),
+        vulnerabilities=await _have(VULNERABILITIES, rule.database, rule.database_signers, reporter),
+        java=await _have(JAVA, rule.java_database, rule.database_signers, reporter),
     )
 
 
@@ -153,7 +169,9 @@ def _pairs() -> Table:
     return Table(Column(name=""), Column(name="", rank=1, below=True, prose=True))
 
 
-async def _have(kind: DatabaseKind, named: str | None, reporter: Reporter) -> LocalDatabase | None:
+async def _have(
+    kind: DatabaseKind, named: str | None, signers: Sequence[TrustedSigner], reporter: Reporter
+) -> LocalDatabase | None:
     text = os.environ.get(_VARIABLES[kind.name]) or named
     if not text:
         return None
@@ -162,6 +180,7 @@ async def _have(kind: DatabaseKind, named: str | None, reporter: Reporter) -> Lo
         try:
             async with _client(reference) as registry:
                 found = await fetch(registry, reference, kind=kind, say=step.say)
+                believed = bool(reference.digest) or await _signed(registry, reference, found, signers)
         except SystemUnavailable as error:
             raise SystemUnavailable(
                 f"the database that scans shall use cannot be had: {error}",
@@ -171,7 +190,36 @@ async def _have(kind: DatabaseKind, named: str | None, reporter: Reporter) -> Lo
         step.say(
             f"of {found.database.updated:%Y-%m-%d %H:%M}" + (f"; {found.problem}" if found.problem else "")
         )
+    if not believed:
+        reporter.note(
+            f"{reference} is a tag, and nobody has to have signed what it names: whoever moves it decides "
+            "what scans find (database_signers: docs/scanning.md)"
+        )
     return found
+
+
+async def _signed(
+    registry: Registry, reference: Reference, found: LocalDatabase, signers: Sequence[TrustedSigner]
+) -> bool:
+    """Whether somebody had to sign that database, and did: PolicyBlocked when not.
+
+    Remembered by its digest, for the time when its registry does not answer.
+    """
+    digest = found.database.digest
+    if not signers or digest is None:
+        return False
+    who = hashlib.sha256(json.dumps([digest, *map(_identity, signers)]).encode()).hexdigest()
+    memo = places.cache() / "trivy" / "signed" / who
+    if not memo.is_file():
+        await signature_of(registry, reference.repository, digest, signers)
+        write_whole(memo, digest)
+    return True
+
+
+def _identity(signer: TrustedSigner) -> str:
+    """What a signer is: with the key itself, since a file may get another one."""
+    files = [file for file in (signer.key, signer.trusted_root) if file is not None and file.is_file()]
+    return " ".join([str(signer), *(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)])
 
 
 def _client(reference: Reference) -> Registry:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ci.commands.answers import answer
-from ci.commands.options import Json
+from ci.commands.options import Estate, Json
 
 if TYPE_CHECKING:
     from ci.reporting import Reporter
@@ -25,6 +25,11 @@ def db_mirror(
     destination: Annotated[str, typer.Argument(help="Where it goes: host/repository[:tag].")],
     digest: Annotated[str | None, typer.Option(help="Copy exactly this one, whatever the tag names.")] = None,
     max_age: Annotated[str, typer.Option(help="Refuse one that is older: 24h, 90m.")] = "24h",
+    sign_with: Annotated[
+        str | None,
+        typer.Option("--sign", help="Have the copy signed: local, keyless, azurekms://<vault>/<key>."),
+    ] = None,
+    estate: Estate = "local",
     json: Json = False,
 ) -> None:
     """Copy Trivy's database, or its index of Java archives, to a registry of ours.
@@ -35,12 +40,20 @@ def db_mirror(
     """
     from datetime import timedelta
 
+    from ci import tools
     from ci.environments import parse_seconds
     from pipelines.database import mirror, show_mirrored
+    from pipelines.sign import signer_of
 
     async def flow(reporter: Reporter) -> Mirrored:
         oldest = timedelta(seconds=parse_seconds(max_age, what="--max-age"))
-        return await mirror(source, destination, digest=digest, max_age=oldest, reporter=reporter)
+        signer = None
+        if sign_with:
+            await tools.ensure(["cosign"], reporter)
+            signer = await signer_of(sign_with, estate)
+        return await mirror(
+            source, destination, digest=digest, max_age=oldest, reporter=reporter, signer=signer
+        )
 
     answer(flow, json=json, show=show_mirrored)
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from ci import yamlfile
+from ci.environments import TrustedSigner
 from ci.errors import BadInput
 from ci.registry import parse_reference
 from ci.scan.findings import Database, Finding, Findings, Kind, OperatingSystem, Scanned, Severity
@@ -67,6 +68,8 @@ class VulnerabilityRule(_Rule):
     """Where the database is: `host/repository:tag` or `…@sha256:…`; without one nothing is looked for."""
     java_database: str | None = None
     """Where the index of Java archives is; only images with some need it."""
+    database_signers: tuple[TrustedSigner, ...] = ()
+    """Who may have signed a database that is named by a tag: whoever moves a tag decides what scans find."""
     database_max_age_days: int | None = Field(default=None, ge=1)
     second_source: bool = False
     """Ask PyPI and Debian too, and say what they find. It needs the network, and never blocks."""

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 from fake_registry import FakeRegistry
 from rich.console import Console
+from signing_key import Key
 from typer.testing import CliRunner
 from vulnerability_database import database_bundle
 
 from ci import places
 from ci.commands import cli
-from ci.errors import BadInput, SystemUnavailable
+from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
 from ci.registry import Reference, Registry, push
 from ci.reporting import SilentReporter
 from ci.scan import JAVA, Policy
+from ci.supply.signing import signature
 from pipelines import database as pipeline
 from pipelines.database import database_status, databases, mirror, show_database, show_mirrored
 
@@ -117,6 +119,80 @@ def test_the_environment_names_another_database_than_the_policy(
     assert used() == one
     monkeypatch.setenv("VA_DATABASE", "b.example/trivy-db:2")
     assert used() == other
+
+
+class Notes(SilentReporter):
+    """What is said beside the steps."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def sign(world: World, digest: str, key: Key) -> None:
+    async def main() -> None:
+        registry = world.client(Reference(registry="a.example", repository="trivy-db"))
+        subject = (await registry.manifest("trivy-db", digest)).descriptor
+        await push(registry, "trivy-db", signature(key.bundle(digest), subject))
+
+    asyncio.run(main())
+
+
+def test_a_tag_is_believed_when_one_of_the_signers_has_signed_what_it_names(
+    world: World, tmp_path: Path
+) -> None:
+    ours, theirs = Key(tmp_path / "ours.pub"), Key(tmp_path / "theirs.pub")
+    rules = policy(database="a.example/trivy-db:2", database_signers=[{"key": str(ours.file)}])
+
+    def used() -> str | None:
+        found = asyncio.run(databases(rules, reporter=SilentReporter())).vulnerabilities
+        return found.database.digest if found else None
+
+    one = world.offer("a.example", content=b"one")
+    with pytest.raises(PolicyBlocked, match="is not signed"):
+        used()
+    sign(world, one, theirs)
+    with pytest.raises(PolicyBlocked, match="no signature that is trusted here"):
+        used()
+    sign(world, one, ours)
+    assert used() == one
+    # Whoever moves the tag does not decide.
+    other = world.offer("a.example", content=b"other")
+    with pytest.raises(PolicyBlocked, match="is not signed"):
+        used()
+    pinned = policy(database=f"a.example/trivy-db@{other}", database_signers=[{"key": str(ours.file)}])
+    found = asyncio.run(databases(pinned, reporter=SilentReporter())).vulnerabilities
+    assert found is not None and found.database.digest == other
+
+
+def test_a_signature_is_remembered_and_another_key_in_its_file_is_another(
+    world: World, tmp_path: Path
+) -> None:
+    key = Key(tmp_path / "ours.pub")
+    rules = policy(database="a.example/trivy-db:2", database_signers=[{"key": str(key.file)}])
+    digest = world.offer("a.example")
+    sign(world, digest, key)
+    assert asyncio.run(databases(rules, reporter=SilentReporter())).vulnerabilities
+    server = world.servers["a.example"]
+    server.manifests = {at: what for at, what in server.manifests.items() if "sha256-" not in at[1]}
+    assert asyncio.run(databases(rules, reporter=SilentReporter())).vulnerabilities
+
+    key.file.write_bytes(Key(tmp_path / "other.pub").file.read_bytes())
+    with pytest.raises(PolicyBlocked):
+        asyncio.run(databases(rules, reporter=SilentReporter()))
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_tag_that_nobody_signs_is_said_so_each_time(world: World, pinned: bool) -> None:
+    digest = world.offer("a.example")
+    notes = Notes()
+    name = f"a.example/trivy-db@{digest}" if pinned else "a.example/trivy-db:2"
+    asyncio.run(databases(policy(database=name), reporter=notes))
+
+    assert [note for note in notes.notes if "whoever moves it" in note] == notes.notes
+    assert bool(notes.notes) is not pinned
 
 
 def test_both_databases_are_had(world: World) -> None:
