@@ -93,7 +93,8 @@ class Column:
     rank: int = 0
     """0 stays; of the others the highest goes first."""
     below: bool = False
-    """When it goes, it goes under the row as `name value`: it is not lost."""
+    """Where it does not fit it goes under its row, as `name: value`: it is not lost, and what matters less
+    may take the room."""
     prose: bool = False
     """Its cells are sentences: they may break between words."""
     right: bool = False
@@ -128,17 +129,26 @@ class Table:
         """The table's lines, none wider than `width`."""
         if self._title:
             yield from _broken(words((self._title, "italic")), width)
-        shown = list(range(len(self._columns)))
-        while width is not None and self._least(shown) > width:
-            going = max(shown, key=lambda each: self._columns[each].rank)
-            if not self._columns[going].rank:
-                yield from self._records(width, shown)
-                return
-            shown.remove(going)
-        yield from self._drawn(width, shown)
+        shown = self._fitting(width)
+        yield from self._drawn(width, shown) if shown else self._records(width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield from _for_rich(self.lines(options.max_width))
+
+    def _fitting(self, width: int | None) -> Sequence[int]:
+        """The columns that there is room for; none where there is none for those that have to stay."""
+        by_rank = sorted(range(len(self._columns)), key=lambda each: self._columns[each].rank)
+        if width is None:
+            return sorted(by_rank)
+        shown: list[int] = []
+        for each in by_rank:
+            if self._least([*shown, each]) <= width:
+                shown.append(each)
+            elif not self._columns[each].rank:
+                return ()
+            elif not self._columns[each].below:
+                break  # what matters less than a column that goes, goes too
+        return sorted(shown)
 
     def _drawn(self, width: int | None, shown: Sequence[int]) -> Iterator[Line]:
         widths = self._widths(shown, width)
@@ -176,14 +186,15 @@ class Table:
             if column.below and each not in shown and row.cells[each].plain not in _NOTHING:
                 yield from _broken(_named(column.name, row.cells[each], "    "), width)
 
-    def _records(self, width: int, shown: Sequence[int]) -> Iterator[Line]:
+    def _records(self, width: int | None) -> Iterator[Line]:
         """For a screen that has no room for what must not go: a line a cell."""
+        first, *others = (each for each, column in enumerate(self._columns) if not column.rank)
         for row in self._rows:
-            yield from _broken(words(_flat(row.cells[shown[0]]), style=row.style), width)
-            for each in shown[1:]:
+            yield from _broken(words(_flat(row.cells[first]), style=row.style), width)
+            for each in others:
                 if row.cells[each].plain not in _NOTHING:
                     yield from _broken(_named(self._columns[each].name, row.cells[each], "  "), width)
-            yield from self._below(row, shown, width)
+            yield from self._below(row, (first, *others), width)
 
     def _natural(self, each: int) -> int:
         cells = (row.cells[each].plain for row in self._rows)

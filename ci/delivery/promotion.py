@@ -204,14 +204,14 @@ def summary(result: PromotionResult) -> Page:
         "target",
         Column(name="weight", right=True),
         "verdict",
-        Column(name="sessions", rank=4, right=True),
+        Column(name="sessions", rank=5, right=True),
         Column(name="errors", rank=3, right=True),
         Column(name="E", rank=1, right=True),
         Column(name="fails at", rank=2, right=True),
         Column(name="safe E", rank=6, right=True),
         Column(name="passes at", rank=7, right=True),
         Column(name="p95", rank=8, right=True),
-        Column(name="time", rank=5, right=True),
+        Column(name="time", rank=4, right=True),
     )
     for target in result.targets:
         for step in target.steps:

@@ -82,10 +82,11 @@ def test_what_matters_least_goes_first_and_what_must_not_be_lost_goes_below() ->
     assert laid(table, 87)[0] == "target              canary                            weight  verdict"
     assert laid(table, 80)[2] == ("prod/southeastasia  20261128-124435-d292a58-ea228095  failed, rolled back")
     assert laid(table, 60)[2:] == [
-        "prod/southeastasia  failed, rolled back",
+        "prod/southeastasia  12 ms    25 %  failed, rolled back",
         "    canary: 20261128-124435-d292a58-ea228095",
-        "prod/eastus         there already",
+        "prod/eastus          9 ms          there already",
     ]
+    assert laid(table, 50)[0] == "target              weight  verdict"  # what matters least goes first
     assert laid(table, 30)[:3] == [
         "prod/southeastasia",
         "  verdict: failed, rolled back",
