@@ -27,11 +27,14 @@ def doctor(
         list[str] | None, typer.Argument(metavar="[TOOL]...", help="Tools; all when left out.")
     ] = None,
     install: Annotated[
-        bool, typer.Option("--install", help="Install or build what is missing (apt-get as root, Go).")
+        bool,
+        typer.Option("--install", help="Install, take or build what is missing (apt-get as root)."),
     ] = False,
     json: Json = False,
 ) -> None:
     """Say where each tool is, or how to get it.
+
+    Built tools are taken from the registry that VA_TOOLS or tools/registry.yaml names (docs/tools.md).
 
     Example: va doctor helm kubectl --install
     """

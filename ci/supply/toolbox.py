@@ -137,8 +137,6 @@ async def take(
         size = int((layer.annotations or {})[_UNPACKED])
 
         def progress(bytes_: int) -> None:
-            if bytes_ > layer.size:  # it would fill the disk before its digest is known
-                raise SystemUnavailable(f"{registry.endpoint} sends more bytes than {layer.digest} has")
             arrived[tool.name] = bytes_
             told(sum(arrived.values()))
 
@@ -146,7 +144,7 @@ async def take(
             archive, folder = bench / f"{tool.name}.tar.gz", bench / f"{tool.name}.d"
             folder.mkdir()
             try:
-                await registry.download(box.reference.repository, layer.digest, archive, progress=progress)
+                await registry.download(box.reference.repository, layer, archive, progress=progress)
                 made = await asyncio.to_thread(unpack, archive, tool.name, folder, size)
             except BadInput as error:
                 raise SystemUnavailable(f"{box.reference}: {tool.name} cannot be taken: {error}") from error

@@ -116,7 +116,8 @@ def test_a_second_push_sends_nothing(team: Team) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.3, 1.0, 2.0])
 def test_a_kill_leaves_whole_tools_and_nothing_half(team: Team, tmp_path: Path, seconds: float) -> None:
-    words: list[str | Path] = [Path(sys.executable).parent / "va", "doctor", "--install"]
+    doctor = ("doctor", *(tool.name for tool in _GO), "--install")
+    words: list[str | Path] = [Path(sys.executable).parent / "va", *doctor]
     with subprocess.Popen(
         words,
         env=team.env(tmp_path),
@@ -130,7 +131,7 @@ def test_a_kill_leaves_whole_tools_and_nothing_half(team: Team, tmp_path: Path, 
         os.killpg(child.pid, signal.SIGKILL)
 
     assert _differing(tmp_path) == []
-    done = team.va("doctor", "--install", "--json", cache=tmp_path)
+    done = team.va(*doctor, cache=tmp_path)
     assert done.returncode == 0, done.stderr
     assert _differing(tmp_path) == []
     assert all(_in(tmp_path, tool).exists() for tool in _GO)

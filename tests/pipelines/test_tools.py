@@ -332,7 +332,7 @@ def _empty(world: World) -> None:
     ("what", "line"),
     [
         (_altered, "sent other bytes than those of sha256:"),
-        (_longer, "sends more bytes than sha256:"),
+        (_longer, "has more than its "),
         (_lost, "is not in the registry"),
         (_unsigned, "is not signed"),
         (_signed_by_another, "it is not by the key "),
