@@ -385,11 +385,24 @@ def estates(root: Path | None = None) -> tuple[str, ...]:
     """The estates there are: the folders with environments, but not the one with the architecture."""
     folder = root or places.checkout() / "environments"
     found = (path.parent.name for path in folder.glob("*/*.yaml"))
-    return tuple(sorted(set(found) - {_ARCHITECTURE}))
+    return tuple(sorted({name for name in found if _is_name(name)} - {_ARCHITECTURE}))
+
+
+def _is_name(text: str) -> bool:
+    """Whether it can be one of an estate or environment: both are parts of paths, and typed by people."""
+    return re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?", text) is not None
+
+
+def _name(text: str, what: str) -> None:
+    if not _is_name(text):
+        raise BadInput(
+            f"{text[:80]!r} is not the name of {what}", hint="it has small letters, digits and dashes"
+        )
 
 
 def names(estate: str, root: Path | None = None) -> tuple[str, ...]:
     """The environments of an estate, by name; BadInput lists the known estates."""
+    _name(estate, "an estate")
     folder = root or places.checkout() / "environments"
     known = estates(folder)
     if estate not in known:
@@ -397,13 +410,14 @@ def names(estate: str, root: Path | None = None) -> tuple[str, ...]:
             f"unknown estate {estate!r} (the folders of {folder} are estates)",
             hint=did_you_mean(estate, known),
         )
-    return tuple(sorted(path.stem for path in (folder / estate).glob("*.yaml")))
+    return tuple(sorted(path.stem for path in (folder / estate).glob("*.yaml") if _is_name(path.stem)))
 
 
 def read_environment(estate: str, name: str, root: Path | None = None) -> Environment:
     """Read and check one environment; BadInput names every mistake with its file, line and key."""
     folder = root or places.checkout() / "environments"
     known = names(estate, folder)
+    _name(name, "an environment")
     if name not in known:
         raise BadInput(
             f"unknown environment {name!r} of estate {estate}",

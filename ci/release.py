@@ -5,6 +5,7 @@ Promotion moves a release between targets and never changes it. Images and the c
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -20,13 +21,18 @@ __all__ = [
     "Digest",
     "Image",
     "Release",
+    "ReleaseName",
     "ScanSummary",
     "TestSummary",
     "find_release",
+    "parse_name",
     "read_release",
 ]
 
 Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+_NAME = r"[a-z0-9]([a-z0-9-]{0,126}[a-z0-9])?"
+ReleaseName = Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
+"""A name is a part of file names, tags and URLs, and comes from others: a registry, a form on a page."""
 
 
 class _Record(BaseModel):
@@ -86,7 +92,7 @@ class Chart(_Record):
 class Release(_Record):
     """A release. `name` is unique for its content: `<commit time>-<short sha>-<short digest>`."""
 
-    name: str
+    name: ReleaseName
     created: datetime
     commit: Commit
     engine: str
@@ -101,6 +107,16 @@ class Release(_Record):
                 return image
         known = ", ".join(image.name for image in self.images)
         raise BadInput(f"release {self.name} has no image {name!r}; it has {known}")
+
+
+def parse_name(text: str) -> str:
+    """`text` when it can be a release's name, else BadInput: it goes into paths, tags and URLs."""
+    if not re.fullmatch(_NAME, text):
+        raise BadInput(
+            f"{text[:80]!r} is not the name of a release",
+            hint="it has small letters, digits and dashes: 20260102-030405-1a2b3c4-5d6e7f80",
+        )
+    return text
 
 
 def read_release(path: Path) -> Release:
@@ -124,6 +140,7 @@ def find_release(wanted: str) -> Release:
     if "/" in wanted or wanted.endswith(".json"):
         return read_release(Path(wanted))
     folder = places.state() / "releases"
+    parse_name(wanted)
     if wanted != "latest" and (folder / f"{wanted}.json").is_file():
         return read_release(folder / f"{wanted}.json")
     # A release that was made again from the same commit keeps its file: its last shipping is the file's time.

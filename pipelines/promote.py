@@ -46,6 +46,7 @@ from ci.environments import (
     OnInconclusive,
     Target,
     geography,
+    read_environment,
     read_environments,
 )
 from ci.errors import BadInput, PipelineError, StepFailed, SystemUnavailable
@@ -62,16 +63,23 @@ _SMOKE_RATE = 5.0
 
 
 async def promote(
-    release: Release, estate: str, *, through: str | None = None, reporter: Reporter
+    release: Release,
+    estate: str,
+    *,
+    through: str | None = None,
+    only: str | None = None,
+    reporter: Reporter,
 ) -> PromotionResult:
     """Promote a release through an estate's environments, in their order, up to and with `through`.
+
+    With `only`, to that one alone: whoever may not reach those before it answers for the release being there.
 
     Returns what happened, gates that failed included (`result.error`). Raises BadInput, or PolicyBlocked for
     a release that does not prove what is asked of it (pipelines.verify), before anything is touched;
     SystemUnavailable or StepFailed when a target's system or installation did not work.
     """
     started = time.monotonic()
-    environments = read_environments(estate, through)
+    environments = (read_environment(estate, only),) if only else read_environments(estate, through)
     sources = await _check(release, environments, reporter)
     done: list[TargetResult] = []
     for environment in environments:

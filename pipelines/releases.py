@@ -19,7 +19,7 @@ from ci.errors import BadInput, SystemUnavailable
 from ci.layout import Column, Line, Page, Table, page, words
 from ci.registry import Registry
 from ci.registry.content import unzip
-from ci.release import Chart, Image, Release, read_release
+from ci.release import Chart, Image, Release, parse_name, read_release
 from ci.scan import Findings
 from ci.supply.attestations import RELEASES, Kind, attached, named, release_bundle
 from ci.supply.comparison import ImageChange, ReleaseChange, compare
@@ -52,9 +52,10 @@ async def pull(registry: Registry, name: str) -> Release:
     """The release of that name as the registry has it, for a machine that did not ship it.
 
     Nothing is proven by that: whoever may push can have named something else so. `pipelines.verify`, and so
-    every promotion, asks for its signature, by its digest. BadInput when there is none, or another one.
+    every promotion, asks for its signature, by its digest. BadInput when there is none, or another one,
+    or when that is no name: whoever fills in a form on a page says it.
     """
-    manifest = await registry.find_manifest(RELEASES, name)
+    manifest = await registry.find_manifest(RELEASES, parse_name(name))
     where = f"{registry.endpoint}/{RELEASES}:{name}"
     if manifest is None:
         raise BadInput(f"there is no release {where}", hint="va ship says the name of what it publishes")

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ci.azure.deploy import Azure
 
 __all__ = [
-    "SETTINGS", "Env", "Estate", "Fault", "Images", "Json", "Local", "Region", "ReleaseName", "Reports",
-    "SignWith", "Subscription", "WhatIf", "Written", "load", "on_azure", "said",
+    "SETTINGS", "Env", "Estate", "Fault", "Images", "Json", "Local", "Only", "Region", "ReleaseName",
+    "Reports", "SignWith", "Subscription", "WhatIf", "Written", "check_only", "load", "on_azure", "said",
 ]  # fmt: skip
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -63,6 +63,16 @@ SignWith = Annotated[
 ReleaseName = Annotated[
     str, typer.Argument(help="A release's name, its file, or `latest`: the newest that was shipped here.")
 ]
+Only = Annotated[
+    str | None,
+    typer.Option(help="This environment alone: for a job that has no rights in those before it."),
+]
+
+
+def check_only(to: str | None, only: str | None) -> None:
+    """BadInput when both are said."""
+    if to is not None and only is not None:
+        raise BadInput("--to and --only say different things", hint="leave one of them out")
 
 
 def load(env: str, what_if: Sequence[str] | None = None, written: bool = False) -> Declared:

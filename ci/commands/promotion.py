@@ -9,7 +9,7 @@ import typer
 
 from ci.commands.answers import answer, ended
 from ci.commands.machine import needs_platform
-from ci.commands.options import Estate, Json, ReleaseName, Reports
+from ci.commands.options import Estate, Json, Only, ReleaseName, Reports, check_only
 
 if TYPE_CHECKING:
     from ci.delivery.promotion import PromotionResult, TargetStatus
@@ -24,6 +24,7 @@ def promote(
     to: Annotated[
         str | None, typer.Option(help="The last environment on the way; all of the estate's when left out.")
     ] = None,
+    only: Only = None,
     estate: Estate = "local",
     json: Json = False,
 ) -> None:
@@ -38,7 +39,8 @@ def promote(
     from pipelines.promote import promote as pipeline
 
     async def flow(reporter: Reporter) -> PromotionResult:
-        return await pipeline(find_release(release), estate, through=to, reporter=reporter)
+        check_only(to, only)
+        return await pipeline(find_release(release), estate, through=to, only=only, reporter=reporter)
 
     ended(answer(flow, json=json, show=summary))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ci.commands.answers import answer, ended
-from ci.commands.options import Estate, Json, ReleaseName
+from ci.commands.options import Estate, Json, Only, ReleaseName, check_only
 
 if TYPE_CHECKING:
     from ci.release import Release
@@ -76,6 +76,7 @@ def release_verify(
     to: Annotated[
         str | None, typer.Option(help="Only what environments up to this one ask; all when left out.")
     ] = None,
+    only: Only = None,
     estate: Estate = "local",
     json: Json = False,
 ) -> None:
@@ -85,13 +86,15 @@ def release_verify(
 
     Example: va release verify latest --to prod
     """
-    from ci.environments import read_environments
+    from ci.environments import read_environment, read_environments
     from ci.release import find_release
     from pipelines.verify import show_verification
     from pipelines.verify import verify as pipeline
 
     async def flow(_: Reporter) -> Verification:
-        return await pipeline(find_release(release), read_environments(estate, to))
+        check_only(to, only)
+        environments = (read_environment(estate, only),) if only else read_environments(estate, to)
+        return await pipeline(find_release(release), environments)
 
     ended(answer(flow, json=json, show=show_verification))
 
