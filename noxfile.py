@@ -6,7 +6,7 @@ compiles 30 MB of Azure's models again.
     ./nox -s demo      set this machine up and run the main job on it: build, test, scan, publish, promote
                        dev -> staging -> prod behind canary gates; then a bad release that the gates catch
     ./nox -s tests     the unit suite (about a minute), then the end-to-end suite on the embedded platform
-    ./nox -s lint      ruff, mypy --strict, import-linter, actionlint, helm lint, kubeconform
+    ./nox -s lint      ruff, mypy --strict, import-linter, bandit, zizmor, actionlint, helm lint, kubeconform
     ./nox -s bench     the speed claims, each a ratio against a peer in the same run
     ./nox -s ship      build, test, scan and publish: one release        (what follows -- goes to `va ship`)
     ./nox -s promote   move a release to its targets                    (what follows -- goes to `va promote`)
@@ -66,6 +66,10 @@ def lint(session: nox.Session) -> None:
     session.run("mypy")
     session.run("lint-imports", "--no-logo")
     session.run("python", "docs/draw_floors.py", "--check")
+    session.run(
+        "bandit", "--quiet", "--recursive", "--configfile", "pyproject.toml", "ci", "pipelines", "images"
+    )
+    session.run("zizmor", "--offline", "--no-progress", ".github")
     session.run("va", "lint")
 
 

@@ -342,7 +342,7 @@ def _config(
             "devpts",
             ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         ),
-        ("/dev/shm", "tmpfs", "shm", ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),  # noqa: S108
+        ("/dev/shm", "tmpfs", "shm", ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),  # noqa: S108  # nosec B108  # of a container
         ("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
         ("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", "rw" if process.privileged else "ro"]),
     ]

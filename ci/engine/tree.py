@@ -192,7 +192,7 @@ class Layer:
             os.chmod(real, known.mode)
             os.utime(real, ns=(known.stat.st_mtime_ns, known.stat.st_mtime_ns))
         elif not there:
-            os.chmod(real, 0o755)  # noqa: S103
+            os.chmod(real, 0o755)  # noqa: S103  # nosec B103  # as Dagger makes folders
         if owner:
             os.chown(real, *owner)
         if mode is not None:

@@ -246,7 +246,7 @@ class Follower:
         now = time.monotonic()
         due = [one for one in waiting if one.seen + self._faults.delay <= now]
         if self._faults.shuffle:
-            due = [random.choice(due)]  # noqa: S311
+            due = [random.choice(due)]  # noqa: S311  # nosec B311  # an order, no secret
         for event in dict.fromkeys(one.event for one in due):
             mine = [one for one in due if one.event == event]
             try:

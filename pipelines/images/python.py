@@ -80,7 +80,7 @@ class PythonImage(ImageSpec):
             self.configured(self._with_source(client, stage))
             .with_directory("/app/tests", self.directory(client, "tests", "**/*.py"))
             .with_file("/app/pyproject.toml", self.file(client, "pyproject.toml"))
-            .with_env_variable("COVERAGE_FILE", "/tmp/coverage")  # noqa: S108 - a container's own /tmp
+            .with_env_variable("COVERAGE_FILE", "/tmp/coverage")  # noqa: S108  # nosec B108  # a container's own /tmp
         )
         if self.redis:
             service = redis.with_exposed_port(6379).as_service(args=["sh", "-c", f"exec {_REDIS}"])

@@ -25,7 +25,7 @@ Workflow = dict[str, Any]
 
 _MAKES = r"\bva (build|test|scan|make|ship|livekit|demo|up)\b|\bnox\b.* -s|\bpytest\b|\bdagger\b|\bbuildah\b"
 """Commands that run other people's code, or ours on what it brought."""
-_INSTALLS = r"\bpip install\b|\bapt(-get)? install\b|\bnpm (i|install)\b|\bgo install\b|\buvx?\b|\bpipx\b|\bcurl\b|\bwget\b"
+_INSTALLS = r"\b(pip|apt|apt-get|npm|go) (i|install)\b|\b(uvx?|pipx|curl|wget)\b"
 """What brings something that no lock of ours names. `./nox` installs by hash."""
 
 

@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, env_ignore_empty=True)
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    host: str = "0.0.0.0"  # noqa: S104 - a container listens on all its interfaces
+    host: str = "0.0.0.0"  # noqa: S104  # nosec B104  # a container listens on all its interfaces
     health_port: int = Field(8081, ge=0, le=65535)
     metrics_port: int = Field(9465, ge=0, le=65535)
 

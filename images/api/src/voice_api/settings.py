@@ -69,7 +69,7 @@ class DatabaseSettings(BaseSettings):
 class Settings(DatabaseSettings):
     """All that the API is told."""
 
-    host: str = "0.0.0.0"  # noqa: S104 - a container listens on all its interfaces
+    host: str = "0.0.0.0"  # noqa: S104  # nosec B104  # a container listens on all its interfaces
     port: int = Field(8000, ge=0, le=65535)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
