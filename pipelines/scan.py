@@ -182,6 +182,8 @@ def show_scanned(scanned: Sequence[ScannedSubject]) -> Page:
 
 def _remarks(subject: ScannedSubject) -> Iterator[Line]:
     name = subject.name
+    if subject.verdict.unread and subject.verdict.unread not in subject.verdict.complaints:
+        yield words((f"{name}: {subject.verdict.unread}", "yellow"))
     for finding, entry in subject.verdict.allowed:
         soon = " (soon)" if entry in subject.verdict.expiring else ""
         until = f"{end_of(entry.expires)}{soon}"

@@ -15,7 +15,7 @@ from ci import yamlfile
 from ci.environments import TrustedSigner
 from ci.errors import BadInput
 from ci.registry import parse_reference
-from ci.scan.findings import Database, Finding, Findings, Kind, OperatingSystem, Scanned, Severity
+from ci.scan.findings import Database, Finding, Findings, Kind, Scanned, Severity
 
 __all__ = [
     "Allowance",
@@ -142,6 +142,8 @@ class Verdict:
     """Entries that would have let a blocking finding through, had they not run out."""
     expiring: tuple[Allowance, ...]
     """Entries in use that run out within two weeks."""
+    unread: str = ""
+    """Why finding no vulnerability says nothing of its packages; a complaint where a scan is required."""
 
     @property
     def passes(self) -> bool:
@@ -177,6 +179,7 @@ def judge(findings: Findings, policy: Policy, *, name: str, today: date) -> Verd
         allowed=tuple(allowed),
         expired=tuple(expired),
         expiring=tuple(entry for entry in used if entry.expires - today < _SOON),
+        unread=_unread(findings),
     )
 
 
@@ -202,12 +205,15 @@ def _complaints(findings: Findings, rule: VulnerabilityRule, today: date) -> lis
     if findings.database is None:
         return ["vulnerabilities were not scanned: there is no database"] if rule.required else []
     complaint = database_complaint(findings.database, rule, today)
-    unread = _nobody_writes(findings.system) if rule.required and findings.system else ""
+    unread = _unread(findings) if rule.required else ""
     return [one for one in (complaint, unread) if one]
 
 
-def _nobody_writes(system: OperatingSystem) -> str:
-    """Why finding nothing says nothing about a system's packages; empty where somebody looks after them."""
+def _unread(findings: Findings) -> str:
+    """Why finding nothing says nothing about an image's packages; empty where somebody looks after them."""
+    system = findings.system
+    if findings.of is not Scanned.IMAGE or findings.database is None or system is None:
+        return ""
     called = f"{system.family} {system.name}".strip()
     if not called:
         return "its operating system is unknown to the scanner: of its packages no vulnerability can be found"

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
+import httpx
 import pytest
 from promotion_world import environment
 
-from ci.delivery import metrics
+from ci.delivery import bake, metrics
 from ci.delivery.bake import Observed, judge
 from ci.delivery.cluster import Pod
 from ci.delivery.gates import Finding, Verdict
-from ci.delivery.metrics import NoData, Reading, Series
+from ci.delivery.metrics import NoData, Prometheus, Reading, Series
 from ci.environments import CanaryStep, LatencyGate, RestartGate, SaturationGate
 
 STEP = CanaryStep.model_validate({"weight": 50, "bake": "10s"})
@@ -114,6 +116,31 @@ def test_pods_that_do_not_run_dilute_no_restarts(phase: str) -> None:
 
     assert restarts(diluted) == restarts(alone)
     assert restarts(alone).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    ("told", "share"),
+    [
+        ({"c": 50.0, "d": 90.0, "s": 500.0}, 0.9),
+        ({"c": 50.0, "s": 500.0}, None),  # d may be the one that is full
+        ({}, None),
+    ],
+)
+def test_memory_is_known_when_every_running_pod_of_the_canary_is_told_of(
+    told: dict[str, float], share: float | None
+) -> None:
+    pods = (*PODS, replace(POD, name="d"), replace(POD, name="evicted", phase="Failed"))
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        assert b"max+by+%28pod%2C+container%29" in request.content  # under two jobs a container is one
+        rows = [{"metric": {"pod": pod}, "value": [1, str(used)]} for pod, used in told.items()]
+        return httpx.Response(200, json={"status": "success", "data": {"result": rows}})
+
+    async def ask() -> float | None:
+        async with Prometheus("http://p", transport=httpx.MockTransport(handle)) as prometheus:
+            return await bake._memory(prometheus, "ns", pods)
+
+    assert asyncio.run(ask()) == share
 
 
 def test_other_buckets_of_the_canary_pass_no_latency() -> None:
