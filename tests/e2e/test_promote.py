@@ -338,20 +338,21 @@ async def another_process(
 
 
 STOPS = [
-    (signal.SIGINT, "30 % to the canary", 4.0),
-    (signal.SIGINT, "upgrade stable", 0.5),
-    (signal.SIGKILL, "60 % to the canary", 2.0),
-    (signal.SIGKILL, "upgrade stable", 0.5),
+    (signal.SIGINT, "install the canary", 4.0),
+    (signal.SIGINT, "60 % to the canary", 0.5),
+    (signal.SIGKILL, "30 % to the canary", 2.0),
+    (signal.SIGKILL, "60 % to the canary", 0.5),
 ]
+"""With what, which step had just ended (after 60 % stable is upgraded), how many seconds into the next."""
 
 
-@pytest.mark.parametrize(("number", "stage", "later"), STOPS, ids=[f"{n.name}, {s}" for n, s, _ in STOPS])
+@pytest.mark.parametrize(("number", "ended", "later"), STOPS, ids=[f"{n.name}, {s}" for n, s, _ in STOPS])
 def test_stopped_in_the_middle_the_same_command_goes_on(
-    stable: Release, estate: Estate, releases, number: signal.Signals, stage: str, later: float
+    stable: Release, estate: Estate, releases, number: signal.Signals, ended: str, later: float
 ) -> None:
     async def stop() -> None:
         async with another_process(estate, releases["better"]) as (child, line):
-            await line(f"… e2e/eastus: {stage}")
+            await line(f"✓ e2e/eastus: {ended}")
             await asyncio.sleep(later)
             child.send_signal(number)
             await asyncio.wait_for(child.communicate(), 120)
