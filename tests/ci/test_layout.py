@@ -115,6 +115,7 @@ def test_a_sentence_goes_on_further_in_than_it_begins() -> None:
         "  the cluster: admission",
         "    webhook denied it",
     ]
+    assert laid(" " * 60 + "far to the right", 20) == [" " * 10 + "far to the", " " * 10 + "right"]
     reference = "127.0.0.1:5503/fastapi-backend@sha256:" + "4" * 40
     assert laid(f"not there: {reference}", 50) == [
         "not there:",
