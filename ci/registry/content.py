@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -55,6 +55,8 @@ EMPTY_CONFIG = b"{}"
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _CHUNK_BYTES = 2**20
 _LARGEST_MANIFEST = 4 * 2**20
+_MOST_MEMBERS = 4096
+"""Files in a tarball of one image: three a layer would be many."""
 
 
 class Descriptor(BaseModel):
@@ -264,18 +266,14 @@ def open_archive(path: Path) -> Bundle:
     """Read an OCI image layout in an uncompressed tarball; BadInput when it is not one or is not whole.
 
     Only manifests are read; layers stay where they are in the file. The one entry of `index.json` is the
-    root: an image, or an index whose own manifests are all in the tarball.
+    root: an image, or an index whose own manifests are all in the tarball. Whoever wrote it may mean harm:
+    its headers cost no memory to speak of, and no more time than its size is worth.
     """
     try:
-        with tarfile.open(path, "r:") as tar:
-            places = {
-                member.name.removeprefix("./"): (member.offset_data, member.size)
-                for member in tar
-                if member.isfile()
-            }
+        places = _members(path)
     except OSError as error:
         raise BadInput(f"cannot read the image {path}: {error.strerror}", hint="va build makes it") from error
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:
         raise _broken(path, f"not an uncompressed tar file ({error})") from error
 
     def content(name: str, size: int | None = None) -> bytes:
@@ -313,6 +311,40 @@ def open_archive(path: Path) -> Bundle:
                 raise _broken(path, f"blob {descriptor.digest} is missing in it or cut short")
             blobs[descriptor.digest] = Blob(descriptor=descriptor, source=path, offset=place[0])
     return Bundle(manifests=(*children, root), blobs=tuple(blobs.values()))
+
+
+def _members(path: Path) -> dict[str, tuple[int, int]]:
+    """Where each regular file of a tarball begins, and its size, by its name."""
+    found: dict[str, tuple[int, int]] = {}
+    with path.open("rb") as file, tarfile.open(fileobj=_Forward(file), mode="r:") as tar:  # type: ignore[call-overload]
+        for number, member in enumerate(tar):
+            if number == _MOST_MEMBERS:
+                raise tarfile.ReadError(f"more than {_MOST_MEMBERS} files are in it")
+            if member.isreg():
+                found[member.name.removeprefix("./")] = (member.offset_data, member.size)
+    return found
+
+
+class _Forward:
+    """A file that tarfile reads headers from: forward only, and a little at a time.
+
+    By itself it follows a negative size back to where it was, for ever (CVE-2025-8194), and reads as much
+    memory full as a header of names says that it is long.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell = file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= _LARGEST_MANIFEST:
+            raise tarfile.ReadError("a header of it is too large")
+        return self._file.read(size)
+
+    def seek(self, position: int) -> int:
+        if position < self._file.tell() - 1:  # tarfile looks at the byte before a header
+            raise tarfile.ReadError("a header of it leads back")
+        return self._file.seek(position)
 
 
 def _blob_name(digest: str) -> str:
