@@ -50,6 +50,7 @@ from pipelines.build import build
 from pipelines.database import databases
 from pipelines.scan import scan_built
 from pipelines.ship import SHIP_TOOLS
+from pipelines.tools import taken_from_shelf
 
 _MOUNTED = ("tools", "base")
 """What a cold run keeps: programs and root file systems are no part of a build."""
@@ -326,7 +327,8 @@ def main(names: list[str]) -> int:
     needed = {name: BENCHES[name][1] for name in names or BENCHES}
     if os.geteuid() != 0 and (building := [name for name, programs in needed.items() if programs]):
         raise RootNeeded(f"root is needed, to build images: {', '.join(building)}; run: sudo ./nox -s bench")
-    asyncio.run(tools.ensure([tool for each in needed.values() for tool in each], console_reporter()))
+    with tools.supplied_by(taken_from_shelf):
+        asyncio.run(tools.ensure([tool for each in needed.values() for tool in each], console_reporter()))
     table = Table(
         "claim",
         Column(name="measured", right=True),
