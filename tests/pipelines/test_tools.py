@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from signing_key import Key
 
 from ci import places, platform, tools
 from ci.errors import BadInput, SystemUnavailable
-from ci.registry import Registry, digest_of
+from ci.registry import Registry, artifact, digest_of, push
 from ci.reporting import SilentReporter, Step
 from ci.supply import toolbox
 from ci.tools import go, packing, programs, table
@@ -307,7 +307,6 @@ def _other_platform_under_this_tag(world: World) -> None:
 
 def _something_else(world: World) -> None:
     """An artifact of the same signer that is no box of tools: a release, say."""
-    from ci.registry import artifact, push
 
     async def main() -> None:
         other = artifact(artifact_type="application/x", layers=(("application/x", b"x", {}),))
@@ -509,8 +508,3 @@ def test_without_a_setting_only_this_machine_is_looked_at(world: World) -> None:
 
     assert [one.here for one in listed] == [(), ("helm",), ()]
     assert not world.server.asked
-
-
-def test_every_module_of_the_table_has_tools() -> None:
-    assert all(table.of_go(module) for module in table.GO_MODULES)
-    assert isinstance(table.GO_MODULES, Sequence)
