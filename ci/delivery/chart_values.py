@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
+from ci.quantities import quantity
+
 __all__ = ["Values", "laid_over", "schema"]
 
 _RESERVED = (
@@ -34,6 +36,11 @@ def _variables(given: dict[str, str]) -> dict[str, str]:
     return given
 
 
+def _quantity(given: str | int) -> str | int:
+    quantity(given)
+    return given
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[int, Field(ge=1, description="seconds")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
@@ -49,7 +56,9 @@ ClientId = Annotated[
         description="client id of the managed identity that the pods act as; none when empty",
     ),
 ]
-Quantity = Annotated[str | int, Field(description="as Kubernetes writes them: 500m, 2Gi")]
+Quantity = Annotated[
+    str | int, AfterValidator(_quantity), Field(description="as Kubernetes writes them: 500m, 2Gi")
+]
 Variables = Annotated[
     dict[str, str],
     AfterValidator(_variables),

@@ -80,8 +80,18 @@ def test_a_small_cluster_needs_no_controller() -> None:
         {"networkPolicy": {"redis": ["redis.example"]}},
         {"monitoring": {"interval": "15"}},
         {"agent": {"env": {"AGENT_NAME": "x"}}},
+        {"api": {"resources": {"limits": {"memory": "512MB"}}}},
+        {"api": {"resources": {"requests": {"cpu": "100 m"}}}},
+        {"web": {"resources": {"limits": {"memory": "1gi"}}}},
     ],
 )
 def test_wrong_values_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Values.model_validate(complete(wrong))
+
+
+@pytest.mark.parametrize("memory", ["1181116006400m", "1.5Gi", "5e8", "1E", 536870912])
+def test_every_quantity_of_kubernetes_is_a_value(memory: str | int) -> None:
+    made = Values.model_validate(complete({"api": {"resources": {"limits": {"memory": memory}}}}))
+
+    assert made.api.resources.limits.memory == memory
