@@ -15,6 +15,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import httpx
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from ci.registry import digest_of
 
@@ -85,13 +89,21 @@ class FakeRegistry(httpx.AsyncBaseTransport):
             content = self.blobs.get((repository, rest))
             if content is None:
                 return error(404, "BLOB_UNKNOWN")
+            if method == "DELETE":
+                del self.blobs[repository, rest]
+                return httpx.Response(202)
+            headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": rest}
             if method == "HEAD":
-                return httpx.Response(200, headers={"Content-Length": str(len(content))})
-            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", request.headers.get("Range", ""))
-            status, headers = 200, {}
-            if wanted and self.has_ranges:
-                start, stop = int(wanted[1]), min(int(wanted[2]) + 1, len(content))
-                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
+                return httpx.Response(200, headers={**headers, "Content-Length": str(len(content))})
+            wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("Range", ""))
+            status = 200
+            if wanted and wanted.group() != "bytes=-" and self.has_ranges:
+                size = len(content)
+                start = int(wanted[1]) if wanted[1] else max(0, size - int(wanted[2]))
+                stop = min(int(wanted[2]) + 1, size) if wanted[1] and wanted[2] else size
+                if start >= stop:
+                    return httpx.Response(416, headers={"Content-Range": f"bytes */{size}"})
+                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
                 status, content = 206, content[start:stop]
             self.sent[rest] += len(content)
             if self.cut_answers:
@@ -102,7 +114,7 @@ class FakeRegistry(httpx.AsyncBaseTransport):
             return await self._manifest(request, repository, rest)
         if kind == "tags":
             return self._tags(request, repository)
-        return self._referrers(repository, rest)
+        return self._referrers(request, repository, rest)
 
     async def _upload(self, request: httpx.Request, repository: str, name: str) -> httpx.Response:
         query = request.url.params
@@ -112,7 +124,7 @@ class FakeRegistry(httpx.AsyncBaseTransport):
             mounted = self.blobs.get((query.get("from", ""), query.get("mount", "")))
             if mounted is not None:
                 self.blobs[repository, query["mount"]] = mounted
-                return httpx.Response(201)
+                return httpx.Response(201, headers=_at(repository, "blobs", query["mount"]))
             name = uuid.uuid4().hex
             self.uploads[name] = bytearray()
         if name not in self.uploads:
@@ -133,13 +145,13 @@ class FakeRegistry(httpx.AsyncBaseTransport):
                     raise httpx.WriteError("connection reset by peer")
                 got += len(chunk)
                 upload += chunk
-            assert got == int(request.headers["Content-Length"])
+            assert got == int(request.headers.get("Content-Length", got))
         if request.method == "PUT":
             if digest_of(upload) != query["digest"]:
                 return error(400, "DIGEST_INVALID")
             self.blobs[repository, query["digest"]] = bytes(self.uploads.pop(name))
             self.finished.append(query["digest"])
-            return httpx.Response(201)
+            return httpx.Response(201, headers=_at(repository, "blobs", query["digest"]))
         headers = {
             "Location": f"/v2/{repository}/blobs/uploads/{name}",
             "Range": f"0-{max(0, len(upload) - 1)}",
@@ -149,8 +161,11 @@ class FakeRegistry(httpx.AsyncBaseTransport):
     async def _manifest(self, request: httpx.Request, repository: str, reference: str) -> httpx.Response:
         if request.method == "PUT":
             content = await request.aread()
+            if ":" in reference and reference != digest_of(content):
+                return error(400, "DIGEST_INVALID")
             fields = json.loads(content)
-            needed = [fields["config"], *fields["layers"]] if "config" in fields else []
+            named = [fields["config"], *fields["layers"]] if "config" in fields else []
+            needed = [one for one in named if "nondistributable" not in one["mediaType"]]
             below = fields.get("manifests", [])
             if not self.lax and (
                 any((repository, one["digest"]) not in self.blobs for one in needed)
@@ -160,7 +175,7 @@ class FakeRegistry(httpx.AsyncBaseTransport):
             for name in {reference, digest_of(content)}:
                 self.manifests[repository, name] = (request.headers["Content-Type"], content)
             self.told.append((repository, reference))
-            headers = {"Docker-Content-Digest": digest_of(content)}
+            headers = _at(repository, "manifests", digest_of(content))
             if self.has_referrers and "subject" in fields:
                 headers["OCI-Subject"] = fields["subject"]["digest"]
             return httpx.Response(201, headers=headers)
@@ -186,34 +201,63 @@ class FakeRegistry(httpx.AsyncBaseTransport):
             return error(404, "NAME_UNKNOWN")
         after = request.url.params.get("last", "")
         names = [name for name in names if name > after]
-        more = len(names) > self.page
-        names = names[: self.page]
-        link = {"Link": f'</v2/{repository}/tags/list?last={names[-1]}>; rel="next"'} if more else {}
+        page = min(self.page, int(request.url.params.get("n", self.page)))
+        more = len(names) > page > 0
+        names = names[:page]
+        link = {"Link": f'</v2/{repository}/tags/list?last={names[-1]}&n={page}>; rel="next"'} if more else {}
         return httpx.Response(200, headers=link, json={"name": repository, "tags": names})
 
-    def _referrers(self, repository: str, digest: str) -> httpx.Response:
+    def _referrers(self, request: httpx.Request, repository: str, digest: str) -> httpx.Response:
         if not self.has_referrers:
             return error(404, "UNSUPPORTED")
         found = {}
         for (at, _), (media_type, content) in self.manifests.items():
             fields = json.loads(content)
             if at == repository and fields.get("subject", {}).get("digest") == digest:
+                config = fields.get("config", {}).get("mediaType")
                 found[digest_of(content)] = {
                     "mediaType": media_type,
                     "digest": digest_of(content),
                     "size": len(content),
-                    "artifactType": fields.get("artifactType"),
+                    **({"artifactType": kind} if (kind := fields.get("artifactType") or config) else {}),
+                    **({"annotations": notes} if (notes := fields.get("annotations")) else {}),
                 }
-        index = {"schemaVersion": 2, "manifests": list(found.values())}
-        return httpx.Response(
-            200, headers={"Content-Type": "application/vnd.oci.image.index.v1+json"}, json=index
+        headers = {"Content-Type": "application/vnd.oci.image.index.v1+json"}
+        listed = [found[name] for name in sorted(found)]
+        if wanted := request.url.params.get("artifactType"):
+            headers["OCI-Filters-Applied"] = "artifactType"
+            listed = [one for one in listed if one.get("artifactType") == wanted]
+        if (start := int(request.url.params.get("start", 0))) + self.page < len(listed):
+            query = httpx.QueryParams({**request.url.params, "start": str(start + self.page)})
+            headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
+        listed = listed[start : start + self.page]
+        index = {"schemaVersion": 2, "mediaType": headers["Content-Type"], "manifests": listed}
+        return httpx.Response(200, headers=headers, content=json.dumps(index))
+
+
+def app(registry: FakeRegistry) -> Starlette:
+    """The same registry over HTTP."""
+
+    async def answer(request: Request) -> Response:
+        asked = httpx.Request(
+            request.method, str(request.url), headers=request.headers.raw, content=request.stream()
         )
+        found = await registry.handle_async_request(asked)
+        content = await found.aread()
+        return Response(content, found.status_code, dict(found.headers))
+
+    methods = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"]
+    return Starlette(routes=[Route("/{path:path}", answer, methods=methods)])
 
 
 async def cut(content: bytes, after: int) -> AsyncIterator[bytes]:
     """The beginning of a body whose connection is then lost."""
     yield content[:after]
     raise httpx.ReadError("connection reset by peer")
+
+
+def _at(repository: str, kind: str, digest: str) -> dict[str, str]:
+    return {"Location": f"/v2/{repository}/{kind}/{digest}", "Docker-Content-Digest": digest}
 
 
 def error(status: int, code: str, message: str = "") -> httpx.Response:

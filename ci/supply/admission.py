@@ -36,6 +36,7 @@ from ci.concurrency import together
 from ci.environments import TrustedSigner
 from ci.errors import BadInput, PipelineError, PolicyBlocked
 from ci.registry import Registry, digest_of, parse_reference, registry_at
+from ci.registry.content import read_json
 from ci.supply.keyless import check_root
 from ci.supply.signing import signature_of
 
@@ -44,6 +45,8 @@ __all__ = ["Verify", "app", "read_trust", "review"]
 Verify = Callable[[str, str], Awaitable[None]]
 """Repository and digest: returns when it is signed as it must be, else raises what is wrong."""
 
+_LARGEST_REVIEW = 8 * 2**20
+"""Bytes: a review holds a pod twice, and etcd keeps no object of more than 1.5 MiB."""
 _KINDS = ("initContainers", "containers", "ephemeralContainers")
 
 
@@ -62,10 +65,20 @@ def app(registries: Mapping[str, str], signers: Sequence[TrustedSigner]) -> Star
 
     async def answer(request: Request) -> Response:
         region = request.path_params["region"]
-        asked = await request.json()
+        asked = bytearray()
+        async for piece in request.stream():
+            asked += piece
+            if len(asked) > _LARGEST_REVIEW:
+                return PlainTextResponse("that is no review of a pod", status_code=413)
+        try:
+            return JSONResponse(await reviewed(region, read_json(bytes(asked))))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return PlainTextResponse("that is no review of a pod", status_code=400)
+
+    async def reviewed(region: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         if region not in clients:
             why = "nobody checks images for the region that this namespace names; there is "
-            return JSONResponse(_answer(asked, [why + ", ".join(clients)]))
+            return _answer(asked, [why + ", ".join(clients)])
         registry = clients[region]
         trusted = _trusted(signers)
 
@@ -74,7 +87,7 @@ def app(registries: Mapping[str, str], signers: Sequence[TrustedSigner]) -> Star
                 await signature_of(registry, repository, digest, signers)
                 verified.add((trusted, region, repository, digest))
 
-        return JSONResponse(await review(asked, registry.endpoint, verify))
+        return await review(asked, registry.endpoint, verify)
 
     async def health(_: Request) -> Response:
         return PlainTextResponse("ok")
