@@ -6,6 +6,7 @@
     publish   a push to three regions against `skopeo copy --all` to each; the rounds that proving it takes
     parallel  two images at once, cold, against the slower one alone
     estate    checking and rendering the Azure architecture, ours and one of fifty regions
+    list      10,000 tags and 2,000 referrers of a registry, a hundred a page
     scan      an image whose digest was scanned before, as a step of `va ship`
 
 Exit code 1 when a claim does not hold, else as `va` has them. Figures of a busy machine mean little: nothing
@@ -272,6 +273,18 @@ def publish() -> list[Figure]:
     ]
 
 
+def list_() -> list[Figure]:
+    """Long lists of a registry on this machine, page after page."""
+    words = [sys.executable, "-m", "benches.listing"]
+    runs = [json.loads(subprocess.check_output(words, cwd=places.checkout())) for _ in range(3)]
+    tags, referrers = (min(run[name] for run in runs) for name in ("tags", "referrers"))
+    return [
+        Figure(claim="10,000 tags, listed", value=tags, limit=3, unit="s", detail="the best of 3"),
+        Figure(claim="2,000 referrers, listed", value=referrers, limit=3, unit="s", detail="the best of 3"),
+        Figure(claim="memory of both lists", value=max(run["mib"] for run in runs), limit=16, unit="MiB"),
+    ]
+
+
 def scan_() -> list[Figure]:
     """The same digest, database and policy again: with verdict, reports and second sources."""
 
@@ -316,6 +329,7 @@ BENCHES: dict[str, tuple[Callable[[], list[Figure]], Sequence[str]]] = {
     "parallel": (parallel, SHIP_TOOLS),
     "estate": (estate, ()),
     "publish": (publish, (*_REGISTRY, "skopeo")),
+    "list": (list_, ()),
     "scan": (scan_, SHIP_TOOLS),
 }
 """Each with the tools that it needs; one that needs any builds images, as root."""

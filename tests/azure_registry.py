@@ -39,6 +39,7 @@ from ci.serving import serving
 
 __all__ = ["AzureStandIn", "Entra", "Trouble", "azure_registry"]
 
+ADMIN = "admin"
 AUDIENCE = "https://containerregistry.azure.net/.default"
 _ACTIONS = frozenset({"pull", "push", "delete", "metadata_read", "metadata_write"})
 _DISALLOWED = (
@@ -111,6 +112,8 @@ class AzureStandIn:
     refresh_seconds: float = 10800.0
     actions: frozenset[str] = _ACTIONS
     """What the identity may do."""
+    password: str = field(default_factory=lambda: secrets.token_hex(8))
+    """That of the admin user, with which Docker's clients sign in."""
     page: int = 100
     troubles: list[Trouble] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
@@ -194,6 +197,8 @@ class AzureStandIn:
         return dict(claims) if good else None
 
     async def _oauth(self, request: Request) -> Response:
+        if request.method == "GET":
+            return self._for_password(request)
         form = parse_qsl((await request.body()).decode(), keep_blank_values=True)
         fields = dict(form)
         if fields.get("service") != self.endpoint:
@@ -206,8 +211,18 @@ class AzureStandIn:
             fields["refresh_token"], "refresh"
         ):
             return _error(401, "UNAUTHORIZED", "authentication required")
+        return self._access([value for key, value in form if key == "scope"])
+
+    def _for_password(self, request: Request) -> Response:
+        """The admin user of a registry: a token as Docker asks for one."""
+        wanted = base64.b64encode(f"{ADMIN}:{self.password}".encode()).decode()
+        if request.headers.get("authorization") != f"Basic {wanted}":
+            return _error(401, "UNAUTHORIZED", "authentication required")
+        return self._access(request.query_params.getlist("scope"))
+
+    def _access(self, scopes: list[str]) -> Response:
         access = []
-        for scope in (value for key, value in form if key == "scope"):
+        for scope in scopes:
             kind, name, actions = scope.rsplit(":", 2) if scope.count(":") > 1 else ("", "", "")
             granted = [one for one in actions.split(",") if one in self.actions or one == "*"]
             if not granted:

@@ -24,6 +24,7 @@ from ci.errors import BadInput, SystemUnavailable
 from ci.registry.blobs import Blobs, check_digest
 from ci.registry.connection import SMALL, Answer, Unusable
 from ci.registry.content import (
+    EMPTY_TYPE,
     IMAGE_INDEX,
     MANIFEST_TYPES,
     Descriptor,
@@ -230,8 +231,9 @@ class Registry(Blobs):
     ) -> tuple[Descriptor, ...]:
         """What is attached to that manifest, by the referrers API or else by the fallback tag.
 
-        With `artifact_type`, only what is of that type, and what the list says no type of. What it names by
-        digests of another kind is left out: nothing here could fetch it.
+        With `artifact_type`, what is of that type, and what the list says no type of (or that of an empty
+        config, as go-containerregistry 0.22 does). What it names by digests of another kind is left out:
+        nothing here could fetch it.
         """
         by_api: list[Descriptor] | None = None
         by_tag: list[dict[str, Any]] | SystemUnavailable | None = None
@@ -352,5 +354,6 @@ def _descriptors(listed: Iterable[dict[str, Any]], artifact_type: str | None) ->
     for one in listed:
         with suppress(ValidationError):
             descriptor = Descriptor.model_validate(one)
-            if artifact_type in (None, descriptor.artifact_type or artifact_type):
+            unsaid = descriptor.artifact_type in (None, "", EMPTY_TYPE)
+            if artifact_type is None or unsaid or descriptor.artifact_type == artifact_type:
                 yield descriptor

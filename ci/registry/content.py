@@ -23,6 +23,7 @@ from ci.release import Digest
 
 __all__ = [
     "EMPTY_CONFIG",
+    "EMPTY_TYPE",
     "IMAGE_INDEX",
     "IMAGE_MANIFEST",
     "MANIFEST_TYPES",
@@ -52,7 +53,7 @@ _SAYS_NOTHING = (
 )
 """What storage behind a registry calls anything."""
 EMPTY_CONFIG = b"{}"
-_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _CHUNK_BYTES = 2**20
 _LARGEST_MANIFEST = 4 * 2**20
 _MOST_MEMBERS = 4096
@@ -222,7 +223,7 @@ def artifact(
     *,
     artifact_type: str | None = None,
     layers: tuple[tuple[str, bytes, Mapping[str, str]] | Descriptor, ...],
-    config: tuple[str, bytes] = (_EMPTY_TYPE, EMPTY_CONFIG),
+    config: tuple[str, bytes] = (EMPTY_TYPE, EMPTY_CONFIG),
     subject: Descriptor | None = None,
     annotations: Mapping[str, str] | None = None,
 ) -> Bundle:

@@ -238,6 +238,15 @@ _GO = (
         version_args=("--help",),
     ),
     GoTool(
+        # The conformance suite of the OCI distribution specification: what our stand-ins of registries pass.
+        name="oci-conformance",
+        module="oci-conformance",
+        package="github.com/opencontainers/distribution-spec/conformance",
+        pinned_by="github.com/opencontainers/distribution-spec/conformance",
+        at_least=(),
+        version_args=(),
+    ),
+    GoTool(
         name="cosign",
         module="cosign",
         # Without the key services of other clouds: `azurekms://` and files are all that is used.

@@ -45,7 +45,7 @@ from ci.registry import blobs as blobs_module
 from ci.registry import connection as connection_module
 from ci.registry.auth import challenges, parse_challenge
 from ci.registry.connection import is_on_this_machine, next_link
-from ci.registry.content import IMAGE_INDEX, IMAGE_MANIFEST
+from ci.registry.content import EMPTY_TYPE, IMAGE_INDEX, IMAGE_MANIFEST
 
 T = TypeVar("T")
 
@@ -642,7 +642,8 @@ def test_all_pages_of_referrers_are_read_and_each_is_listed_once() -> None:
 
 
 def test_an_artifact_type_is_filtered_there_or_here() -> None:
-    notes = [note(1, "x/sbom"), note(2, "x/sig"), {**note(3), "artifactType": None}, {**note(4, "x/sig")}]
+    notes = [note(1, "x/sbom"), note(2, "x/sig"), {**note(3), "artifactType": None}, note(4, "x/sig")]
+    notes[2:2] = [{**note(5), "artifactType": EMPTY_TYPE}]
 
     def api(request: httpx.Request) -> Answer:
         wanted = request.url.params["artifactType"]
@@ -652,9 +653,9 @@ def test_an_artifact_type_is_filtered_there_or_here() -> None:
     async def work(registry: Registry) -> list[str]:
         return [one.digest for one in await registry.referrers("app", DIGEST, artifact_type="x/sig")]
 
-    there, here = notes[1]["digest"], notes[3]["digest"]
+    there, here = notes[1]["digest"], notes[4]["digest"]
     assert referring(api).run(work) == [there, here]
-    unfiltered = [there, notes[2]["digest"], here]  # of one the list does not say it
+    unfiltered = [one["digest"] for one in notes[1:]]  # of two the list does not say it
     assert referring(lambda _: index_of(*notes)).run(work) == unfiltered
     assert referring(lambda _: httpx.Response(404), *notes).run(work) == unfiltered
 
