@@ -114,6 +114,8 @@ class AzureStandIn:
     """What the identity may do."""
     password: str = field(default_factory=lambda: secrets.token_hex(8))
     """That of the admin user, with which Docker's clients sign in."""
+    scheme: str = "https"
+    """Of the realm that a challenge names: Azure's, though this one speaks http."""
     page: int = 100
     troubles: list[Trouble] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
@@ -218,7 +220,7 @@ class AzureStandIn:
         wanted = base64.b64encode(f"{ADMIN}:{self.password}".encode()).decode()
         if request.headers.get("authorization") != f"Basic {wanted}":
             return _error(401, "UNAUTHORIZED", "authentication required")
-        return self._access(request.query_params.getlist("scope"))
+        return self._access([one for each in request.query_params.getlist("scope") for one in each.split()])
 
     def _access(self, scopes: list[str]) -> Response:
         access = []
@@ -246,7 +248,7 @@ class AzureStandIn:
         if claims and wanted <= held:
             return None
         scope = " ".join(":".join(one) for one in needed)
-        challenge = f'Bearer realm="https://{self.endpoint}/oauth2/token",service="{self.endpoint}"'
+        challenge = f'Bearer realm="{self.scheme}://{self.endpoint}/oauth2/token",service="{self.endpoint}"'
         challenge += f',scope="{scope}"' if scope else ""
         challenge += ',error="invalid_token"' if token else ""
         headers = {"WWW-Authenticate": challenge}
@@ -293,7 +295,9 @@ class AzureStandIn:
     ) -> Response:
         """What docker-registry says to this request."""
         names = ("content-type", "content-length", "content-range", "accept", "range")
-        headers = {name: request.headers[name] for name in names if name in request.headers}
+        headers = {
+            name: ", ".join(request.headers.getlist(name)) for name in names if name in request.headers
+        }
         if isinstance(content, bytes):
             headers["content-length"] = str(len(content))
         if content is None:
