@@ -1,7 +1,7 @@
 """What pydantic has against something that a person wrote, in words for that person.
 
     complaints(Environment, error, data)    # one for each mistake, with the keys that lead to it
-    said(error)                             # the same in one line, where nothing tells places: of JSON
+    in_words(error)                         # the same in one line, where nothing tells places: of JSON
     shown(value)                            # a value as the file has it: null, true, 'text', a list
 
 No type of Python's and no expression of ours is in a message: who wrote `3m` where a number belongs is
@@ -22,10 +22,11 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-__all__ = ["Complaint", "Loc", "complaints", "did_you_mean", "dotted", "said", "shown"]
+__all__ = ["Complaint", "Loc", "complaints", "did_you_mean", "dotted", "in_words", "shown"]
 
 _SHOWN_CHARACTERS = 60
 _NAMED_KEYS = 6
+_NAMED_CHOICES = 24
 _LOOKS_CUT_OFF = 3
 """So many keys missing at the top of a file, and it is more likely that `extends` is."""
 
@@ -84,6 +85,7 @@ def complaints(
         for parent, keys in lacking.items()
         if not _inside(parent, meant)
     ]
+    wrong, missing = _joined(wrong, missing)
     gone = {loc for one in missing for loc in _above(one, taken)}
     missing = [one for one in missing if one.keys and not any(_above(one, taken))]
     several = {one.parent for one in missing if len(one.keys) > 1}
@@ -99,7 +101,7 @@ def complaints(
     )
 
 
-def said(error: ValidationError) -> str:
+def in_words(error: ValidationError) -> str:
     """The first mistakes in one line, each behind the keys that lead to it."""
     found: dict[str, str] = {}
     for details in error.errors(include_url=False):
@@ -138,7 +140,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     if near := difflib.get_close_matches(word[:200], names, n=1, cutoff=0.6):
         return f"did you mean {near[0]!r}?"
-    return f"known: {', '.join(names)}" if names else ""
+    more = f" and {len(names) - _NAMED_CHOICES} more" if len(names) > _NAMED_CHOICES else ""
+    return f"known: {', '.join(names[:_NAMED_CHOICES])}{more}" if names else ""
 
 
 def dotted(loc: Loc) -> str:
@@ -165,6 +168,35 @@ def _written(data: Any, loc: Loc) -> Loc:
             data = data[part]
             here.append(part)
     return tuple(here)
+
+
+def _joined(
+    wrong: dict[Loc, Complaint], missing: list[_Missing]
+) -> tuple[dict[Loc, Complaint], list[_Missing]]:
+    """Unknown keys beside each other are one mistake of indentation; so is one that is missing elsewhere."""
+    strangers: dict[Loc, list[Complaint]] = {}
+    rest: dict[Loc, Complaint] = {}
+    for loc, one in wrong.items():
+        home = next((lack for lack in missing if loc and loc[-1] in lack.keys), None)
+        if one.message.startswith("unknown key") and home is not None and home.parent != loc[:-1]:
+            hint = f"does it belong below {dotted(home.parent) or 'the top level'}?"
+            rest[loc] = replace(one, hint=hint)
+            left = tuple(key for key in home.keys if key != loc[-1])
+            missing = [replace(lack, keys=left) if lack is home else lack for lack in missing]
+        elif one.message.startswith("unknown key") and not one.hint.startswith("did you mean"):
+            strangers.setdefault(loc[:-1], []).append(one)
+        else:
+            rest[loc] = one
+    for parent, several in strangers.items():
+        first = several[0]
+        if len(several) > 1:
+            names = ", ".join(shown(one.loc[-1]) for one in several[:_NAMED_KEYS])
+            more = f" and {len(several) - _NAMED_KEYS} more" if len(several) > _NAMED_KEYS else ""
+            first = replace(
+                first, message=f"unknown keys {names}{more} below {dotted(parent) or 'the top level'}"
+            )
+        rest[first.loc] = first
+    return rest, [lack for lack in missing if lack.keys]
 
 
 def _below(loc: Loc, other: Loc) -> bool:
@@ -280,6 +312,7 @@ def _explained(model: type[BaseModel], here: Loc, loc: Loc, details: ErrorDetail
         known = re.findall(r"'([^']*)'", expected)
         of = f"{name} must be" if name else "it must be"
         hint = did_you_mean(str(given), known) if isinstance(given, (str, int, float)) else ""
+        hint = "" if hint.startswith("known:") else hint  # the message has named them
         return replace(complaint, message=f"{of} {expected}{instead}", hint=hint)
     words = _EXPECTED.get(kind) or _EXPECTED.get(kind.partition("_")[0])
     if words is None:

@@ -45,8 +45,13 @@ class Place:
     def __str__(self) -> str:
         line = f":{self.line}" if self.line else ""
         key = f" ({self.key})" if self.key else ""
-        here = Path.cwd()
-        file = self.file.relative_to(here) if self.file.is_relative_to(here) else self.file
+        try:
+            here = Path.cwd()
+        except FileNotFoundError:  # somebody has removed it
+            here = self.file
+        file = (
+            self.file.relative_to(here) if self.file.is_relative_to(here) and self.file != here else self.file
+        )
         return f"{file}{line}{key}"
 
 

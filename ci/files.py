@@ -6,27 +6,40 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ci.errors import SystemUnavailable
+from ci.errors import BadInput, PipelineError, SystemUnavailable
 
-__all__ = ["extract", "new_file", "new_folder", "write_whole"]
+__all__ = ["extract", "new_file", "new_folder", "refused", "write_whole"]
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Have a file with that content so that nobody ever sees half of it; SystemUnavailable on a full disk.
+    """Have a file with that content so that nobody ever sees half of it.
 
-    A file that has it already is left alone.
+    A file that has it already is left alone; what a link leads to is written, and a device as it is.
+    BadInput says why a path cannot be written, SystemUnavailable that the disk is full.
     """
     raw = content.encode() if isinstance(content, str) else content
-    if path.is_file() and path.stat().st_size == len(raw) and path.read_bytes() == raw:
-        return
-    with new_file(path) as draft:
+    with _explained(path):
+        try:
+            kind = path.stat().st_mode
+        except FileNotFoundError:
+            kind = stat.S_IFREG  # to be
+        if stat.S_ISDIR(kind):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, and a file is wanted")
+        if not stat.S_ISREG(kind):
+            path.write_bytes(raw)
+            return
+        path = Path(os.path.realpath(path))
+        if path.is_file() and path.stat().st_size == len(raw) and path.read_bytes() == raw:
+            return
+    with new_file(path) as draft, _explained(path):
         draft.write_bytes(raw)
 
 
@@ -37,7 +50,8 @@ def new_file(path: Path) -> Iterator[Path]:
         yield draft
         with draft.open("rb") as file:
             os.fsync(file.fileno())
-        draft.replace(path)
+        with _explained(path):
+            draft.replace(path)
 
 
 @contextlib.contextmanager
@@ -84,18 +98,46 @@ def extract(archive: tarfile.TarFile, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    try:
+    with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as nest:
-            yield Path(nest) / path.name
+        nest = tempfile.TemporaryDirectory(prefix=f".{path.name[:32]}.", dir=path.parent)
+    try:
+        with nest as folder:
+            yield Path(folder) / path.name
     except OSError as error:
         if error.errno in _NO_ROOM:
-            free = shutil.disk_usage(_existing(path)).free // 2**20
-            raise SystemUnavailable(
-                f"no room to write {path}: the disk is full ({free} MiB free)",
-                hint="free some room (va cache prune), then run the same command: it goes on from here",
-            ) from error
+            raise refused(error, path) from error
         raise
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise refused(error, path) from error
+
+
+def refused(error: OSError, path: Path | None = None) -> PipelineError:
+    """What the system said against writing or reading a file, in one line; `path` if the error names none."""
+    where = path or Path(str(error.filename or "")) if error.filename or path else None
+    if error.errno in _NO_ROOM:
+        ordinary = where is not None and (where.is_file() or not where.exists())
+        free = (
+            f" ({shutil.disk_usage(_existing(where)).free // 2**20} MiB free)" if where and ordinary else ""
+        )
+        return SystemUnavailable(
+            f"no room to write {where or 'a file'}: the disk is full{free}",
+            hint="free some room (va cache prune), then run the same command: it goes on from here",
+        )
+    said = error.strerror or "the system gave no reason"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and where is not None:
+        above = next((one for one in [where, *where.parents] if one.exists() and not one.is_dir()), None)
+        if above is not None:
+            return BadInput(f"{above} is a file, and a folder is wanted", hint="another path")
+    if where is None:
+        return SystemUnavailable(f"this machine did not do it: {said}")
+    return BadInput(f"{where} cannot be used: {said}", hint="another path, or other rights to this one")
 
 
 def _existing(path: Path) -> Path:

@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from ci import places
+from ci.complaints import in_words
 from ci.errors import BadInput
 
 __all__ = [
@@ -128,11 +129,9 @@ def read_release(path: Path) -> Release:
             f"cannot read the release {path}: {error.strerror}", hint="va ship makes one"
         ) from error
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc']) or 'file'}: {item['msg']}"
-            for item in error.errors()
-        )
-        raise BadInput(f"{path} is not a release: {wrong}", hint="va ship makes a new one") from error
+        raise BadInput(
+            f"{path} is not a release: {in_words(error)}", hint="va ship makes a new one"
+        ) from error
 
 
 def find_release(wanted: str) -> Release:

@@ -24,7 +24,7 @@ _DURATIONS = {
     "y": 31_536_000_000, "year": 31_536_000_000, "years": 31_536_000_000,
 }  # fmt: skip
 _SIZES = {"k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
-_NUMBER = r"(?:[0-9]{1,12}(?:[.,][0-9]{1,6})?)"
+_NUMBER = r"(?:(?<![0-9])[0-9]{1,12}(?:[.,][0-9]{1,6})?(?![0-9]))"
 
 
 def meant(suggestion: str) -> str:
@@ -45,9 +45,10 @@ def meant_duration(value: object, *, smallest: str = "s") -> str:
     else:
         if re.fullmatch(r"p(?:[0-9]+[dw])?(?:t(?:[0-9]+[hms])+)?", text):  # ISO 8601: PT10M, P1DT2H
             text = text.replace("p", "").replace("t", "")
+        if not re.fullmatch(rf"({_NUMBER} *[a-z]* *)+", text):
+            return ""
         parts = re.findall(rf"({_NUMBER}) *([a-z]*)", text)
-        rest = re.sub(rf"{_NUMBER} *[a-z]*", "", text).strip()
-        if not parts or rest or any(unit not in _DURATIONS for _, unit in parts):
+        if any(unit not in _DURATIONS for _, unit in parts):
             return ""
         total = sum((_fraction(number) * _DURATIONS[unit] for number, unit in parts), Fraction(0))
     for unit in ("d", "h", "m", "s", "ms"):

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
@@ -215,13 +216,17 @@ def _named(folder: Path, name: str, within: Path, place: Place) -> Path:
     """The file of that name beside the one that names it; BadInput when it is none that may be read."""
     hint = "a file beside this one or below the same folder, by its relative name: extends: base.yaml"
     try:
-        file = folder / name
+        file = Path(os.path.normpath(folder / name))
         if Path(name).is_absolute() or not file.resolve().is_relative_to(within):
             raise BadInput(f"{shown(name)} is outside of {within.name}/", place=place, hint=hint)
         if not file.is_file():
             names = [path.name for path in file.parent.glob("*.yaml")] if file.parent.is_dir() else []
             raise BadInput(f"there is no file {shown(name)}", place=place, hint=did_you_mean(name, names))
-    except (OSError, ValueError) as error:  # a name too long, or with a character that no name has
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # too long, not a name's characters, links in a circle
         raise BadInput(f"{shown(name)} is no name of a file", place=place, hint=hint) from error
     return file
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from ci import places
 from ci.build.source import commits_between
+from ci.complaints import in_words
 from ci.concurrency import both, together
 from ci.delivery.helm import CHART_LAYER
 from ci.errors import BadInput, SystemUnavailable
@@ -63,7 +64,8 @@ async def pull(registry: Registry, name: str) -> Release:
         (layer,) = manifest.layers
         release = Release.model_validate_json(await registry.blob(RELEASES, layer))
     except (ValidationError, ValueError) as error:
-        raise BadInput(f"{where} is no release that this version knows: {error}") from error
+        why = in_words(error) if isinstance(error, ValidationError) else str(error)
+        raise BadInput(f"{where} is no release that this version knows: {why}") from error
     if release.name != name or release_bundle(release).digest != manifest.descriptor.digest:
         raise BadInput(
             f"{where} is {release.name}, or was not written as a release is",
@@ -107,8 +109,7 @@ async def _scan(registry: Registry, image: Image) -> Findings:
         findings = Findings.model_validate_json(found.content)
     except ValidationError as error:
         raise SystemUnavailable(
-            f"the scan attached to {registry.endpoint}/{name}@{digest} cannot be read: "
-            f"{error.errors()[0]['msg']}",
+            f"the scan attached to {registry.endpoint}/{name}@{digest} cannot be read: {in_words(error)}",
             hint="it was made by another version of this project, or is damaged: va ship makes a new one",
         ) from error
     if findings.subject != digest:

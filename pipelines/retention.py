@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
+from ci.complaints import in_words
 from ci.concurrency import together
 from ci.delivery.ledger import Ledger
 from ci.delivery.promotion import TargetStatus
@@ -391,7 +392,7 @@ async def _release(registry: Registry, manifest: Manifest) -> Release:
         (layer,) = manifest.layers
         return Release.model_validate_json(await registry.blob(RELEASES, layer))
     except (ValidationError, ValueError, BadInput) as error:
-        said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        said = in_words(error) if isinstance(error, ValidationError) else str(error)
         raise SystemUnavailable(
             f"nothing was removed: {registry.endpoint}/{RELEASES}@{digest} is no release we know: {said}",
             hint="it is damaged, or another version of this project made it: purge with that one, "

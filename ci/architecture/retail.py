@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 
 from ci.errors import BadInput, Place, SystemUnavailable
+from ci.files import write_whole
 from ci.retries import retry_after
 from ci.yamlfile import load
 
@@ -92,7 +93,7 @@ async def refresh(file: Path, client: httpx.AsyncClient, *, today: date, write: 
         for change in changes:
             if change.after is not None:
                 text = _put(text, change, today, file)
-        file.write_text(text, encoding="utf-8")
+        write_whole(file, text)
     return list(changes)
 
 

@@ -14,6 +14,7 @@ from ci.azure import cluster, data, edge, network, operations
 from ci.azure.arm import Module, Resource
 from ci.azure.cluster import group_parameter
 from ci.errors import BadInput
+from ci.files import write_whole
 from ci.yamlfile import did_you_mean
 
 __all__ = ["AREAS", "render", "write"]
@@ -106,6 +107,5 @@ def write(modules: Iterable[Module], folder: Path) -> list[Path]:
     for stale in set(folder.glob("*/[0-9][0-9]-*.json")) - set(files):
         stale.unlink()
     for file, text in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        write_whole(file, text)
     return sorted(files)

@@ -24,6 +24,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ci.errors import PipelineError
+from ci.files import write_whole
 from ci.serving import serving
 
 __all__ = ["Fault", "StandIn", "serve"]
@@ -107,16 +109,16 @@ class StandIn:
         except _Refused as refused:
             answer = refused.answer()
         if request.method != "GET" or "deployments" in path:
-            self._keep()
+            try:
+                self._keep()
+            except PipelineError as error:
+                return _Refused(507, "InsufficientStorage", str(error)).answer()
         return answer
 
     def _keep(self) -> None:
         if self.file is not None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
             kept = {"groups": self.groups, "resources": self.resources, "deployments": self.deployments}
-            partial = self.file.with_suffix(".new")
-            partial.write_text(json.dumps(kept))
-            partial.replace(self.file)
+            write_whole(self.file, json.dumps(kept))
 
     def _route(self, request: Request, path: str, body: Any) -> Response:
         method = request.method

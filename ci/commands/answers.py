@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import os
 import shlex
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 import typer
 
 from ci.errors import Interrupted, PipelineError, RootNeeded, SystemUnavailable
+from ci.files import refused
 
 if TYPE_CHECKING:
     from ci.delivery.promotion import PromotionResult
@@ -104,8 +106,8 @@ def failing(json: bool) -> Iterator[None]:
     except PipelineError as error:
         fail(error, json=json)
     except OSError as error:
-        if error.filename is None:  # no file was asked for: a fault of ours
-            raise
+        if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fail(refused(error), json=json)
         said = f"{error.filename} cannot be used: {(error.strerror or str(error)).lower()}"
         hint = "choose another place: by the option that names it, or VA_STATE and VA_CACHE for what va keeps"
         fail(SystemUnavailable(said, hint=hint), json=json)
@@ -116,7 +118,8 @@ def fail(error: PipelineError, *, json: bool) -> NoReturn:
     from ci.layout import show, words
 
     if json:
-        write_json({"error": {"kind": type(error).__name__, "message": str(error), "hint": error.hint}})
+        told = {"kind": type(error).__name__, "message": str(error), "hint": error.hint}
+        write_json({"error": {key: _text(value) for key, value in told.items()}})
     said = words(("error: ", "bold red"), str(error))
     hint = [words(("next:  ", "bold"), error.hint)] if error.hint else []
     show(said, *hint, to=sys.stderr)
@@ -127,6 +130,11 @@ def ended(result: PromotionResult | Demonstrated | Verification) -> None:
     """Exit as a result says that was printed already: a gate that failed is a result, not an accident."""
     if result.error is not None:
         fail(result.error, json=False)  # stdout has the result already
+
+
+def _text(words: str) -> str:
+    """Names of files may hold bytes that are no text: escaped, as on a terminal."""
+    return words.encode("utf-8", "backslashreplace").decode()
 
 
 def write_json(result: object) -> None:

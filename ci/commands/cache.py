@@ -32,7 +32,9 @@ def usage(json: Json = False) -> None:
 
 @app.command()
 def prune(
-    keep: Annotated[float, typer.Option(min=0, help="GiB that may stay; the least recently used go.")] = 0,
+    keep: Annotated[
+        float, typer.Option(min=0, max=1_000_000, help="GiB that may stay; the least recently used go.")
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Shrink the build cache. Example: va cache prune --keep 5"""

@@ -6,6 +6,7 @@ output and exit codes. Those rooms are imported inside the commands, so that `va
 
 from __future__ import annotations
 
+import re
 import sys
 
 import typer
@@ -26,8 +27,10 @@ from ci.commands import (
     shipping,
     tools,
 )
-from ci.commands.answers import failing
+from ci.commands.answers import failing, write_json
 from ci.commands.options import SETTINGS
+from ci.commands.streams import replace_streams
+from ci.errors import BadInput, Interrupted, SystemUnavailable
 
 __all__ = ["app", "main"]
 
@@ -63,9 +66,39 @@ for _name, _group in _GROUPS.items():
 
 
 def main() -> None:
-    """The console command."""
+    """The console command: a wrong option is told as a wrong file is, with `--json` as JSON too."""
+    output = replace_streams()
     try:
         with failing("--json" in sys.argv):
-            app()
+            code = app(standalone_mode=False)
     except typer.Exit as ended:
-        sys.exit(ended.exit_code)
+        code = ended.exit_code
+    except typer.Abort:
+        code = Interrupted.exit_code
+    except Exception as error:
+        # What Typer says of a command line: it names no class for that.
+        if not hasattr(error, "format_message"):
+            raise
+        if isinstance(getattr(error, "message", None), str):
+            error.message = _in_words(error.message)  # type: ignore[attr-defined]
+        if "--json" in sys.argv[1:]:
+            told = {"kind": BadInput.__name__, "message": error.format_message(), "hint": "va --help"}
+            write_json({"error": told})
+        error.show()  # type: ignore[attr-defined]
+        code = getattr(error, "exit_code", BadInput.exit_code)
+    sys.stdout.flush()
+    if output.problem is not None and not code:
+        sys.stderr.write(f"error: the result could not be written: {output.problem.strerror}\n")
+        code = SystemUnavailable.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _in_words(message: str) -> str:
+    """What Typer has from pydantic, without its words for types."""
+    found = re.fullmatch(
+        r"(.*)Input should be (?:a valid (integer|number|\w+)|(.*?))(?:, (?!.*').*)?", message
+    )
+    if found is None:
+        return message
+    kind = {"integer": "whole number"}.get(found[2], found[2])
+    return f"{found[1]}{f'a {kind} is expected' if kind else f'it should be {found[3]}'}"

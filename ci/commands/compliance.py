@@ -47,7 +47,7 @@ def compliance_report(env: Env = "prod", json: Json = False) -> None:
 
 @app.command("audit")
 def compliance_audit(
-    days: Annotated[int, typer.Option(min=1, help="How far back.")] = 90,
+    days: Annotated[int, typer.Option(min=1, max=36_525, help="How far back.")] = 90,
     who: Annotated[str | None, typer.Option(help="Only what this person or pipeline did.")] = None,
     estate: Annotated[str, typer.Option(envvar="VA_ESTATE", help="A folder of environments/.")] = "local",
     json: Json = False,

@@ -177,7 +177,9 @@ def restore(
 @needs_platform
 def drill(
     sessions: Annotated[int, typer.Option(min=10, max=100_000, help="How many sessions are seeded.")] = 3000,
-    seconds: Annotated[float, typer.Option(min=1, help="How long to write on after the backup.")] = 8.0,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=86_400, help="How long to write on after the backup.")
+    ] = 8.0,
     env: Env = "prod",
     keep: Annotated[bool, typer.Option("--keep", help="Leave the restored stores for a look.")] = False,
     json: Json = False,

@@ -12,6 +12,7 @@ from ci import dates
 from ci.commands.answers import failing, write_json
 from ci.commands.options import Env, Json, Region, WhatIf, Written, load, said
 from ci.errors import BadInput
+from ci.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -234,9 +235,7 @@ def env_dashboards(
     from ci.architecture.dashboards import dashboards
 
     with failing(json):
-        out.mkdir(parents=True, exist_ok=True)
-        files = []
-        for name, board in dashboards().items():
-            (out / f"{name}.json").write_text(dumps(board, indent=2) + "\n", encoding="utf-8")
-            files.append(out / f"{name}.json")
-        said(files, json)
+        files = {out / f"{name}.json": dumps(board, indent=2) + "\n" for name, board in dashboards().items()}
+        for file, text in files.items():
+            write_whole(file, text)
+        said(list(files), json)

@@ -12,6 +12,7 @@ from ci import dates
 from ci.commands.answers import failing, write_json
 from ci.commands.options import Env, Json, Local, Region, Subscription, load, on_azure, said
 from ci.errors import BadInput, PolicyBlocked
+from ci.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -288,5 +289,5 @@ def infra_graph(
     from ci.architecture.topology import draw
 
     with failing(json):
-        out.write_text(draw(load(env).architecture), encoding="utf-8")
+        write_whole(out, draw(load(env).architecture))
         said([out], json)

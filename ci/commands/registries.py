@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="The registries of the regions.")
 @app.command("status")
 def registry_status(
     release: ReleaseName = "latest",
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for regions that lag.")] = 0,
+    wait: Annotated[float, typer.Option(min=0, max=86_400, help="Seconds to wait for regions that lag.")] = 0,
     estate: Estate = "local",
     json: Json = False,
 ) -> None:

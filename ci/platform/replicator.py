@@ -34,6 +34,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from ci import places
+from ci.complaints import in_words
 from ci.concurrency import together
 from ci.errors import BadInput, PipelineError, SystemUnavailable
 from ci.platform.daemon import Daemon, answers, as_part
@@ -357,7 +358,7 @@ def app(followers: Iterable[Follower], *, token: str) -> Starlette:
             told = list(events_in(await request.body()))
         except ValidationError as error:
             # Taken all the same: the registry would send it again for ever, and what comes after would wait.
-            _log(f"what the home told is no notification: {error.errors()[0]['msg']}")
+            _log(f"what the home told is no notification: {in_words(error)}")
             told = []
         for event in told:
             for follower in by_region.values():
@@ -381,7 +382,7 @@ def app(followers: Iterable[Follower], *, token: str) -> Starlette:
             try:
                 wanted = Faults.model_validate_json(await request.body())
             except ValidationError as error:
-                return PlainTextResponse(error.errors()[0]["msg"], 400)
+                return PlainTextResponse(in_words(error), 400)
             follower = by_region.get(request.path_params["region"])
             if follower is None:
                 return PlainTextResponse(f"no such region; there is {', '.join(by_region)}", 404)

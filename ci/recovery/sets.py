@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from ci.complaints import in_words
 from ci.errors import BadInput
 from ci.files import write_whole
 from ci.places import state
@@ -234,10 +235,8 @@ def read_set(folder: Path) -> BackupSet:
     try:
         return BackupSet.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
         raise BadInput(
-            f"{file}: {key}: {first['msg']}", hint="it was written by another version of va"
+            f"{file}: {in_words(error)}", hint="it was written by another version of va"
         ) from error
 
 

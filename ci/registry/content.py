@@ -17,6 +17,7 @@ from typing import Annotated, Any, BinaryIO
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
+from ci.complaints import in_words
 from ci.errors import BadInput
 from ci.registry.references import digest_of
 from ci.release import Digest
@@ -145,7 +146,7 @@ def parse_manifest(raw: bytes, media_type: str | None = None) -> Manifest:
         first = error.errors(include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the document"
         digest = first["type"] == "string_pattern_mismatch"
-        raise ValueError(f"{place}: {'it is no sha256 digest' if digest else first['msg']}") from error
+        raise ValueError(f"{place}: it is no sha256 digest" if digest else in_words(error)) from error
     said = fields.media_type or (media_type if media_type not in _SAYS_NOTHING else "")
     said = said or (IMAGE_MANIFEST if fields.config else IMAGE_INDEX)
     if media_type in MANIFEST_TYPES and said != media_type:
@@ -299,7 +300,7 @@ def open_archive(path: Path) -> Bundle:
     try:
         tops = _ManifestFields.model_validate_json(content("index.json")).manifests
     except ValidationError as error:
-        raise _broken(path, f"index.json: {error.errors()[0]['msg']}") from error
+        raise _broken(path, f"index.json: {in_words(error)}") from error
     if len({top.digest for top in tops}) != 1:
         raise _broken(path, f"index.json names {len(tops)} images, not one")
     root = manifest(tops[0])

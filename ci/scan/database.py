@@ -27,6 +27,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_pascal
 
 from ci import places
+from ci.complaints import in_words
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
 from ci.files import new_folder, write_whole
 from ci.locks import locked
@@ -255,10 +256,8 @@ def _understood(offered: _Offered, raw: bytes) -> Database:
     try:
         metadata = _Metadata.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
         raise BadInput(
-            f"{offered.name}: its {_METADATA} does not say when it was made: {place} {first['msg']}"
+            f"{offered.name}: its {_METADATA} does not say when it was made: {in_words(error)}"
         ) from error
     if metadata.version != offered.kind.schema:
         raise BadInput(

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_pascal
 
+from ci.complaints import in_words
 from ci.release import ScanSummary
 
 __all__ = [
@@ -227,9 +228,7 @@ def read_report(
     try:
         report = _Report.model_validate_json(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{place + ': ' if place else ''}{first['msg']}") from error
+        raise ValueError(in_words(error)) from error
     if report.schema_version != _SCHEMA:
         raise ValueError(f"its schema is version {report.schema_version}; this project reads {_SCHEMA}")
     found = sorted(

@@ -24,6 +24,7 @@ from weakref import WeakValueDictionary
 import httpx
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from ci.complaints import in_words
 from ci.concurrency import together
 from ci.errors import SystemUnavailable
 from ci.registry import Blob, Descriptor, Outcome, Registry, artifact, push
@@ -385,7 +386,7 @@ async def ask_replicator(
         return {one.region: one for one in _REPLICAS.validate_json(response.content)}
     except ValidationError as error:
         raise SystemUnavailable(
-            f"the replicator at {address} does not say how far it is: {error.errors()[0]['msg']}",
+            f"the replicator at {address} does not say how far it is: {in_words(error)}",
             hint="it is another version, or something else listens there: va up",
         ) from error
 

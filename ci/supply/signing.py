@@ -39,6 +39,7 @@ from pydantic.alias_generators import to_camel
 
 from ci import places
 from ci.actions import gives_tokens, this_job
+from ci.complaints import in_words
 from ci.concurrency import together
 from ci.environments import TrustedSigner
 from ci.errors import BadInput, PolicyBlocked, StepFailed, SystemUnavailable
@@ -392,7 +393,7 @@ def _who_signed(content: bytes, digest: str, signer: TrustedSigner) -> tuple[str
         try:
             envelope = _Bundle.model_validate_json(content).dsse_envelope
         except ValidationError as error:
-            raise NotBelieved(f"it is no Sigstore bundle with one signature ({_first(error)})") from error
+            raise NotBelieved(f"it is no Sigstore bundle with one signature ({in_words(error)})") from error
         if not (id_ := _signed_with(envelope, signer.key)):
             raise NotBelieved(f"it is not by {signer}")
         _is_about(digest, envelope.payload_type, envelope.payload)
@@ -413,7 +414,7 @@ def _is_about(digest: str, payload_type: str, payload: bytes) -> None:
     try:
         statement = _Statement.model_validate_json(payload)
     except ValidationError as error:
-        raise NotBelieved(f"what it signs is no in-toto statement ({_first(error)})") from error
+        raise NotBelieved(f"what it signs is no in-toto statement ({in_words(error)})") from error
     if payload_type != _IN_TOTO or statement.type not in _STATEMENTS:
         raise NotBelieved("what it signs is no in-toto statement")
     if statement.predicate_type != _PREDICATE:
@@ -449,9 +450,3 @@ def _signed_with(envelope: _Envelope, file: Path) -> str:
     except InvalidSignature:
         return ""
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()[:16]
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors(include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place + ': ' if place else ''}{first['msg']}"

@@ -20,6 +20,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
 from ci.actions import run_of
+from ci.complaints import in_words
 from ci.environments import Trust
 from ci.release import Image, Release
 from ci.scan import Findings, Policy, judge
@@ -80,8 +81,9 @@ def checks(
             said = look(document.content)
         except _Refused as refused:
             found.append(Check(subject=image.name, what=kind, reason=str(refused)))
-        except (ValidationError, ValueError) as error:
-            found.append(Check(subject=image.name, what=kind, reason=f"it cannot be read: {_first(error)}"))
+        except ValueError as error:
+            why = in_words(error) if isinstance(error, ValidationError) else str(error)
+            found.append(Check(subject=image.name, what=kind, reason=f"it cannot be read: {why}"))
         else:
             found.append(Check(subject=image.name, what=kind, said=said))
     return found
@@ -235,11 +237,3 @@ def _shortened(reasons: list[str]) -> Iterator[str]:
     yield from reasons[:_SHOWN]
     if len(reasons) > _SHOWN:
         yield f"and {len(reasons) - _SHOWN} more"
-
-
-def _first(error: ValueError) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors(include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return f"{place + ': ' if place else ''}{first['msg']}"
-    return str(error)

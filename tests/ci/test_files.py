@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ci.errors import SystemUnavailable
+from ci.errors import BadInput, PipelineError, SystemUnavailable
 from ci.files import extract, new_file, new_folder, write_whole
 
 
@@ -55,7 +55,7 @@ def test_a_full_disk_is_said_and_nothing_half_is_left(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "va cache prune" in caught.value.hint
     assert not list(tmp_path.iterdir())
-    with pytest.raises(PermissionError), new_file(tmp_path / "x"):
+    with pytest.raises(PermissionError), new_file(tmp_path / "x"):  # of something else: not of this file
         raise PermissionError(errno.EACCES, "no")
 
 
@@ -129,3 +129,36 @@ def test_an_archive_with_anything_else_is_refused(tmp_path: Path, name: str, kin
 
     assert [file.name for file in tmp_path.iterdir()] == ["into"]
     assert [file.name for file in (tmp_path / "into").rglob("*")] == ["a", "inside"]
+
+
+@pytest.mark.parametrize(
+    ("where", "kind", "said"),
+    [
+        ("file/x", BadInput, "file is a file, and a folder is wanted"),
+        ("folder", BadInput, "it is a folder, and a file is wanted"),
+        ("x" * 300, BadInput, "File name too long"),
+        ("/proc/x", BadInput, "cannot be used: No such file"),
+        ("/dev/full", SystemUnavailable, "the disk is full"),
+        ("loop", BadInput, "symbolic links"),
+    ],
+)
+def test_a_path_that_cannot_be_written_is_told_in_one_line(
+    tmp_path: Path, where: str, kind: type[PipelineError], said: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(kind) as caught:
+        write_whole(tmp_path / where, "text")
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert "Errno" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "loop"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_device_stays_one_and_a_link_is_followed(tmp_path: Path) -> None:
+    write_whole(Path("/dev/null"), "text")
+    assert Path("/dev/null").is_char_device()
+    (tmp_path / "link").symlink_to("real")
+    write_whole(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "text"
