@@ -38,26 +38,32 @@ FILES = tuple(
 TODAY = date(2026, 11, 29)
 
 VALUES = (
-    "null", "~", "", "true", "yes", "no", "on", "off", "0", "-1", "1", "3.5", ".inf", ".nan", "1e400", "0x1F", "0o17",
-    "1_000", "12:30:45", "99999999999999999999999", "9" * 5000, "0x" + "f" * 6000, "2026-11-29", "2026-13-45",
-    "2026-11-29T10:00:00Z", "2026-11-29 10:00:00 +25:00", "''", "' '", "'\t'", '"\\0"', '"\\ud800"', '"\\e[31mred"',
-    "'line\n  line'", "[]", "{}", "[[[]]]", "[1, two, null]", "{a: 1}", "{1: 2}", "{? [a] : b}", "[a, [b, {c: d}]]",
-    "&anchor x", "*nobody", "&a [*a]", "!!python/object:os.system x", "!!binary aGVsbG8=", "!!binary é", "!!set {a}",
-    "!!bool maybe", "!!int many", "!!float much", "!!timestamp soon", "!!null x", "!!str 5", "!mine x", "<<", "!!omap []",
-    "5 GB", "5Gi", "5 GiB", "128", "0 GB", "-5 GB", "1.5 TB", "10m", "10 min", "90 seconds", "PT10M", "1h30m", "1.5h",
-    "0s", "99999999999999d", "١٠s", "80", "80%", "0.8", "150%", "-3%", "80 percent", "1200", "$1,200", "1200 EUR",
-    "10.0.0.0/33", "10.0.0.1/16", "0.0.0.0/0", "10.0.0.0/30", "fe80::/64", "10.0.0.0", "westus9", "EastUS", "brazilsouth",
-    "Standard_D4_v5", "Standard_D32s_v5", "nobody", "x" * 60, "x" * 70_000, "Große Straße", "a\u0000b", "日本", "🎉", "a.b@c",
-    "latest", "/etc/passwd", "../../x", "~nobody/x", "${state}", "${HOME}", "http://x", "ftp://x", "http://[::1", "(((",
-    "[a-", "a{99999999999}", "(?P<x", "*", "**", "1.28", '"1.99"', '"1"', "env:", "env:X", "azkv://this/x", "azkv://",
-    "3f2504e0-4f89-41d3-9a0c-0305e82c3301", "prod", "dev", "base.yaml", "eastus", "[eastus]", "[[eastus]]", "[eastus, eastus]",
+    "null", "~", "", "true", "yes", "no", "on", "off", "0", "-1", "1", "3.5", ".inf", ".nan", "1e400",
+    "0x1F", "0o17", "1_000", "12:30:45", "99999999999999999999999", "9" * 5000, "0x"+"f" * 6000,
+    "2026-11-29", "2026-13-45", "2026-11-29T10:00:00Z", "2026-11-29 10:00:00 +25:00", "''", "' '", "'\t'",
+    '"\\0"', '"\\ud800"', '"\\e[31mred"', "'line\n  line'", "[]", "{}", "[[[]]]", "[1, two, null]",
+    "{a: 1}", "{1: 2}", "{? [a] : b}", "[a, [b, {c: d}]]", "&anchor x", "*nobody", "&a [*a]",
+    "!!python/object:os.system x", "!!binary aGVsbG8=", "!!binary é", "!!set {a}", "!!bool maybe",
+    "!!int many", "!!float much", "!!timestamp soon", "!!null x", "!!str 5", "!mine x", "<<", "!!omap []",
+    "5 GB", "5Gi", "5 GiB", "128", "0 GB", "-5 GB", "1.5 TB", "10m", "10 min", "90 seconds", "PT10M",
+    "1h30m", "1.5h", "0s", "99999999999999d", "١٠s", "80", "80%", "0.8", "150%", "-3%", "80 percent",
+    "1200", "$1,200", "1200 EUR", "10.0.0.0/33", "10.0.0.1/16", "0.0.0.0/0", "10.0.0.0/30", "fe80::/64",
+    "10.0.0.0", "westus9", "EastUS", "brazilsouth", "Standard_D4_v5", "Standard_D32s_v5", "nobody",
+    "x" * 60, "x" * 70_000, "Große Straße", "a\u0000b", "日本", "🎉", "a.b@c", "latest", "/etc/passwd",
+    "../../x", "~nobody/x", "${state}", "${HOME}", "http://x", "ftp://x", "http://[::1", "(((", "[a-",
+    "a{99999999999}", "(?P<x", "*", "**", "1.28", '"1.99"', '"1"', "env:", "env:X", "azkv://this/x",
+    "azkv://", "3f2504e0-4f89-41d3-9a0c-0305e82c3301", "prod", "dev", "base.yaml", "eastus", "[eastus]",
+    "[[eastus]]", "[eastus, eastus]",
 )  # fmt: skip
 KINDS = (
-    "drop", "rename", "double", "value", "value", "value", "value", "move", "under", "cut", "tab", "bytes", "bom", "crlf",
-    "indent", "extends", "deep", "alias", "line", "swap",
+    "drop", "rename", "double", "value", "value", "value", "value", "move", "under", "cut", "tab", "bytes",
+    "bom", "crlf", "indent", "extends", "deep", "alias", "line", "swap",
 )  # fmt: skip
-BYTES = (b"\x00", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\x1b[2J", b"\xe2\x80\xa8", b"\x85", b"\t", b"%YAML 9.9\n", b"---\n",
-         b"...\n", b"{{ x }}", b"'", b'"', b"#", b": ", b"- ", b"&", b"*", b"!", b"|", b">", b"@", b"`")  # fmt: skip
+BYTES = (
+    b"\x00", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\x1b[2J", b"\xe2\x80\xa8", b"\x85", b"\t", b"%YAML 9.9\n",
+    b"---\n", b"...\n", b"{{ x }}", b"'", b'"', b"#", b": ", b"- ", b"&", b"*", b"!", b"|", b">", b"@",
+    b"`",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -149,7 +155,7 @@ def copied(folder: Path) -> Path:
 
 
 def complaint(file: Path, checkout: Path) -> str:
-    """What is said of a file of that checkout, when all that reads it has read it; empty when nothing is wrong.
+    """What is said of a file of that checkout by all that reads it; empty when nothing is wrong.
 
     BadInput is caught and nothing else.
     """

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from ci import entra
+from ci.complaints import in_words
 from ci.concurrency import together
 from ci.errors import BadInput, SystemUnavailable
 from ci.registry.auth import BearerAuth, Challenge, Token, lifetime_of, parse_challenge
@@ -129,8 +130,7 @@ class AzureRegistry(Registry):
                 found += _Manifests.model_validate_json(page.content).manifests or ()
             except ValidationError as error:
                 raise SystemUnavailable(
-                    f"{self.endpoint} answered with no list of what {repository} holds: "
-                    f"{error.errors(include_input=False)[0]['msg']}"
+                    f"{self.endpoint} answered with no list of what {repository} holds: {in_words(error)}"
                 ) from error
         return tuple(
             Held(

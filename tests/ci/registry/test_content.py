@@ -103,7 +103,7 @@ def test_an_artifact_has_the_same_digest_each_time_and_names_its_subject() -> No
 @pytest.mark.parametrize(
     ("raw", "said", "what"),
     [
-        (b"nonsense", None, "Invalid JSON"),
+        (b"nonsense", None, "not JSON"),
         (b"[]", None, "the document"),
         (json.dumps({"layers": [{"digest": "x"}]}).encode(), None, "layers.0"),
         (json.dumps({"mediaType": IMAGE_INDEX}).encode(), IMAGE_MANIFEST, "says of itself"),
