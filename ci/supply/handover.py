@@ -243,7 +243,7 @@ def _parsed(folder: Path, raw: bytes) -> Handover:
     try:
         return Handover.model_validate_json(raw)
     except ValidationError as error:
-        what = complaints.said(error)
+        what = complaints.in_words(error)
         raise _wrong(folder, MANIFEST, f"it is no manifest that this version knows: {what}") from error
 
 
@@ -270,7 +270,7 @@ def _findings(folder: Path, name: str, said: Document, *, of: Scanned) -> tuple[
     try:
         findings = Findings.model_validate_json(content)
     except ValidationError as error:
-        what = complaints.said(error)
+        what = complaints.in_words(error)
         where = f"reports/{name}/{_FINDINGS}"
         raise _wrong(folder, where, f"they are no findings that this version knows: {what}") from error
     if findings.of is not of:
