@@ -88,7 +88,7 @@ def complaints(
     wrong, missing = _joined(wrong, missing)
     gone = {loc for one in missing for loc in _above(one, taken)}
     missing = [one for one in missing if one.keys and not any(_above(one, taken))]
-    several = {one.parent for one in missing if len(one.keys) > 1}
+    several = {one.parent for one in missing if len(one.keys) > 1 or _namesake(one.parent, data)}
     missing = [one for one in missing if not any(_below(one.parent, other) for other in several)]
     if extends and any(not one.parent and len(one.keys) >= _LOOKS_CUT_OFF for one in missing):
         missing = [one for one in missing if not one.parent]
@@ -223,6 +223,19 @@ def _taken_away(loc: Loc) -> Complaint:
     )
 
 
+def _namesake(loc: Loc, data: Any) -> str:
+    """A key beside that one with nearly its name; empty if there is none.
+
+    Whoever misspells a key in the lower of two files has two of them: one lacks what the other one has.
+    """
+    for part in loc[:-1]:
+        data = data[part]
+    if not loc or not isinstance(loc[-1], str) or not isinstance(data, dict):
+        return ""
+    near = difflib.get_close_matches(loc[-1], set(data) - {loc[-1]}, n=1, cutoff=0.8)
+    return near[0] if near else ""
+
+
 def _lacks(missing: _Missing, data: Any, extends: str) -> Complaint:
     parent, keys = missing.parent, missing.keys
     if isinstance(keys[0], int):
@@ -237,14 +250,8 @@ def _lacks(missing: _Missing, data: Any, extends: str) -> Complaint:
     hint = f"add `{keys[0]}:` below {dotted(parent) or 'the top level'}"
     if extends:
         hint = f"is `{extends}: …` missing, which names the file that this one is laid over?"
-    elif parent:
-        # Whoever misspells a name in the lower file has two of them: one lacks what the other one has.
-        siblings: Any = data
-        for part in parent[:-1]:
-            siblings = siblings[part]
-        if isinstance(siblings, dict) and isinstance(parent[-1], str):
-            near = difflib.get_close_matches(parent[-1], set(siblings) - {parent[-1]}, n=1, cutoff=0.8)
-            hint = f"is {shown(near[0])} beside it meant to be {shown(parent[-1])}?" if near else hint
+    elif near := _namesake(parent, data):
+        hint = f"is {shown(near)} beside it meant to be {shown(parent[-1])}?"
     return Complaint(loc=parent, message=message, hint=hint)
 
 

@@ -5,6 +5,7 @@ network.py    address ranges, subnets, security groups, private endpoints
 edge.py       LiveKit's media, DNS and Traffic Manager, certificates, the firewall
 cluster.py    pools and what runs on them: taints, room, drains, quota, identities
 data.py       PostgreSQL, Redis, blobs; what can be recovered
+limits.py     what Azure's documentation says it refuses: names, sizes, intervals, what a subnet holds
 promises.py   regions, the registry, law, exposure, what Azure retires
 money.py      what a document says it costs, and the budget
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 from datetime import date
 
 from ci.architecture.chart import Fit, declared_workloads
-from ci.architecture.check import cluster, data, edge, money, network, promises
+from ci.architecture.check import cluster, data, edge, limits, money, network, promises
 from ci.architecture.check.rule import Estate, Finding, Rule, Severity
 from ci.architecture.model import Declared
 
@@ -28,6 +29,7 @@ RULES: tuple[Rule, ...] = (
     *cluster.RULES,
     *data.RULES,
     *promises.RULES,
+    *limits.RULES,
     *money.RULES,
 )
 """Every rule, in the order they are looked at."""

@@ -1,0 +1,439 @@
+"""Rules about what Azure's own documentation says it refuses: names, sizes, intervals, what a subnet holds.
+
+Each rule's `holds` ends with its source: the page of learn.microsoft.com, as remembered in November 2026.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from ipaddress import IPv4Network, ip_network
+
+from ci.architecture import names
+from ci.architecture.check.rule import Broken, Estate, Rule, error
+from ci.architecture.facts import retirements
+from ci.architecture.network import address_count
+
+__all__ = ["RULES"]
+
+Key = tuple[str | int, ...]
+
+_DAY = timedelta(days=1)
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+@error("AKS-POOL-NAME")
+def pools_have_names_of_azure(estate: Estate) -> Iterator[Broken]:
+    """A pool's name has at most 12 small letters and digits, a letter first.
+
+    Source: azure/aks/create-node-pools, "Limitations".
+    """
+    for pool in estate.architecture.kubernetes.pools:
+        if not re.fullmatch("[a-z][a-z0-9]{0,11}", pool):
+            short = re.sub("[^a-z0-9]", "", pool)[:12]
+            why = f"has {len(pool)} characters" if len(pool) > 12 else "has a hyphen"
+            yield Broken(
+                ("kubernetes", "pools", pool),
+                f"the pool's name {pool} {why}; AKS takes 12 small letters and digits at most",
+                f"did you mean {short!r}?",
+            )
+
+
+_OFFERED = (35, 37)
+"""Of Kubernetes 1.x what AKS offers, the oldest and the newest."""
+
+
+@error("AKS-VERSION")
+def the_version_is_offered(estate: Estate) -> Iterator[Broken]:
+    """AKS offers the version of Kubernetes. Source: azure/aks/supported-kubernetes-versions, read 2026-08."""
+    version = estate.architecture.kubernetes.version
+    oldest, newest = _OFFERED
+    if oldest <= int(version.partition(".")[2]) <= newest or f"kubernetes {version}" in retirements():
+        return  # RETIRED says it of what was offered once
+    yield Broken(
+        ("kubernetes", "version"),
+        f"AKS offers Kubernetes 1.{oldest} to 1.{newest}, not {version}",
+        f'version: "1.{newest - 1}"',
+    )
+
+
+@error("AKS-DISK")
+def disks_have_sizes_of_azure(estate: Estate) -> Iterator[Broken]:
+    """A node's disk has 30 to 2048 GB. Source: azure/templates/microsoft.containerservice, osDiskSizeGB."""
+    for name, pool in estate.architecture.kubernetes.pools.items():
+        if not 30 <= pool.os_disk <= 2048:
+            yield Broken(
+                ("kubernetes", "pools", name, "os_disk"),
+                f"a disk of {pool.os_disk} GB; AKS takes 30 to 2048 GB",
+                "os_disk: 128 GB",
+            )
+
+
+@error("AKS-DRAIN")
+def drains_end_in_time(estate: Estate) -> Iterator[Broken]:
+    """An upgrade waits for a node from 1 minute to 24 hours, in whole minutes.
+
+    Source: azure/aks/upgrade-aks-cluster, "Set node drain time-out value".
+    """
+    waits = estate.architecture.kubernetes.drain_timeout
+    if not timedelta(minutes=1) <= waits <= _DAY or waits % timedelta(minutes=1):
+        yield Broken(
+            ("kubernetes", "drain_timeout"),
+            f"AKS waits 1 minute to 24 hours for a node, in whole minutes; {_said(waits)} is none of that",
+            "drain_timeout: 6h",
+        )
+
+
+@error("AKS-POOLS")
+def a_cluster_holds_them(estate: Estate) -> Iterator[Broken]:
+    """A cluster has at most 100 pools and 5,000 nodes; a system pool never sleeps.
+
+    Source: azure/aks/quotas-skus-regions and azure/aks/use-system-pools.
+    """
+    kubernetes = estate.architecture.kubernetes
+    if len(kubernetes.pools) > 100 or kubernetes.nodes[1] > 5000:
+        yield Broken(
+            ("kubernetes", "pools"),
+            f"{len(kubernetes.pools)} pools and {kubernetes.nodes[1]:,} nodes; a cluster has 100 and 5,000",
+            "fewer of them",
+        )
+    for name, pool in kubernetes.pools.items():
+        if pool.mode == "system" and (pool.min == 0 or pool.spot):
+            yield Broken(
+                ("kubernetes", "pools", name),
+                f"the system pool {name} {'may be evicted' if pool.spot else 'may have no node'}, "
+                "and AKS itself runs there",
+                "min: 2, spot: false",
+            )
+
+
+@error("K8S-NAME")
+def pods_have_names_of_kubernetes(estate: Estate) -> Iterator[Broken]:
+    """Service accounts are namespace/name, and labels and taints as Kubernetes takes them.
+
+    Source: kubernetes.io/docs/concepts/overview/working-with-objects, "Names" and "Labels and Selectors".
+    """
+    label = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+    value = "([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?"
+    key = rf"({label}(\.{label})*/)?[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?"
+    for name, identity in estate.architecture.access.identities.items():
+        account = identity.service_account
+        if account is not None and not re.fullmatch(rf"{label}/{label}(\.{label})*", account):
+            yield Broken(
+                ("access", "identities", name, "service_account"),
+                f"{account!r} is no service account: namespace/name in small letters, digits and hyphens",
+                f"service_account: voice/voice-{name}",
+            )
+    for name, pool in estate.architecture.kubernetes.pools.items():
+        pairs = [(one, text, ("labels", one)) for one, text in pool.labels.items()]
+        pairs += [(taint.key, taint.value, ("taints",)) for taint in pool.taints]
+        for one, text, at in pairs:
+            if not re.fullmatch(key, one) or not re.fullmatch(value, text):
+                yield Broken(
+                    ("kubernetes", "pools", name, *at),
+                    f"{one}={text} is no label or taint: letters, digits and ._- between them, 63 at most",
+                    "as voice/pool: agents",
+                )
+
+
+_POSTGRES_GB = (32, 64, 128, 256, 512, 1024, 2048, 4095, 4096, 8192, 16384, 32767)
+
+
+@error("PG-STORAGE")
+def the_database_has_a_size_of_azure(estate: Estate) -> Iterator[Broken]:
+    """The database's storage is of a size that is sold: 32 GB to 32 TB, each twice the one before.
+
+    Source: azure/postgresql/flexible-server/concepts-storage, "Premium SSD".
+    """
+    storage = estate.architecture.postgres.storage
+    if storage not in _POSTGRES_GB:
+        next_one = next((size for size in _POSTGRES_GB if size >= storage), _POSTGRES_GB[-1])
+        yield Broken(
+            ("postgres", "storage"),
+            f"{storage} GB of storage; a flexible server has {', '.join(map(str, _POSTGRES_GB))} GB",
+            f"storage: {next_one} GB",
+        )
+
+
+_POSTGRES_VERSIONS = (11, 18)
+
+
+@error("PG-VERSION")
+def the_database_is_offered(estate: Estate) -> Iterator[Broken]:
+    """Azure offers the database's version. Source: azure/postgresql/flexible-server, "Supported versions"."""
+    oldest, newest = _POSTGRES_VERSIONS
+    if not oldest <= (version := estate.architecture.postgres.version) <= newest:
+        yield Broken(
+            ("postgres", "version"),
+            f"Azure offers PostgreSQL up to {newest}, not {version}",
+            f"version: {newest - 1}",
+        )
+
+
+@error("PG-REPLICAS")
+def replicas_are_few(estate: Estate) -> Iterator[Broken]:
+    """A database has at most five replicas. Source: azure/postgresql/flexible-server, "Read replicas"."""
+    if (number := len(estate.architecture.postgres.replicas)) > 5:
+        yield Broken(("postgres", "replicas"), f"{number} replicas; a server has 5 at most", "fewer of them")
+
+
+@error("RETENTION-DAYS")
+def retentions_are_of_azure(estate: Estate) -> Iterator[Broken]:
+    """What is kept is kept for whole days, and for as many as each service keeps it.
+
+    Sources: azure/azure-monitor/logs/data-retention-configure (30 to 730, archived up to 12 years);
+    azure/storage/blobs/soft-delete-blob-overview (1 to 365); PG-RETENTION and VAULT-DELETE say the rest.
+    """
+    a = estate.architecture
+    kept: Sequence[tuple[Key, timedelta, int, int]] = (
+        (("monitoring", "log_retention"), a.monitoring.log_retention, 30, 730),
+        (("monitoring", "audit_retention"), a.monitoring.audit_retention, 30, 4383),
+        (("storage", "soft_delete"), a.storage.soft_delete, 1, 365),
+        (("storage", "lifecycle", "cool_after"), a.storage.lifecycle.cool_after, 0, 36_500),
+        (("storage", "lifecycle", "archive_after"), a.storage.lifecycle.archive_after, 0, 36_500),
+        (("storage", "lifecycle", "delete_after"), a.storage.lifecycle.delete_after, 0, 36_500),
+    )
+    for at, found, least, most in kept:
+        if found % _DAY or not least * _DAY <= found <= most * _DAY:
+            yield Broken(
+                at,
+                f"kept for {_said(found)}; Azure keeps it {least} to {most} whole days",
+                f"{at[-1]}: {min(max(found.days, least), most)}d",
+            )
+
+
+@error("TM-INTERVAL")
+def probes_are_of_azure(estate: Estate) -> Iterator[Broken]:
+    """Traffic Manager probes every 10 or 30 seconds, and waits 5 to 9 or to 10 for an answer.
+
+    Source: azure/traffic-manager/traffic-manager-monitoring, "Configure endpoint monitoring".
+    """
+    manager = estate.architecture.traffic_manager
+    if manager is None:
+        return
+    every, waits = manager.probe_interval.total_seconds(), manager.probe_timeout.total_seconds()
+    if every not in (10, 30):
+        yield Broken(
+            ("traffic_manager", "probe_interval"),
+            f"Traffic Manager probes every 10 or 30 seconds, not every {every:g}",
+            f"probe_interval: {10 if every < 20 else 30}s",
+        )
+    most = 9 if every == 10 else 10
+    if waits < 5 or most < waits < every:  # TM-PROBE says it of one that is as long as the interval
+        yield Broken(
+            ("traffic_manager", "probe_timeout"),
+            f"Traffic Manager waits 5 to {most} seconds for a probe, not {waits:g}",
+            f"probe_timeout: {5 if waits < 5 else most}s",
+        )
+
+
+@error("NET-SMALL")
+def subnets_hold_what_is_in_them(estate: Estate) -> Iterator[Broken]:
+    """A network has /8 to /29; a subnet /29 or wider, with room for what is in it beside Azure's own five.
+
+    Sources: azure/virtual-network/virtual-networks-faq, azure/application-gateway, "Infrastructure",
+    azure/container-registry/container-registry-private-link (an address of its own for each region's data).
+    """
+    a = estate.architecture
+    services = a.network.private_endpoints
+    endpoints = len(services) + (1 + len(a.registry.replicate_to) if "registry" in services else 0)
+    wanted = {
+        "endpoints": (endpoints, f"{endpoints} addresses of private endpoints"),
+        "gateway": (a.gateway.max_units, f"{a.gateway.max_units} instances of the gateway"),
+    }
+    for region, plan in a.regions.items():
+        if not 8 <= plan.vnet.prefixlen <= 29:
+            yield Broken(("regions", region, "vnet"), f"a network has /8 to /29, not {plan.vnet}", "a /16")
+        for name, subnet in plan.subnets.items():
+            have = address_count(subnet.cidr)
+            need, what = wanted.get(subnet.purpose, (1, "anything"))
+            if subnet.cidr.prefixlen > 29:
+                reason = f"{subnet.cidr} is smaller than /29, the smallest subnet that Azure makes"
+            elif need > have:
+                reason = f"{subnet.cidr} has {have} addresses beside Azure's own five; {what} do not fit"
+            else:
+                continue
+            yield Broken(("regions", region, "subnets", name, "cidr"), reason, "a /24")
+
+
+_RESERVED = tuple(map(IPv4Network, ("169.254.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "192.0.2.0/24")))
+
+
+@error("NET-RESERVED")
+def ranges_are_free(estate: Estate) -> Iterator[Broken]:
+    """No range is one that AKS keeps for itself, nor services' wider than /12.
+
+    Source: azure/aks/configure-azure-cni, "Prerequisites".
+    """
+    a = estate.architecture
+    ranges: list[tuple[Key, IPv4Network | None]] = [
+        (("network", "service_cidr"), a.network.service_cidr),
+        (("network", "pod_cidr"), a.network.pod_cidr),
+        *((("regions", region, "vnet"), plan.vnet) for region, plan in a.regions.items()),
+    ]
+    for at, found in ranges:
+        for taken in _RESERVED:
+            if found is not None and found.overlaps(taken):
+                yield Broken(at, f"{found} overlaps {taken}, which AKS keeps for itself", "10.x or 192.168.x")
+    services = a.network.service_cidr
+    if services is not None and services.prefixlen < 12:
+        yield Broken(("network", "service_cidr"), f"{services} is wider than /12", "172.16.0.0/16")
+
+
+@error("NET-RULE")
+def security_rules_are_of_azure(estate: Estate) -> Iterator[Broken]:
+    """Ports are a number, a range or `*`; sources a range, a tag of Azure's or `*`.
+
+    Source: azure/virtual-network/network-security-groups-overview, "Security rules".
+    """
+    for purpose, rules in estate.architecture.network.security.items():
+        for name, rule in rules.items():
+            at: Key = ("network", "security", purpose, name)
+            for ports in rule.ports:
+                if ports != "*" and not _are_ports(ports):
+                    yield Broken((*at, "ports"), f"{ports!r} are no ports", "443, 50000-60000 or *")
+            if rule.source != "*" and not re.fullmatch(r"[A-Z][A-Za-z]+(\.[A-Za-z0-9]+)?", rule.source):
+                yield from _no_range((*at, "source"), rule.source)
+
+
+@error("AKS-RANGES")
+def api_ranges_are_ranges(estate: Estate) -> Iterator[Broken]:
+    """The API server is open to 200 ranges at most. Source: azure/aks/api-server-authorized-ip-ranges."""
+    allowed = estate.architecture.kubernetes.api_allowed_from
+    at: Key = ("kubernetes", "api_allowed_from")
+    if len(allowed) > 200:
+        yield Broken(at, f"{len(allowed)} ranges; AKS takes 200 at most", "wider ranges")
+    for number, one in enumerate(allowed):
+        yield from _no_range((*at, number), one)
+
+
+@error("GATEWAY-UNITS")
+def the_gateway_can_grow(estate: Estate) -> Iterator[Broken]:
+    """The gateway's least units are no more than its most.
+
+    Source: azure/application-gateway/application-gateway-autoscaling-zone-redundant.
+    """
+    gateway = estate.architecture.gateway
+    if gateway.min_units > gateway.max_units:
+        yield Broken(
+            ("gateway", "min_units"),
+            f"{gateway.min_units} units at least and {gateway.max_units} at most",
+            f"min_units: {gateway.max_units}",
+        )
+
+
+@error("WAF-COUNTRY")
+def countries_have_codes(estate: Estate) -> Iterator[Broken]:
+    """Blocked countries have codes of two letters. Source: azure/web-application-firewall, "Geomatch"."""
+    for number, country in enumerate(estate.architecture.gateway.waf.blocked_countries):
+        if not re.fullmatch("[A-Z]{2}", country):
+            yield Broken(
+                ("gateway", "waf", "blocked_countries", number),
+                f"{country!r} is no country's code",
+                "two capital letters of ISO 3166: KP",
+            )
+
+
+@error("CONTACT-ADDRESS")
+def contacts_are_addresses(estate: Estate) -> Iterator[Broken]:
+    """Whom alerts and the budget tell has an address; a budget has 1 to 50 contacts and at most five alerts.
+
+    Sources: azure/cost-management-billing/costs/tutorial-acm-create-budgets, RFC 5321 (section 4.5.3.1).
+    """
+    a = estate.architecture
+    told: list[tuple[Key, Sequence[str]]] = [
+        (("budget", "contacts"), a.budget.contacts),
+        (("monitoring", "alerts", "email"), a.monitoring.alerts.email),
+    ]
+    for at, addresses in told:
+        for number, address in enumerate(addresses):
+            if not _is_address(address):
+                yield Broken((*at, number), f"{address!r} is no e-mail address", "as oncall@example.com")
+    if not 1 <= len(a.budget.contacts) <= 50:
+        yield Broken(
+            ("budget", "contacts"), f"{len(a.budget.contacts)} contacts; a budget has 1 to 50", "name some"
+        )
+    if not 1 <= len(a.budget.alert_at) <= 5:
+        yield Broken(
+            ("budget", "alert_at"), f"{len(a.budget.alert_at)} alerts; a budget has 1 to 5", "as [80%, 100%]"
+        )
+
+
+@error("NAME-AZURE")
+def names_are_of_azure(estate: Estate) -> Iterator[Broken]:
+    """What we call things is a name that Azure takes: no shorter or longer, of no other characters.
+
+    Source: azure/azure-resource-manager/management/resource-name-rules.
+    """
+    a = estate.architecture
+    for region in a.order:
+        for kind, (least, expression, words) in _NAMES.items():
+            found, most = names.name(a, kind, region), names.KINDS[kind][1]
+            if not least <= len(found) <= most or not re.fullmatch(expression, found):
+                yield Broken(
+                    ("product",),
+                    f"the {kind} would be called {found}; Azure takes {least} to {most} {words}",
+                    "another product, or a shorter name of the environment",
+                )
+    for container in a.storage.containers:
+        if not re.fullmatch("[a-z0-9](-?[a-z0-9])*", container) or not 3 <= len(container) <= 63:
+            yield Broken(
+                ("storage", "containers", container),
+                f"{container} is no container's name: 3 to 63 small letters, digits and single hyphens",
+                "another name",
+            )
+
+
+_LOWER = "small letters and digits"
+_HYPHENS = "small letters, digits and hyphens, none at an end"
+_SINGLE = "letters, digits and single hyphens, a letter first and no hyphen last"
+_NAMES: dict[str, tuple[int, str, str]] = {
+    "cluster": (1, "[a-z0-9]([a-z0-9-]*[a-z0-9])?", _HYPHENS),
+    "postgres": (3, "[a-z0-9][a-z0-9-]*[a-z0-9]", _HYPHENS),
+    "redis": (1, "[a-z0-9](-?[a-z0-9])*", _SINGLE),
+    "storage": (3, "[a-z0-9]+", _LOWER),
+    "registry": (5, "[a-z0-9]+", _LOWER),
+    "key vault": (3, "[a-z](-?[a-z0-9])*", _SINGLE),
+    "traffic manager": (1, "[a-z0-9]([a-z0-9-]*[a-z0-9])?", _HYPHENS),
+    "log analytics": (4, "[a-z0-9][a-z0-9-]*[a-z0-9]", _HYPHENS),
+    "prometheus": (3, "[a-z0-9][a-z0-9-]*[a-z0-9]", _HYPHENS),
+    "grafana": (2, "[a-z][a-z0-9-]*[a-z0-9]", _HYPHENS),
+    "vnet": (2, "[a-z0-9][a-z0-9-]*[a-z0-9]", _HYPHENS),
+    "resource group": (1, "[a-z0-9-]*[a-z0-9]", _HYPHENS),
+}
+"""Kind -> the fewest characters, which ones, the same in words; the most are in ci.architecture.names."""
+
+
+def _said(duration: timedelta) -> str:
+    """As it is written in the files, by the largest unit."""
+    seconds = int(duration.total_seconds())
+    return next(f"{seconds // size}{unit}" for unit, size in _UNITS.items() if seconds % size == 0)
+
+
+def _are_ports(text: str) -> bool:
+    found = re.fullmatch("([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
+    return found is not None and int(found[1]) <= int(found[2] or found[1]) <= 65535
+
+
+def _no_range(at: Key, text: str) -> Iterator[Broken]:
+    try:
+        ip_network(text)
+    except ValueError:
+        yield Broken(at, f"{text!r} is no address and no range of them", "as 203.0.113.0/24")
+
+
+def _is_address(text: str) -> bool:
+    local, at, domain = text.rpartition("@")
+    plain = re.fullmatch(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}", local) and ".." not in f".{local}."
+    labels = re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}", domain)
+    return bool(at and plain and labels and len(text) <= 254)
+
+
+RULES: tuple[Rule, ...] = (
+    pools_have_names_of_azure, the_version_is_offered, disks_have_sizes_of_azure, drains_end_in_time,
+    a_cluster_holds_them, pods_have_names_of_kubernetes, the_database_has_a_size_of_azure,
+    the_database_is_offered, replicas_are_few, retentions_are_of_azure, probes_are_of_azure,
+    subnets_hold_what_is_in_them, ranges_are_free, security_rules_are_of_azure, api_ranges_are_ranges,
+    the_gateway_can_grow, countries_have_codes, contacts_are_addresses, names_are_of_azure,
+)  # fmt: skip
