@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from ci import places
 from ci.errors import BadInput, PipelineError, SystemUnavailable
 
 __all__ = ["extract", "new_file", "new_folder", "refused", "write_whole"]
@@ -131,12 +132,15 @@ def refused(error: OSError, path: Path | None = None) -> PipelineError:
             hint="free some room (va cache prune), then run the same command: it goes on from here",
         )
     said = error.strerror or "the system gave no reason"
-    if error.errno in (errno.ENOTDIR, errno.EEXIST) and where is not None:
-        above = next((one for one in [where, *where.parents] if one.exists() and not one.is_dir()), None)
-        if above is not None:
-            return BadInput(f"{above} is a file, and a folder is wanted", hint="another path")
     if where is None:
         return SystemUnavailable(f"this machine did not do it: {said}")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        above = next((one for one in where.parents if one.exists() and not one.is_dir()), None)
+        said = f"{above} is a file, and a folder is wanted" if above else said
+    if any(where.is_relative_to(folder) for folder in (places.state(), places.cache())):
+        return SystemUnavailable(
+            f"{where} cannot be used: {said}", hint="VA_STATE and VA_CACHE name where va keeps things"
+        )
     return BadInput(f"{where} cannot be used: {said}", hint="another path, or other rights to this one")
 
 

@@ -106,8 +106,10 @@ def failing(json: bool) -> Iterator[None]:
     except PipelineError as error:
         fail(error, json=json)
     except OSError as error:
-        if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             fail(refused(error), json=json)
+        if error.filename is None:  # no file was asked for: a fault of ours
+            raise
         said = f"{error.filename} cannot be used: {(error.strerror or str(error)).lower()}"
         hint = "choose another place: by the option that names it, or VA_STATE and VA_CACHE for what va keeps"
         fail(SystemUnavailable(said, hint=hint), json=json)
