@@ -126,6 +126,7 @@ def pods_have_names_of_kubernetes(estate: Estate) -> Iterator[Broken]:
                 f"service_account: voice/voice-{name}",
             )
     for name, pool in estate.architecture.kubernetes.pools.items():
+        pairs: list[tuple[str, str, Key]]
         pairs = [(one, text, ("labels", one)) for one, text in pool.labels.items()]
         pairs += [(taint.key, taint.value, ("taints",)) for taint in pool.taints]
         for one, text, at in pairs:
