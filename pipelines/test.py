@@ -10,10 +10,9 @@ from pathlib import Path
 
 import dagger
 
-from ci.build.testreports import FailedTest, TestReport, read_test_report
+from ci.build.testreports import COVERAGE, JUNIT, FailedTest, TestReport, copy_reports, read_test_report
 from ci.concurrency import together
 from ci.errors import StepFailed
-from ci.files import write_whole
 from ci.layout import Column, Page, Table, page
 from ci.release import TestSummary
 from ci.reporting import Reporter
@@ -63,10 +62,8 @@ async def test_image(
     ):
         tested = await image.test(client, reporter=reporter)
         await tested.directory("/reports").export(scratch)
-        files = {file.name: file for file in Path(scratch).iterdir() if file.is_file()}
-        for name, file in files.items():
-            write_whole(reports / image.name / name, file.read_bytes())
-        report = read_test_report(Path(scratch) / "junit.xml", Path(scratch) / "coverage.xml")
+        copy_reports(Path(scratch), reports / image.name)
+        report = read_test_report(Path(scratch) / JUNIT, Path(scratch) / COVERAGE)
         said = _counts(report.summary)
         if report.failed:
             raise StepFailed(_names(image.name, report.failed), hint=f"the report: {reports / image.name}")

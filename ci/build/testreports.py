@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree  # nosec B405  # see where it reads
 
+from ci.below import read_file
 from ci.errors import StepFailed
+from ci.files import write_whole
 from ci.release import TestSummary
 
-__all__ = ["FailedTest", "TestReport", "read_test_report"]
+__all__ = ["COVERAGE", "JUNIT", "FailedTest", "TestReport", "copy_reports", "read_test_report"]
 
 _PLACE = re.compile(
     r"^(?P<file>[^\s:][^:\n]*\.py):(?P<line>\d+): |^ ❯ (?P<ts>[^\s:]+\.ts):(?P<at>\d+):\d+$", re.MULTILINE
 )
+JUNIT, COVERAGE = "junit.xml", "coverage.xml"
 _LARGEST = 64 * 2**20
 
 
@@ -74,18 +78,39 @@ def read_test_report(junit: Path, coverage: Path) -> TestReport:
     )
 
 
+def copy_reports(source: Path, target: Path) -> None:
+    """Keep the two reports of a folder that tests left; StepFailed for what is no plain file of some size.
+
+    Nothing else is taken along, and no link is followed: it would be a file of this machine.
+    """
+    for name in (JUNIT, COVERAGE):
+        if (data := _read(source / name)) is not None:
+            write_whole(target / name, data)
+
+
 def _parse(file: Path) -> ElementTree.Element | None:
-    if not file.is_file():
+    text = _read(file)
+    if text is None:
         return None
-    if file.stat().st_size > _LARGEST:
-        raise StepFailed(f"the report {file.name} has more than {_LARGEST // 2**20} MiB")
-    text = file.read_bytes()
     if b"<!ENTITY" in text:  # never in a test report; expanding entities could fill the memory
         raise StepFailed(f"the report {file.name} declares XML entities, which no test runner does")
     try:
         return ElementTree.fromstring(text)  # noqa: S314  # nosec B314  # expat bounds what expands, and loads nothing from elsewhere
     except ElementTree.ParseError as error:
         raise StepFailed(f"the report {file.name} is not XML: {error}") from error
+
+
+def _read(file: Path) -> bytes | None:
+    try:
+        return read_file(file.parent, file.name, _LARGEST)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        what = {
+            errno.EFBIG: f"has more than {_LARGEST // 2**20} MiB",
+            errno.ELOOP: "is a link: where it leads is not read",
+        }.get(error.errno or 0, f"cannot be read: {error.strerror}")
+        raise StepFailed(f"the report {file.name} {what}") from error
 
 
 def _verdict(case: ElementTree.Element) -> str:

@@ -12,16 +12,19 @@ import os
 import posixpath
 import shlex
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from ci.below import open_below, open_file, read_file
 from ci.engine import run
+from ci.engine.boundary import privileged_allowed
 from ci.engine.chain import Call
 from ci.engine.containers import absolute, expanded, grown_by, owner_of, place_of
 from ci.engine.engine import Engine, ExecFailed, LogLine, NotSupported, answer
+from ci.engine.network import Plug
 from ci.engine.secrets import plaintext
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.tree import Layer, Tree
@@ -35,6 +38,9 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _KERNEL_FOLDERS = ("proc", "sys", "dev")
 _BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 _HOST_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+_WATCH_SECONDS = 0.5
+_LEAST_FREE, _MOST_FREE = 16 * 2**20, 512 * 2**20
+"""A hundredth of the disk, but no less and no more bytes than these, are not for a step to take."""
 
 
 class Command:
@@ -92,6 +98,11 @@ def command_of(
     for name in ("experimentalPrivilegedNesting",):
         if call.args[name]:
             raise NotSupported(name)
+    if call.args["insecureRootCapabilities"] and not privileged_allowed():
+        raise BadInput(
+            "insecureRootCapabilities makes a step root of this machine, and is refused",
+            hint="VA_ALLOW_INSECURE=1 allows it, to who trusts every line that the step runs",
+        )
     args = [expanded(parent, arg, call.args["expand"]) for arg in given]
     args = args or list(parent.config.get("Cmd") or ())
     if use_entrypoint:
@@ -173,30 +184,59 @@ async def _execute(
             step.say(line[-200:])
             engine.log(LogLine(title, line))
 
-        launched = await stack.enter_async_context(launch(engine, command, on_line=told))
-        outcome = await launched.run.outcome()
+        files = {name: engine.store.scratch("out") / "file" for name, _ in redirects}
+        sinks = {name: stack.enter_context(file.open("wb")) for name, file in files.items()}
+        launched = await stack.enter_async_context(launch(engine, command, on_line=told, redirects=sinks))
+        watch = asyncio.ensure_future(_watch(engine, launched, title))
+        try:
+            outcome = await launched.run.outcome()
+        finally:
+            watch.cancel()
+        for sink in sinks.values():
+            sink.close()
+        if outcome.code:
+            _complain_of_full_disk(engine, title, launched.ended)
         if not _as_expected(outcome.code, expect):
-            _complain_of_full_disk(engine)
             verb = (
                 "did not complete successfully: exit code:" if expect == "SUCCESS" else "ended with exit code"
             )
+            reached = f"; it reached {outcome.reached}" if outcome.reached else ""
             raise ExecFailed(
-                engine.masker.mask(f'process "{" ".join(command.args)}" {verb} {outcome.code}'),
+                engine.masker.mask(f'process "{" ".join(command.args)}" {verb} {outcome.code}{reached}'),
                 cmd=[engine.masker.mask(arg) for arg in command.args],
                 code=outcome.code,
                 stdout=outcome.stdout,
                 stderr=outcome.stderr,
             )
-        if outcome.code:
-            _complain_of_full_disk(engine)
-        return await asyncio.to_thread(_finish, engine, command, key, redirects, launched, outcome)
+        moved = [(path, files[name]) for name, path in redirects]
+        return await asyncio.to_thread(_finish, engine, command, key, moved, launched, outcome)
 
 
-def _complain_of_full_disk(engine: Engine) -> None:
+async def _watch(engine: Engine, launched: Launched, title: str) -> None:
+    """End a step that leaves the machine no room on its disk, and tell of one that reaches another bound."""
+    told = ""
+    while True:
+        await asyncio.sleep(_WATCH_SECONDS)
+        if _is_full(engine):
+            launched.ended = True
+            launched.run.kill()
+            return
+        if (reached := launched.run.reached()) and reached != told:
+            told = reached
+            engine.reporter.note(f"{title}: reached {reached}")
+
+
+def _is_full(engine: Engine) -> bool:
+    disk = shutil.disk_usage(engine.store.root)
+    return disk.free < max(_LEAST_FREE, min(disk.total // 100, _MOST_FREE))
+
+
+def _complain_of_full_disk(engine: Engine, title: str, ended: bool) -> None:
     """A command that failed on a full disk did not fail by its own fault, and must not be remembered."""
-    if shutil.disk_usage(engine.store.root).free < 16 * 2**20:
+    if ended or _is_full(engine):
         raise SystemUnavailable(
-            f"the disk of the engine's cache {engine.store.root} is full",
+            f"the disk of the engine's cache {engine.store.root} is full: {title}"
+            + (" was ended, what it wrote is removed" if ended else ""),
             hint="va cache prune makes room; VA_CACHE puts the cache on another disk",
         )
 
@@ -205,7 +245,7 @@ def _finish(
     engine: Engine,
     command: Command,
     key: str,
-    redirects: Sequence[tuple[str, str]],
+    redirects: Sequence[tuple[str, Path]],
     launched: Launched,
     outcome: run.Outcome,
 ) -> dict[str, Any]:
@@ -213,11 +253,11 @@ def _finish(
     ctr = command.container
     with full_disk_is_told(engine.store.root):
         launched.tidy()
-        below = engine.tree(ctr.layers)
         if redirects:
-            layer = Layer(below, launched.upper)
-            for name, path in redirects:
-                layer.write(layer.target(path), getattr(outcome, name).encode("utf-8", "surrogateescape"))
+            shown = Tree([*(engine.store.layers / layer for layer in ctr.layers), launched.upper])
+            layer = Layer(shown, launched.upper)
+            for path, file in redirects:
+                layer.adopt(layer.target(path), file)
         made = engine.store.add_layer(launched.upper) if any(launched.upper.iterdir()) else None
         changed = {
             path: engine.store.add_layer(upper)
@@ -245,45 +285,60 @@ class Launched:
         self.below = below
         self.upper = upper
         self.mount_uppers: dict[str, Path] = {}
+        self.work: list[Path] = [upper]
+        """Folders that go with the run, but for those that have become layers."""
         self.targets: list[str] = []
         self.bundle = b""
         self.bundle_path = _BUNDLE
+        self.ended = False
+        """Whether it was ended, because it left no room on the disk."""
+        self.plug: Plug
         self.run: run.Run
 
     def tidy(self) -> None:
         """Take away the mount points and the CA bundle that the run needed, and folders that are there for
         them."""
-        mine = self.upper / self.bundle_path
-        if self.bundle and mine.is_file() and mine.read_bytes() == self.bundle:
-            mine.unlink()
-        for target in [*self.targets, self.bundle_path]:
-            real = self.upper / target
-            if (
-                not real.is_symlink()
-                and real.is_file()
-                and not real.stat().st_size
-                and not self.below.find(target)
-            ):
-                real.unlink()
-            self._prune(target)
+        with _folder(self.upper, "") as root:
+            with suppress(OSError):
+                if self.bundle and read_file(root, self.bundle_path, len(self.bundle)) == self.bundle:
+                    _unlink(root, self.bundle_path)
+            for target in [*self.targets, self.bundle_path]:
+                with suppress(OSError), open(open_file(root, target), "rb") as file:
+                    if not os.fstat(file.fileno()).st_size and not self.below.find(target):
+                        _unlink(root, target)
+                self._prune(root, target)
 
-    def _prune(self, target: str) -> None:
+    def _prune(self, root: int, target: str) -> None:
         """Remove folders that the run left empty, and that show nothing but what is below anyway."""
         while target:
-            real = self.upper / target
-            if real.is_dir() and not real.is_symlink():
+            with suppress(OSError), _folder(root, target) as folder:
                 known = self.below.find(target, follow=False)
-                status = real.stat()
+                status = os.fstat(folder)
                 same = known is None or (
                     known.is_dir
                     and (known.stat.st_mode, known.stat.st_uid, known.stat.st_gid)
                     == (status.st_mode, status.st_uid, status.st_gid)
-                    and not os.listxattr(real)
+                    and not os.listxattr(folder)
                 )
-                if not same or any(real.iterdir()):
+                if not same or os.listdir(folder):
                     return
-                real.rmdir()
+                with _folder(root, posixpath.dirname(target)) as above:
+                    os.rmdir(posixpath.basename(target), dir_fd=above)
             target = posixpath.dirname(target)
+
+
+@contextmanager
+def _folder(root: Path | int, path: str) -> Iterator[int]:
+    folder = open_below(root, path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _unlink(root: int, path: str) -> None:
+    with _folder(root, posixpath.dirname(path)) as folder:
+        os.unlink(posixpath.basename(path), dir_fd=folder)
 
 
 @asynccontextmanager
@@ -292,44 +347,67 @@ async def launch(
     command: Command,
     *,
     on_line: Callable[[str], None] | None = None,
-    network: Callable[[int], Awaitable[None]] | None = None,
     hostname: str = "dagger",
+    redirects: Mapping[str, IO[bytes]] | None = None,
 ) -> AsyncIterator[Launched]:
-    """A command that runs; it is ended with the block. `network`: see run.start."""
+    """A command that runs; it is ended with the block. `redirects`: see run.start."""
     ctr = command.container
     async with AsyncExitStack() as stack:
+        boundary = await engine.boundary()
         for mount in sorted(ctr.mounts, key=lambda item: item.path):
             if mount.cache and mount.cache.sharing == "LOCKED":
                 await _volume_lock(engine, mount.cache.key, stack)
-        with full_disk_is_told(engine.store.root):
-            launched, overlay, mounts = await asyncio.to_thread(_prepare, engine, command)
-        process = await _process(engine, command)
-        for mount in ctr.mounts:
-            if mount.secret:
-                owner = owner_of(engine, ctr, mount.owner) or (0, 0)
-                data = await plaintext(engine, mount.secret)
-                mounts.append(run.Mount(path=mount.path, source=data, mode=mount.mode, owner=owner))
-        mounts.append(run.Mount(path="/etc/hosts", source=engine.services.hosts(ctr, hostname), mode=0o644))
+        services = await engine.services.bound(ctr)
+        plugging = asyncio.ensure_future(boundary.network.plug([service.plug for service in services]))
+        try:
+            with full_disk_is_told(engine.store.root):
+                launched, overlay, mounts = await asyncio.to_thread(_prepare, engine, command)
+            process = await _process(engine, command)
+            for mount in ctr.mounts:
+                if mount.secret:
+                    owner = owner_of(engine, ctr, mount.owner) or (0, 0)
+                    data = await plaintext(engine, mount.secret)
+                    mounts.append(run.Mount(path=mount.path, source=data, mode=mount.mode, owner=owner))
+            hosts = engine.services.hosts(ctr, hostname)
+        except BaseException:
+            await asyncio.gather(plugging, return_exceptions=True)
+            if not plugging.cancelled() and plugging.exception() is None:
+                plugging.result().close()
+            raise
+        launched.plug = await plugging
+        stack.callback(launched.plug.close)
+        stack.push_async_callback(asyncio.to_thread, _discard, engine, launched)
+        mounts.append(run.Mount(path="/etc/hosts", source=hosts, mode=0o644))
+        mounts.append(run.Mount(path="/etc/resolv.conf", source=boundary.network.resolv_conf(), mode=0o644))
         layer = Layer(launched.below, launched.upper)
         launched.targets = [layer.target(mount.path) for mount in mounts]
         folder = engine.store.scratch("run")
+        launched.work.append(folder)
         launched.run = await run.start(
             process,
             root=overlay,
             mounts=sorted(mounts, key=lambda item: item.path.count("/")),
-            layers=engine.store.layers,
+            store=engine.store.root,
             folder=folder,
             name=f"{engine.store.tmp.name}-{folder.name}",
+            boundary=boundary,
+            plug=launched.plug,
             stdin=command.stdin.encode("utf-8", "surrogateescape"),
             hostname=hostname,
-            network=network,
             masker=engine.masker,
             on_line=on_line,
+            redirects=redirects,
         )
         try:
             yield launched
         finally:
             await launched.run.end()
+
+
+def _discard(engine: Engine, launched: Launched) -> None:
+    """Give the room back at once, not with the session: of a step that failed it may be a whole disk."""
+    for folder in launched.work:
+        engine.store.discard(folder)
 
 
 async def _volume_lock(engine: Engine, key: str, stack: AsyncExitStack) -> None:
@@ -349,6 +427,12 @@ def _prepare(engine: Engine, command: Command) -> tuple[Launched, run.Overlay, l
     ctr, store = command.container, engine.store
     below = engine.tree(ctr.layers)
     launched = Launched(below, store.scratch("upper"))
+
+    def scratch(name: str) -> Path:
+        folder = store.scratch(name)
+        launched.work.append(folder)
+        return folder
+
     layer = Layer(below, launched.upper)
     layer.folder("")
     for name in _KERNEL_FOLDERS:
@@ -358,10 +442,9 @@ def _prepare(engine: Engine, command: Command) -> tuple[Launched, run.Overlay, l
     if launched.bundle:
         launched.bundle_path = layer.target(_BUNDLE)
         layer.write(launched.bundle_path, launched.bundle)
-    overlay = run.Overlay(layers=ctr.layers, upper=launched.upper, work=store.scratch("work"))
+    layers = tuple(store.layers / one for one in ctr.layers)
+    overlay = run.Overlay(layers=layers, upper=launched.upper, work=scratch("work"))
     found: list[run.Mount] = []
-    if Path("/etc/resolv.conf").exists():
-        found.append(run.Mount(path="/etc/resolv.conf", source=_resolv_conf(), mode=0o644))
     for mount in ctr.mounts:
         match mount.kind:
             case MountKind.TEMP:
@@ -371,26 +454,22 @@ def _prepare(engine: Engine, command: Command) -> tuple[Launched, run.Overlay, l
                 found.append(run.Mount(path=mount.path, source=_volume(engine, ctr, mount)))
             case MountKind.FILE:
                 entry = engine.tree(mount.place.layers).need("/" + mount.place.path)
-                copy = store.scratch("file") / "file"
-                Layer(Tree([]), copy.parent).copy(entry, "file")
-                found.append(run.Mount(path=mount.path, source=copy))
+                copy = scratch("file")
+                Layer(Tree([]), copy).copy(entry, "file")
+                found.append(run.Mount(path=mount.path, source=copy / "file"))
             case MountKind.DIRECTORY:
                 entry = engine.tree(mount.place.layers).need("/" + mount.place.path)
-                lower = tuple(os.path.relpath(path, store.layers) for path in reversed(entry.real))
+                lower = tuple(Path(path) for path in reversed(entry.real))
                 upper = None
                 if not mount.read_only:
-                    upper = store.scratch("upper")
+                    upper = scratch("upper")
                     Layer(Tree([]), upper).folder(
                         "", mode=entry.mode, owner=(entry.stat.st_uid, entry.stat.st_gid)
                     )
                     launched.mount_uppers[mount.path] = upper
-                source = run.Overlay(layers=lower, upper=upper, work=store.scratch("work"))
+                source = run.Overlay(layers=lower, upper=upper, work=scratch("work"))
                 found.append(run.Mount(path=mount.path, source=source, read_only=mount.read_only))
     return launched, overlay, found
-
-
-def _resolv_conf() -> bytes:
-    return Path("/etc/resolv.conf").read_bytes()
 
 
 def _ca_bundle(below: Tree) -> bytes:
@@ -432,12 +511,14 @@ def _volume(engine: Engine, ctr: Container, mount: MountPoint) -> Path:
             for entry in tree.walk(start):
                 layer.copy(entry, posixpath.relpath(entry.path, start.path or "."))
         if owner := owner_of(engine, ctr, mount.owner):
-            for path in [new, *new.rglob("*")]:
-                os.lchown(path, *owner)
+            for _, folders, files, here in os.fwalk(new):
+                os.fchown(here, *owner)
+                for each in (*folders, *files):
+                    os.chown(each, *owner, dir_fd=here, follow_symlinks=False)
         try:
             new.rename(folder)
         except OSError:
-            shutil.rmtree(new)  # another command made it meanwhile
+            engine.store.discard(new)  # another command made it meanwhile
     os.utime(folder)
     return folder
 

@@ -7,7 +7,6 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ci.engine import oci
@@ -62,14 +61,16 @@ async def default_platform(engine: Engine, parent: Container | None, call: Call)
 @answer("Container.import")
 async def container_import(engine: Engine, parent: Container, call: Call) -> Container:
     source: File = await engine.value(call.args["source"])
-    key = digest_of("import", source.layers, source.path, call.args["tag"])
+    key = digest_of("import 2", source.layers, source.path, call.args["tag"])
 
     def read() -> dict[str, Any]:
         known = engine.store.result(key)
         if known is None:
             entry = engine.tree(source.layers).need(source.path)
-            with full_disk_is_told(engine.store.root):
-                image = oci.read_archive(engine.store, Path(entry.real[0]), call.args["tag"])
+            if not entry.is_file:
+                raise BadInput(f"/{source.path} is not a file")
+            with full_disk_is_told(engine.store.root), entry.open() as archive:
+                image = oci.read_archive(engine.store, archive, call.args["tag"], name=entry.name)
             known = engine.store.keep(key, _row(image))
         return known
 

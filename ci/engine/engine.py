@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from ci.engine.boundary import Boundary
 from ci.engine.masking import Masker, Secrets
 from ci.engine.store import Store, digest_of, full_disk_is_told
 from ci.engine.tree import Layer, Tree
@@ -21,6 +22,7 @@ from ci.errors import BadInput
 
 if TYPE_CHECKING:
     from ci.engine.chain import Call
+    from ci.engine.network import Plug
     from ci.engine.values import Container, Service
     from ci.reporting import Reporter
 
@@ -30,6 +32,9 @@ EPOCH = 315532800
 """1980-01-01 UTC, the time stamp of all that the engine puts into images unless SOURCE_DATE_EPOCH says
 another: the earliest that zip archives can hold. One for every commit, so that what did not change keeps its
 digest."""
+
+_TOLD = 50_000
+"""How much an error tells of the start and of the end of what a command printed."""
 
 T = TypeVar("T")
 
@@ -61,16 +66,24 @@ class ExecFailed(Exception):
             "_type": "EXEC_ERROR",
             "cmd": cmd,
             "exitCode": code,
-            "stdout": stdout.strip(),
-            "stderr": stderr.strip(),
+            "stdout": _cut(stdout.strip()),
+            "stderr": _cut(stderr.strip()),
         }
 
 
+def _cut(text: str) -> str:
+    """Text with its middle left out, where it is long: an error is read by people."""
+    left_out = len(text) - 2 * _TOLD
+    if left_out <= 0:
+        return text
+    return f"{text[:_TOLD]}\n[… {left_out} bytes are left out here …]\n{text[-_TOLD:]}"
+
+
 class Started(Protocol):
-    """A service that runs: where this machine reaches it."""
+    """A service that runs: its network."""
 
     @property
-    def address(self) -> str: ...
+    def plug(self) -> Plug: ...
 
 
 class Services(Protocol):
@@ -80,7 +93,11 @@ class Services(Protocol):
         """The service, running and accepting connections on its exposed ports."""
         ...
 
-    async def bound(self, container: Container) -> None:
+    async def reached(self, service: Service, port: int) -> str:
+        """host:port by which this machine reaches a port of the service, which is started."""
+        ...
+
+    async def bound(self, container: Container) -> Sequence[Started]:
         """Start all services that a container's commands may call."""
         ...
 
@@ -123,11 +140,25 @@ class Engine:
         self.volume_locks: dict[str, asyncio.Lock] = {}
         self.services = services(self)
         self._shared = _Shared()
+        self._boundary: Boundary | None = None
 
     async def close(self) -> None:
         """End everything that still runs."""
         await self._shared.close()
         await self.services.close()
+        if self._boundary:
+            await self._boundary.close()
+
+    async def boundary(self) -> Boundary:
+        """What stands between steps and this machine; what it lacks is told once."""
+
+        async def make() -> Boundary:
+            found = self._boundary = await Boundary.of(self.store.root)
+            for gap in found.gaps:
+                self.reporter.note(f"not protected: {gap}")
+            return found
+
+        return await self.once("boundary", make)
 
     async def value(self, call: Call) -> Any:
         """The value of a chain's object."""

@@ -9,10 +9,13 @@ import posixpath
 import shutil
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
+from ci.below import make_folder, open_below, open_parent, remove
 from ci.engine.chain import Call
 from ci.engine.engine import Engine, NotSupported, answer
 from ci.engine.patterns import choose, glob
@@ -24,6 +27,9 @@ from ci.errors import BadInput
 __all__ = ["base_name", "copied_directory", "copied_file", "imported_file", "inside", "numeric_owner"]
 
 _LARGE = 1 << 20
+_MOST_TEXT = 128 * 2**20
+_PERMISSIONS = 0o777
+"""What an export keeps of a mode: no program of a step becomes one that runs as root for all."""
 
 Owner = tuple[int, int] | None
 
@@ -237,13 +243,9 @@ async def directory_with_new_directory(engine: Engine, parent: Directory, call: 
     layers = await engine.layered(
         parent.layers,
         ("new folder", path, mode),
-        lambda layer: void(layer.folder(layer.target(path), mode=mode)),
+        lambda layer: layer.folder(layer.target(path), mode=mode),
     )
     return replace(parent, layers=layers)
-
-
-def void(_: object) -> None:
-    """Forget a result."""
 
 
 @answer("Directory.withSymlink")
@@ -370,7 +372,7 @@ async def with_timestamps(engine: Engine, parent: Directory | File, call: Call) 
         entry = tree.need(parent.path)
         for each in [entry, *(tree.walk(entry) if entry.is_dir else ())]:
             layer.copy(each, each.path)
-            os.utime(f"{layer.path}/{each.path}", (when, when), follow_symlinks=False)
+            layer.touch(each.path, when * 10**9)
 
     return replace(parent, layers=await engine.layered(parent.layers, ("times", parent.path, when), write))
 
@@ -468,29 +470,51 @@ async def find_up(engine: Engine, parent: Directory | Host, call: Call) -> str |
 
 @answer("Directory.export")
 async def directory_export(engine: Engine, parent: Directory, call: Call) -> str:
+    """Below the target nothing follows a link: an earlier export may have left one that a step made."""
     target = engine.workdir / Path(call.args["path"]).expanduser()
 
     def write() -> str:
         tree = engine.tree(parent.layers)
         chosen = choose(tree, _folder(tree, parent))
-        if call.args["wipe"] and target.exists():
-            for item in target.iterdir():
-                shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
-        for name, entry in chosen:
-            place = target / name
-            if entry.is_dir:
-                place.mkdir(parents=True, exist_ok=True)
-                continue
-            if place.is_symlink() or place.exists():
-                place.unlink()
-            if entry.is_link:
-                place.symlink_to(os.readlink(entry.real[0]))
-            elif entry.is_file:
-                shutil.copyfile(entry.real[0], place)
-                place.chmod(entry.mode)
+        target.mkdir(parents=True, exist_ok=True)
+        root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in os.listdir(root) if call.args["wipe"] else ():
+                remove(root, name)
+            for name, entry in chosen:
+                _export(entry, root, name)
+        finally:
+            os.close(root)
         return str(target)
 
     return await asyncio.to_thread(_told, write, target)
+
+
+def _export(entry: Entry, root: int, path: str) -> None:
+    if entry.is_dir:
+        folder = make_folder(root, path)
+        os.fchmod(folder, entry.mode & _PERMISSIONS)
+        os.close(folder)
+        return
+    folder, name = open_parent(root, path)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+        if entry.is_link:
+            os.symlink(entry.link(), name, dir_fd=folder)
+        elif entry.is_file:
+            _copy(entry, folder, name)
+    finally:
+        os.close(folder)
+
+
+def _copy(entry: Entry, folder: int, name: str) -> None:
+    """A file that is not there yet. It becomes root's: what a step had run as root is not run so by
+    everybody."""
+    made = open_below(folder, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    with entry.open() as source, open(made, "wb") as file:
+        shutil.copyfileobj(source, file, _LARGE)
+        os.fchmod(file.fileno(), entry.mode & _PERMISSIONS)
 
 
 def _told(write: Any, target: Path) -> str:
@@ -511,7 +535,9 @@ def _told(write: Any, target: Path) -> str:
 
 @answer("File.contents")
 async def file_contents(engine: Engine, parent: File, call: Call) -> str:
-    data = await asyncio.to_thread(engine.tree(parent.layers).read, parent.path)
+    data = await asyncio.to_thread(engine.tree(parent.layers).read, parent.path, _MOST_TEXT + 1)
+    if len(data) > _MOST_TEXT:
+        raise BadInput(f"/{parent.path} has more than {_MOST_TEXT // 2**20} MiB: export it")
     text = data.decode("utf-8", errors="replace")
     start, limit = call.args["offsetLines"], call.args["limitLines"]
     if start is None and limit is None:
@@ -586,10 +612,16 @@ async def file_export(engine: Engine, parent: File, call: Call) -> str:
     def write() -> str:
         entry = _file(engine.tree(parent.layers), parent)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.copyfile(entry.real[0], partial)
-        partial.chmod(entry.mode)
-        partial.replace(target)
+        folder = os.open(target.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        partial = f".{target.name}.{token_hex(6)}"
+        try:
+            _copy(entry, folder, partial)
+            os.replace(partial, target.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            remove(folder, partial)
+            raise
+        finally:
+            os.close(folder)
         return str(target)
 
     return await asyncio.to_thread(_told, write, target)

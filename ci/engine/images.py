@@ -113,7 +113,7 @@ async def _pulled(engine: Engine, reference: Reference) -> dict[str, Any]:
             else:
                 digest = manifest.descriptor.digest
                 store.keep(last_seen, {"digest": digest})
-        key = digest_of("image", digest)
+        key = digest_of("image 2", digest)
         known = await asyncio.to_thread(store.result, key)
         if known is not None:
             return known

@@ -15,19 +15,22 @@ import io
 import json
 import os
 import posixpath
+import re
 import stat
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from isal import __version__ as _isal
-from isal import igzip
+from isal import igzip, isal_zlib
 
+from ci.below import open_below, open_file
 from ci.engine.store import Store, digest_of
 from ci.engine.tree import is_whiteout, make_opaque, make_whiteout
 from ci.errors import BadInput, SystemUnavailable
@@ -47,6 +50,10 @@ __all__ = [
 _OCI = "application/vnd.oci.image."
 _DOCKER = "application/vnd.docker."
 _CHUNK = 1 << 20
+_LARGEST = 4 * 2**20
+"""Bytes of a manifest or a config, at most."""
+_SHA256 = re.compile(r"sha256:[0-9a-f]{64}")
+_WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _LEVEL = 3
 """ISA-L's best: an eighth of the time of zlib's default for 8 % more bytes."""
 COMPRESSOR = f"isal {_isal} {_LEVEL}"
@@ -78,16 +85,19 @@ class Image:
     """The manifest's, of an image that was read."""
 
 
-def read_archive(store: Store, archive: Path, tag: str = "") -> Image:
+def read_archive(store: Store, archive: Path | IO[bytes], tag: str = "", *, name: str = "") -> Image:
     """Read an image from a tar: an OCI layout, or what `docker save` writes. `tag` picks one of several."""
+    if isinstance(archive, Path):
+        with archive.open("rb") as file:
+            return read_archive(store, file, tag, name=archive.name)
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(fileobj=archive) as tar:
             members = {posixpath.normpath(member.name): member for member in tar if member.isfile()}
 
-            def opened(name: str) -> IO[bytes]:
-                file = tar.extractfile(members[name]) if name in members else None
+            def opened(path: str) -> IO[bytes]:
+                file = tar.extractfile(members[path]) if path in members else None
                 if file is None:
-                    raise BadInput(f"{archive.name} is no image: it has no {name}")
+                    raise BadInput(f"{name} is no image: it has no {path}")
                 return file
 
             if "index.json" in members:
@@ -95,21 +105,28 @@ def read_archive(store: Store, archive: Path, tag: str = "") -> Image:
             if "manifest.json" in members:
                 return _read_docker(store, opened, tag)
     except tarfile.TarError as error:
-        raise BadInput(f"{archive.name} is not a tar archive: {error}") from error
-    raise BadInput(f"{archive.name} is no image: it has neither index.json nor manifest.json")
+        raise BadInput(f"{name} is not a tar archive: {error}") from error
+    raise BadInput(f"{name} is no image: it has neither index.json nor manifest.json")
 
 
 def read_layout(store: Store, folder: Path) -> Image:
     """Read an image from a folder in the OCI layout."""
-    return _read(store, lambda name: (folder / name).open("rb"), "")
+
+    def opened(path: str) -> IO[bytes]:
+        try:
+            return open(open_file(folder, path), "rb")
+        except OSError as error:
+            raise BadInput(f"the image is damaged: {path}: {error.strerror}") from error
+
+    return _read(store, opened, "")
 
 
 def _read(store: Store, opened: Callable[[str], IO[bytes]], tag: str) -> Image:
     def blob(descriptor: Mapping[str, Any]) -> IO[bytes]:
-        return opened("blobs/" + descriptor["digest"].replace(":", "/"))
+        return opened(f"blobs/sha256/{_hex(descriptor['digest'])}")
 
     try:
-        found = _pick(json.load(opened("index.json"))["manifests"], tag)
+        found = _pick(_json_of(opened("index.json"))["manifests"], tag)
         digest = found["digest"]
         manifest = _verified(blob(found), digest)
         while "manifests" in manifest:
@@ -131,9 +148,9 @@ def _read(store: Store, opened: Callable[[str], IO[bytes]], tag: str) -> Image:
 
 def _read_docker(store: Store, opened: Callable[[str], IO[bytes]], tag: str) -> Image:
     try:
-        images = json.load(opened("manifest.json"))
+        images = _json_of(opened("manifest.json"))
         image = next((one for one in images if tag in (one.get("RepoTags") or ())), images[0])
-        config = json.load(opened(image["Config"]))
+        config = _json_of(opened(image["Config"]))
         layers = [
             _add_layer(store, diff_id, f"{_OCI}layer.v1.tar", opened(name), diff_id)
             for diff_id, name in zip(config["rootfs"]["diff_ids"], image["Layers"], strict=True)
@@ -153,8 +170,8 @@ def _pick(manifests: Sequence[Mapping[str, Any]], tag: str) -> Mapping[str, Any]
 
 
 def _verified(file: IO[bytes], digest: str) -> dict[str, Any]:
-    data = file.read()
-    if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
+    data = _small(file)
+    if _digest(data) != digest:
         raise BadInput(f"the image is damaged: a blob is not {digest}")
     value = json.loads(data)
     if not isinstance(value, dict):
@@ -162,12 +179,34 @@ def _verified(file: IO[bytes], digest: str) -> dict[str, Any]:
     return value
 
 
+def _json_of(file: IO[bytes]) -> Any:
+    return json.loads(_small(file))
+
+
+def _small(file: IO[bytes]) -> bytes:
+    data = file.read(_LARGEST + 1)
+    if len(data) > _LARGEST:
+        raise BadInput(f"the image is damaged: its manifest or config has more than {_LARGEST // 2**20} MiB")
+    return data
+
+
+def _hex(digest: Any) -> str:
+    """The hexadecimal part of a digest; it becomes part of paths."""
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise BadInput(f"the image is damaged: {str(digest)[:100]!r} is no SHA-256 digest")
+    return digest.removeprefix("sha256:")
+
+
 def _add_layer(store: Store, diff_id: str, media_type: str, source: IO[bytes], digest: str) -> str:
-    """A layer of an image, into the store: its blob as it came, and its tree."""
-    id = diff_id.removeprefix("sha256:")[:24]
-    key = digest_of("blob of an image", id)
+    """A layer of an image, into the store: its blob as it came, and its tree.
+
+    Both are read to their end and have to be what the image says; nothing is believed because of a digest
+    that another image gave, too.
+    """
+    id = _hex(diff_id)
+    key = digest_of("blob of an image 2", id)
     known = store.result(key)
-    if known and store.has_layer(id):
+    if known and known["digest"] == digest and store.has_layer(id):
         return id
     folder = store.scratch("blob")
     total, size = hashlib.sha256(), 0
@@ -178,10 +217,15 @@ def _add_layer(store: Store, diff_id: str, media_type: str, source: IO[bytes], d
             target.write(data)
     if f"sha256:{total.hexdigest()}" != digest:
         raise BadInput(f"the image is damaged: a layer is not {digest}")
-    if not store.has_layer(id):
-        tree = store.scratch("layer")
-        _unpack(folder / "blob", tree)
-        store.add_layer(tree, id)
+    tree = store.scratch("layer")
+    unpacked = _unpack(folder / "blob", tree)
+    if unpacked != id:
+        raise BadInput(
+            f"the image is damaged: the layer {digest} is sha256:{unpacked} once unpacked, "
+            f"and not {diff_id}, as its config says"
+        )
+    _make_whiteouts(tree)
+    store.add_layer(tree, id)
     store.add_blob(folder / "blob", total.hexdigest())
     store.keep(
         key,
@@ -199,37 +243,92 @@ def _add_layer(store: Store, diff_id: str, media_type: str, source: IO[bytes], d
     return id
 
 
-def _unpack(blob: Path, folder: Path) -> None:
-    """A layer's tar into a folder, its whiteouts as overlayfs has them.
+def _unpack(blob: Path, folder: Path) -> str:
+    """A layer's tar into a folder; returns the hexadecimal SHA-256 of the tar.
 
-    GNU tar does it: it makes symlinks last, so that no entry is written through one.
+    GNU tar does it: it makes symlinks last, so that no entry is written through one. Of extended attributes
+    it takes those that mean something in an image; overlayfs has its own, and believes them.
     """
-    with blob.open("rb") as file:
-        head = file.read(4)
-    unzip = {b"\x1f\x8b": ["--gzip"], b"\x28\xb5": ["--zstd"]}.get(head[:2], [])
-    done = subprocess.run(
-        ["tar", "-x", "-f", str(blob), *unzip, "-C", str(folder), "--numeric-owner", "--same-owner",
-         "--same-permissions", "--delay-directory-restore", "--xattrs", "--xattrs-include=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        full = "No space left" in done.stderr
+    total = hashlib.sha256()
+    with tempfile.TemporaryFile() as said:
+        with (
+            _plain(blob) as plain,
+            subprocess.Popen(
+                ["tar", "-x", "-f", "-", "-C", str(folder), "--numeric-owner", "--same-owner",
+                 "--same-permissions", "--delay-directory-restore", "--xattrs", "--xattrs-include=user.*",
+                 "--xattrs-include=security.capability"],
+                stdin=subprocess.PIPE, stderr=said,
+            ) as tar,
+        ):  # fmt: skip
+            assert tar.stdin is not None
+            reads = True
+            while data := plain.read(_CHUNK):
+                total.update(data)
+                try:
+                    if reads:
+                        tar.stdin.write(data)
+                except BrokenPipeError:
+                    reads = False  # it has ended, and says why, or that the archive has
+            with suppress(BrokenPipeError):
+                tar.stdin.close()
+        said.seek(0)
+        text = said.read(10000).decode(errors="replace").strip()
+    if tar.returncode != 0:
+        full = "No space left" in text
         raise (SystemUnavailable if full else BadInput)(
-            f"a layer cannot be unpacked: {done.stderr.strip()[-500:]}",
+            f"a layer cannot be unpacked: {text[-500:]}",
             hint="va cache prune makes room" if full else "",
         )
-    for parent, folders, files in os.walk(folder):
-        for name in files + folders:
-            if not name.startswith(".wh."):
-                continue
-            path = f"{parent}/{name}"
-            os.unlink(path)
-            if name == ".wh..wh..opq":
-                make_opaque(parent)
+    return total.hexdigest()
+
+
+@contextmanager
+def _plain(blob: Path) -> Iterator[IO[bytes]]:
+    """A layer's blob, uncompressed."""
+    with blob.open("rb") as file:
+        head = file.read(4)
+        file.seek(0)
+        try:
+            if head[:2] == b"\x1f\x8b":
+                with igzip.IGzipFile(fileobj=file, mode="rb") as plain:  # type: ignore[no-untyped-call]
+                    yield plain  # type: ignore[misc]
+            elif head == b"\x28\xb5\x2f\xfd":
+                with subprocess.Popen(["zstd", "-dcq"], stdin=file, stdout=subprocess.PIPE) as program:
+                    yield program.stdout  # type: ignore[misc]
+                if program.returncode:
+                    raise BadInput("a layer cannot be unpacked: zstd says that it is damaged")
             else:
-                make_whiteout(f"{parent}/{name.removeprefix('.wh.')}")
+                yield file
+        except FileNotFoundError as error:
+            raise BadInput("a layer is compressed with zstd, which is not installed") from error
+        except (igzip.BadGzipFile, EOFError, isal_zlib.error) as error:  # type: ignore[misc]
+            raise BadInput(f"a layer cannot be unpacked: {error}") from error
+
+
+def _make_whiteouts(folder: Path) -> None:
+    """`.wh.` files of a layer as overlayfs has them (OCI image-spec, layer.md).
+
+    One beside a file of that name says what the file does anyway; beside a folder, that nothing below shows
+    in it. BadInput for one that is a folder, or hides no name.
+    """
+    for _, folders, files, here in os.fwalk(folder):
+        for name in sorted(folder for folder in folders if folder.startswith(_WHITEOUT)):
+            raise BadInput(f"a layer cannot be unpacked: {name!r} is a folder, and no mark of a deleted file")
+        for name in sorted(file for file in files if file.startswith(_WHITEOUT)):
+            os.unlink(name, dir_fd=here)
+            hidden = name.removeprefix(_WHITEOUT)
+            if name == _OPAQUE:
+                make_opaque(here)
+            elif hidden in ("", ".", ".."):
+                raise BadInput(f"a layer cannot be unpacked: {name!r} names no file to delete")
+            elif hidden.startswith(_WHITEOUT):
+                continue  # a mark of AUFS's own
+            elif hidden in folders:
+                inner = open_below(here, hidden, os.O_RDONLY | os.O_DIRECTORY)
+                make_opaque(inner)
+                os.close(inner)
+            elif hidden not in files:
+                make_whiteout(hidden, dir_fd=here)
 
 
 def layer_blob(store: Store, layer: str, *, compression: str | None, epoch: int) -> Blob | None:
@@ -237,7 +336,7 @@ def layer_blob(store: Store, layer: str, *, compression: str | None, epoch: int)
 
     `compression`: Gzip, Uncompressed, or None for whatever is there. None when the layer changes nothing.
     """
-    came = store.result(digest_of("blob of an image", layer))
+    came = store.result(digest_of("blob of an image 2", layer))
     if came and (
         compression is None
         or came["mediaType"].endswith({"Gzip": "+gzip", "Uncompressed": ".tar"}[compression])
@@ -331,7 +430,7 @@ def _pack(folder: Path, target: _Hashing, epoch: int) -> int:
                 else:
                     linked[status.st_ino] = name
                     info.size = status.st_size
-                    with open(path, "rb") as file:
+                    with open(open_file(folder, name), "rb") as file:
                         tar.addfile(info, file)
             elif stat.S_ISFIFO(status.st_mode):
                 info.type = tarfile.FIFOTYPE

@@ -1,68 +1,65 @@
-"""One command in a container: overlayfs over layers of the store, run by runc.
+"""One command in a container: overlayfs over layers of the store, run by runc behind the session's boundary.
 
-Everything that a run needs from the kernel lives in namespaces of its own: the mounts in a mount namespace,
-the processes in a pid namespace whose first process dies with us. So however this process ends, kill -9
-included, no mount, process or container is left. The bundle (config, secrets, hosts file) comes as a tar
-through a pipe into a tmpfs of that namespace: secrets are on no disk and in no argument list.
+`contained` is the process that it starts in: its namespaces end with it, and it ends with this process, kill
+-9 included. The bundle (config, secrets, hosts file) goes to it through a pipe: secrets are on no disk and in
+no argument list.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
+import marshal
 import os
 import signal
-import tarfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from ci.engine import limits
+from ci.engine.boundary import IDS, Boundary
+from ci.engine.contained import STAGE
 from ci.engine.masking import Masker
-from ci.errors import StepFailed, SystemUnavailable, ToolMissing
+from ci.engine.network import Plug
+from ci.engine.seccomp import profile
+from ci.errors import StepFailed, SystemUnavailable
 
-__all__ = ["NO_LAYER", "Mount", "Outcome", "Overlay", "Process", "Run", "remove_cgroups_of_the_dead", "start"]
+__all__ = ["NO_LAYER", "Mount", "Outcome", "Overlay", "Process", "Run", "start"]
 
 _CAPABILITIES = (
-    "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP "
-    "SETUID SYS_CHROOT"
+    "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID "
+    "SYS_CHROOT"
 )
-"""What containers may do by default: the list that Docker and containerd use."""
+"""What root in a step may do: Docker's list without NET_RAW, with which one reads and forges others' packets.
+"""
 
 NO_LAYER = "none"
 """An empty folder beside the layers, for a tree that has none."""
 
-_CGROUP = "va-engine"
-_CGROUPS = Path("/sys/fs/cgroup")
-
-_HELPER = """
-set -eu
-bundle=$1 layers=$2
-mount -t tmpfs -o mode=0700 va-bundle "$bundle"
-tar -x -f "/proc/self/fd/$4" -C "$bundle"
-cd "$layers"
-. "$bundle/mounts.sh"
-exec runc --root "$bundle/state" --log "$bundle/../runc.log" --log-format json run --bundle "$bundle" "$3"
-"""
+_KEPT = 4 * 2**20
+"""Bytes that are kept of the start and of the end of what a command prints."""
+_CONTAINED = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.engine.contained import main; main()"
+_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overlay:
     """A stack of layers to mount, lowest first, with the folder that takes the changes.
 
-    Layers are paths relative to the store's layers. `upper` None mounts them read-only.
+    Layers are folders of the store. `upper` None mounts them read-only.
     """
 
-    layers: tuple[str, ...]
+    layers: tuple[Path, ...]
     upper: Path | None
     work: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """Something mounted in the container: a folder or file of the host, an overlay, a tmpfs, or bytes given
+    """Something mounted in the container: a folder or file of the store, an overlay, a tmpfs, or bytes given
     here."""
 
     path: str
@@ -88,11 +85,13 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How it ended. Output is masked text."""
+    """How it ended. Output is masked text, of which the middle is left out where it is long."""
 
     code: int
     stdout: str
     stderr: str
+    reached: str = ""
+    """The bound of the step that it ran into, in words."""
 
 
 @dataclass
@@ -102,14 +101,21 @@ class Run:
     child: asyncio.subprocess.Process
     folder: Path
     name: str
+    bounds: limits.Limits
     _reading: asyncio.Task[tuple[str, str]] = field(repr=False)
+    _reached: str = ""
+
+    def reached(self) -> str:
+        """The bound that it runs into, in words; empty for none."""
+        self._reached = limits.reached(self.name, self.bounds) or self._reached
+        return self._reached
 
     async def outcome(self) -> Outcome:
         """Wait for its end. StepFailed when it could not start at all."""
         stdout, stderr = await self._reading
         code = await self.child.wait()
         if code != 0 and not (self.folder / "runc.log").exists():
-            raise SystemUnavailable(f"a container could not be set up (exit code {code})\n{stderr.strip()}")
+            raise SystemUnavailable(stderr.strip() or f"a container could not be set up (exit code {code})")
         if code != 0 and (reason := self._refused()):
             missing = "not found" in reason or "no such file" in reason
             if not missing and "permission denied" not in reason:
@@ -117,7 +123,9 @@ class Run:
                 raise (SystemUnavailable if full else StepFailed)(f"the container could not start: {reason}")
             # A Dagger engine's init says 1 for both, where a shell says 127 and 126.
             return Outcome(code=1, stdout=stdout, stderr=reason)
-        return Outcome(code=code if code >= 0 else 128 - code, stdout=stdout, stderr=stderr)
+        code = code if code >= 0 else 128 - code
+        reached = limits.reached(self.name, self.bounds, killed=code == 137) or self._reached
+        return Outcome(code=code, stdout=stdout, stderr=stderr, reached=reached)
 
     def _refused(self) -> str:
         """Why runc did not start the command, empty if it did."""
@@ -146,32 +154,15 @@ class Run:
             await self.child.wait()
         self._reading.cancel()
         await asyncio.gather(self._reading, return_exceptions=True)
-        await _remove_cgroups(self.name)
+        await limits.remove(self.name)
+
+    def kill(self) -> None:
+        """Kill it; `outcome` tells."""
+        self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.child.pid, number)
-
-
-async def _remove_cgroups(name: str) -> None:
-    """Remove what runc left because it was killed; the kernel may need a moment until a group is empty."""
-    for _ in range(100):
-        left = list(_CGROUPS.glob(f"*/{_CGROUP}-{name}"))
-        for path in left:
-            with suppress(OSError):
-                path.rmdir()
-        if not left:
-            return
-        await asyncio.sleep(0.02)
-
-
-def remove_cgroups_of_the_dead() -> None:
-    """Remove control groups of sessions that were killed: their names start with the id of the process."""
-    for path in _CGROUPS.glob(f"*/{_CGROUP}-*"):
-        pid = path.name.removeprefix(f"{_CGROUP}-").partition("-")[0]
-        if not Path("/proc", pid).exists():
-            with suppress(OSError):
-                path.rmdir()
 
 
 async def start(
@@ -179,50 +170,48 @@ async def start(
     *,
     root: Overlay,
     mounts: Sequence[Mount],
-    layers: Path,
+    store: Path,
     folder: Path,
     name: str,
+    boundary: Boundary,
+    plug: Plug,
     stdin: bytes = b"",
     hostname: str = "dagger",
-    network: Callable[[int], Awaitable[None]] | None = None,
     masker: Masker,
     on_line: Callable[[str], None] | None = None,
+    redirects: Mapping[str, IO[bytes]] | None = None,
 ) -> Run:
     """Start a command in a container and return at once.
 
-    `folder` is an empty folder of the caller. Without `network` it shares the host's network; with it, it
-    gets a network namespace of its own, and `network` is called with the id of a process in it, before the
-    start.
+    `folder` is an empty folder of the caller, all paths are below `store`, `plug` is its network. `redirects`
+    take the bytes of `stdout` or `stderr` as they come.
     """
-    (folder / "bundle").mkdir()
-    (folder / "rootfs").mkdir()
-    bundle = _bundle(process, root, mounts, folder, hostname, name)
+    userns = -1 if process.privileged else boundary.userns
+    given = _given(process, root, mounts, store, folder, hostname, name, boundary, userns)
+    given |= {"network": plug.descriptor, "userns": userns}
+    limits.bounded(name, boundary.limits)
     reader, writer = os.pipe()
-    unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"]
     try:
         child = await asyncio.create_subprocess_exec(
-            "setpriv", "--pdeathsig", "KILL", "--",
-            *unshare, *(["--net"] if network else []), "--",
-            "sh", "-c", _HELPER, "va-engine", str(folder / "bundle"), str(layers), name, str(reader),
+            sys.executable, "-I", "-S", "-c", _CONTAINED, str(_CHECKOUT), str(reader), str(os.getpid()),
             stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            pass_fds=(reader,),
+            pass_fds=(reader, plug.descriptor, *([userns] if userns >= 0 else [])),
             start_new_session=True,
         )  # fmt: skip
-    except FileNotFoundError as error:
+    except BaseException:
         os.close(writer)
-        raise ToolMissing(
-            f"{error.filename} is not installed", hint="va doctor says how to get it"
-        ) from error
+        raise
     finally:
         os.close(reader)
-    streams = (child.stdout, child.stderr)
-    run = Run(child, folder, name, asyncio.ensure_future(_read(streams, masker, on_line)))  # type: ignore[arg-type]
+    streams = {"stdout": child.stdout, "stderr": child.stderr}
+    reading = asyncio.ensure_future(_read(streams, masker, on_line, redirects or {}))  # type: ignore[arg-type]
+    run = Run(child, folder, name, boundary.limits, reading)
     try:
-        if network:
-            await network(child.pid)
-        await asyncio.gather(asyncio.to_thread(_feed, writer, bundle), _feed_stdin(child, stdin))
+        await asyncio.gather(
+            asyncio.to_thread(_feed, writer, marshal.dumps(given)), _feed_stdin(child, stdin)
+        )
     except BaseException:
         await run.end()
         raise
@@ -248,15 +237,18 @@ async def _feed_stdin(child: asyncio.subprocess.Process, data: bytes) -> None:
 
 
 async def _read(
-    streams: tuple[asyncio.StreamReader, asyncio.StreamReader],
+    streams: Mapping[str, asyncio.StreamReader],
     masker: Masker,
     on_line: Callable[[str], None] | None,
+    redirects: Mapping[str, IO[bytes]],
 ) -> tuple[str, str]:
-    async def one(stream: asyncio.StreamReader) -> str:
-        chunks: list[bytes] = []
+    async def one(name: str, stream: asyncio.StreamReader) -> str:
+        kept = _Kept()
         rest = b""
         while data := await stream.read(65536):
-            chunks.append(data)
+            kept.add(data)
+            if name in redirects:
+                redirects[name].write(data)
             if on_line is None:
                 continue
             *lines, rest = (rest + data).split(b"\n")
@@ -266,75 +258,112 @@ async def _read(
                 rest = b""
         if rest and on_line:
             on_line(masker.mask(rest.decode(errors="replace")))
-        return masker.mask(b"".join(chunks).decode(errors="replace"))
+        return kept.text(masker)
 
-    stdout, stderr = await asyncio.gather(*(one(stream) for stream in streams))
+    stdout, stderr = await asyncio.gather(*(one(name, stream) for name, stream in streams.items()))
     return stdout, stderr
 
 
-def _bundle(
-    process: Process, root: Overlay, mounts: Sequence[Mount], folder: Path, hostname: str, name: str
-) -> bytes:
-    """The tar with all that the helper needs: config.json, mounts.sh, and the files given as bytes."""
-    files: dict[str, tuple[bytes, int, tuple[int, int]]] = {}
-    shell = ["umask 022", _mount_overlay(root, folder / "rootfs")]
-    binds: list[dict[str, Any]] = []
-    inside = folder / "bundle"
+class _Kept:
+    """The start and the end of a stream."""
+
+    def __init__(self) -> None:
+        self._start = bytearray()
+        self._end = bytearray()
+        self._left_out = 0
+
+    def add(self, data: bytes) -> None:
+        room = _KEPT - len(self._start)
+        self._start += data[:room]
+        self._end += data[room:] if room > 0 else data
+        if (over := len(self._end) - _KEPT) > _KEPT:  # seldom: what moves is as much as what goes
+            del self._end[:over]
+            self._left_out += over
+
+    def text(self, masker: Masker) -> str:
+        if over := max(0, len(self._end) - _KEPT):
+            del self._end[:over]
+        left_out = self._left_out + over
+        mark = f"\n[… {left_out} bytes are left out here …]\n".encode() if left_out else b""
+        return masker.mask((self._start + mark + self._end).decode(errors="replace"))
+
+
+def _given(
+    process: Process,
+    root: Overlay,
+    mounts: Sequence[Mount],
+    store: Path,
+    folder: Path,
+    hostname: str,
+    name: str,
+    boundary: Boundary,
+    userns: int,
+) -> dict[str, Any]:
+    """What `contained.contain` takes, but for the namespaces."""
+
+    def outside(owner: tuple[int, int]) -> tuple[int, int]:
+        return owner if userns < 0 else (boundary.outside(owner[0]), boundary.outside(owner[1]))
+
+    def below(path: Path) -> str:
+        return str(path.relative_to(store))
+
+    def stack(at: str, overlay: Overlay) -> tuple[str, list[str], str | None, str | None]:
+        layers = [below(path) for path in overlay.layers] or [f"layers/{NO_LAYER}"]
+        return (
+            at,
+            layers,
+            below(overlay.upper) if overlay.upper else None,
+            below(overlay.work) if overlay.work else None,
+        )
+
+    files: list[tuple[str, bytes, int, tuple[int, int]]] = []
+    overlays = [stack("rootfs", root)]
+    binds: list[tuple[str, str]] = []
+    inside: list[dict[str, Any]] = []
     for number, mount in enumerate(mounts):
-        options = ["rbind", "ro" if mount.read_only else "rw"]
         match mount.source:
             case Overlay() as overlay:
-                shell += [f"mkdir -p {inside}/m{number}", _mount_overlay(overlay, inside / f"m{number}")]
-                source = f"{inside}/m{number}"
+                overlays.append(stack(f"m{number}", overlay))
             case bytes() as data:
-                files[f"f{number}"] = (data, mount.mode, mount.owner)
-                source = f"{inside}/f{number}"
+                files.append((f"m{number}", data, mount.mode, outside(mount.owner)))
             case None:
                 size = [f"size={mount.size}"] if mount.size else []
-                binds.append(
-                    {
-                        "destination": mount.path,
-                        "type": "tmpfs",
-                        "source": "tmpfs",
-                        "options": ["nosuid", "nodev", "mode=1777", *size],
-                    }
+                options = ["nosuid", "nodev", "mode=1777", *size]
+                inside.append(
+                    {"destination": mount.path, "type": "tmpfs", "source": "tmpfs", "options": options}
                 )
                 continue
             case path:
-                source = str(path)
-        binds.append({"destination": mount.path, "type": "bind", "source": source, "options": options})
-    config = json.dumps(_config(process, folder / "rootfs", binds, hostname, name))
-    files["config.json"] = (config.encode(), 0o600, (0, 0))
-    files["mounts.sh"] = ("\n".join(shell).encode(), 0o600, (0, 0))
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, (data, mode, owner) in files.items():
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = len(data), mode
-            info.uid, info.gid = owner
-            tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def _mount_overlay(overlay: Overlay, target: Path) -> str:
-    """The mount command. Layers are named relative to the working folder: the kernel takes 4096 bytes of
-    options."""
-    lower = ":".join(reversed(overlay.layers or (NO_LAYER,)))
-    if overlay.upper is None:
-        if len(overlay.layers) < 2:
-            return f"mount --bind {lower} {target}; mount -o remount,bind,ro {target}"
-        return f"mount -t overlay overlay -o ro,lowerdir={lower} {target}"
-    options = f"lowerdir={lower},upperdir={overlay.upper},workdir={overlay.work}"
-    return f"mount -t overlay overlay -o {options},redirect_dir=off,metacopy=off,index=off {target}"
+                binds.append((f"m{number}", below(path)))
+        options = ["bind", "ro" if mount.read_only else "rw"]
+        inside.append(
+            {"destination": mount.path, "type": "bind", "source": f"{STAGE}/m{number}", "options": options}
+        )
+    config = json.dumps(_config(process, inside, hostname, name, userns >= 0))
+    files.append(("config.json", config.encode(), 0o600, (0, 0)))
+    log = str(folder / "runc.log")
+    return {
+        "argv": [
+            "runc", "--root", f"{STAGE}/state", "--log", log, "--log-format", "json",
+            "run", "--bundle", STAGE, name,
+        ],
+        "store": str(store),
+        "files": files,
+        "overlays": overlays,
+        "binds": binds,
+        "root": outside((0, 0))[0],
+        "owner": outside((process.uid, process.gid)),
+    }  # fmt: skip
 
 
 def _config(
-    process: Process, rootfs: Path, binds: Sequence[Mapping[str, Any]], hostname: str, name: str
+    process: Process, binds: Sequence[Mapping[str, Any]], hostname: str, name: str, userns: bool
 ) -> dict[str, Any]:
-    """The config.json of the OCI runtime-spec 1.0: Docker's defaults, the network left as it is."""
-    caps = [f"CAP_{name}" for name in (_ALL if process.privileged else _CAPABILITIES).split()]
+    """The config.json of the OCI runtime-spec 1.0. The network and /sys are those of the process that runc is
+    in."""
+    caps = [f"CAP_{name}" for name in (_bounding() if process.privileged else _CAPABILITIES.split())]
     base = [
-        ("/proc", "proc", "proc", []),
+        ("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
         ("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
         (
             "/dev/pts",
@@ -344,22 +373,34 @@ def _config(
         ),
         ("/dev/shm", "tmpfs", "shm", ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"]),  # noqa: S108  # nosec B108  # of a container
         ("/dev/mqueue", "mqueue", "mqueue", ["nosuid", "noexec", "nodev"]),
-        ("/sys", "sysfs", "sysfs", ["nosuid", "noexec", "nodev", "rw" if process.privileged else "ro"]),
+        (
+            "/sys",
+            "bind",
+            f"{STAGE}/sys",
+            ["bind", "nosuid", "noexec", "nodev", "rw" if process.privileged else "ro"],
+        ),
     ]
     linux: dict[str, Any] = {
-        "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")],
-        "cgroupsPath": f"/{_CGROUP}-{name}",
+        "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "cgroup")],
+        "cgroupsPath": limits.path_of(name),
     }
+    if userns:
+        ids = [{"containerID": 0, "hostID": IDS, "size": IDS}]
+        linux["namespaces"].append({"type": "user"})
+        linux |= {"uidMappings": ids, "gidMappings": ids}
     if not process.privileged:
+        linux["resources"] = {"devices": [{"allow": False, "access": "rwm"}]}
+        linux["seccomp"] = profile(caps)
         linux["maskedPaths"] = [
-            "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/scsi",
-            "/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/sys/firmware",
+            "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys",
+            "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",
+            "/sys/devices/virtual/powercap", "/sys/firmware",
         ]  # fmt: skip
         linux["readonlyPaths"] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
     return {
         "ociVersion": "1.0.2",
         "hostname": hostname,
-        "root": {"path": str(rootfs)},
+        "root": {"path": f"{STAGE}/rootfs"},
         "process": {
             "terminal": False,
             "user": {
@@ -371,6 +412,7 @@ def _config(
             "args": list(process.args),
             "env": list(process.env),
             "cwd": process.cwd,
+            "noNewPrivileges": not process.privileged,
             "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), caps)
             if process.uid == 0
             else {"bounding": caps},
@@ -384,10 +426,54 @@ def _config(
     }
 
 
-_ALL = (
-    "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE "
-    "DAC_READ_SEARCH FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE "
-    "MKNOD NET_ADMIN NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYSLOG "
-    "SYS_ADMIN SYS_BOOT SYS_CHROOT SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME "
-    "SYS_TTY_CONFIG WAKE_ALARM"
-)
+def _bounding() -> list[str]:
+    """What this process itself may do at most."""
+    status = Path("/proc/self/status").read_text()
+    mask = int(next(line for line in status.splitlines() if line.startswith("CapBnd:")).split()[1], 16)
+    return [name for number, name in enumerate(_ALL) if mask >> number & 1]
+
+
+_ALL = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+]
+"""Every capability, by its number."""

@@ -18,8 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ci.engine import limits
 from ci.engine.engine import Engine, LogLine
-from ci.engine.run import NO_LAYER, remove_cgroups_of_the_dead
+from ci.engine.run import NO_LAYER
 from ci.engine.schema import query
 from ci.engine.services import RunningServices
 from ci.engine.store import Store
@@ -94,7 +95,7 @@ async def embedded(
     held = Store(store)
     try:
         (held.layers / NO_LAYER).mkdir(exist_ok=True)
-        remove_cgroups_of_the_dead()
+        limits.remove_of_the_dead()
         engine = Engine(held, reporter, services=RunningServices, log=log, workdir=workdir, epoch=epoch)
         try:
             async with serve(engine) as address:

@@ -1,17 +1,15 @@
 """Services: containers that run beside others, each once a session, with an address of its own.
 
-A service lives in a network namespace of its own, tied to this machine's by a veth pair with a /30 of
-10.213/16. The pair goes when the namespace goes, which is when the service's processes end: nothing is left,
-whatever happens. Commands share this machine's network, and find a service by its alias in their /etc/hosts.
+A service has a network of its own, as every step has. Who is bound to it has a wire to it, and finds it by
+its alias in /etc/hosts; nobody else reaches it, and this machine only from inside of that network.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import random
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +18,9 @@ from ci.engine.chain import Call, encode
 from ci.engine.commands import Command, command_of, launch
 from ci.engine.containers import port_record, ports_of
 from ci.engine.engine import Engine, LogLine, NotSupported, answer
+from ci.engine.network import Plug, inside
 from ci.engine.values import Container, Record, Service
-from ci.errors import BadInput, StepFailed, SystemUnavailable
-from ci.process import run as run_program
+from ci.errors import BadInput, StepFailed
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -38,13 +36,19 @@ _GRACE_SECONDS = 3.0
 @dataclass
 class _Running:
     service: Service
-    address: str
-    link: str
     launched: Launched
     _block: AbstractAsyncContextManager[Launched]
     lines: list[str] = field(default_factory=list)
+    doors: dict[int, asyncio.Server] = field(default_factory=dict)
+    """Where this machine reaches its ports."""
+
+    @property
+    def plug(self) -> Plug:
+        return self.launched.plug
 
     async def end(self, grace: float) -> None:
+        for door in self.doors.values():
+            door.close()
         await self.launched.run.end(grace)
         await self._block.__aexit__(None, None, None)
 
@@ -63,16 +67,29 @@ class RunningServices:
             return running
         return await self._engine.once(("service", service.key, id(running)), lambda: self._start(service))
 
-    async def bound(self, container: Container) -> None:
+    async def bound(self, container: Container) -> list[_Running]:
         """Start all services that a container's commands may call."""
-        await asyncio.gather(*(self.start(service) for _, service in container.services))
+        found = await asyncio.gather(*(self.start(service) for _, service in container.services))
+        return list({running.service.key: running for running in found}.values())
+
+    async def reached(self, service: Service, port: int) -> str:
+        """host:port by which this machine reaches a port of the service, which is started."""
+        running = await self.start(service)
+        if port not in running.doors:
+
+            async def opened(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await _carry(running, port, reader, writer)
+
+            running.doors[port] = await asyncio.start_server(opened, "127.0.0.1", 0)
+        host, number = running.doors[port].sockets[0].getsockname()
+        return f"{host}:{number}"
 
     def hosts(self, container: Container, hostname: str) -> bytes:
         """The /etc/hosts of a container: itself, and its services by alias and hostname."""
         lines = ["127.0.0.1 localhost", "::1 localhost ip6-localhost ip6-loopback", f"127.0.1.1 {hostname}"]
         for alias, service in container.services:
             running = self._running[service.key]
-            lines.append(f"{running.address} {alias} {service.hostname}".rstrip())
+            lines.append(f"{running.plug.address} {alias} {service.hostname}".rstrip())
         return ("\n".join(lines) + "\n").encode()
 
     async def stop(self, service: Service, *, kill: bool) -> None:
@@ -98,18 +115,10 @@ class RunningServices:
             del lines[:-20]
             engine.log(LogLine(title, line))
 
-        address = link = ""
-
-        async def network(pid: int) -> None:
-            nonlocal address, link
-            address, link = await _connect(pid)
-
         with engine.reporter.step(title):
-            block = launch(
-                engine, command, on_line=told, network=network, hostname=service.hostname or "service"
-            )
+            block = launch(engine, command, on_line=told, hostname=service.hostname or "service")
             launched = await block.__aenter__()
-            running = _Running(service, address, link, launched, block, lines)
+            running = _Running(service, launched, block, lines)
             self._running[service.key] = running
             try:
                 await self._healthy(running, title)
@@ -141,59 +150,49 @@ class RunningServices:
 
 
 async def _accepts(running: _Running, port: int) -> bool:
-    """Whether the service itself accepts: asked through its own link, which goes when it ends."""
-    with socket.socket() as connection:
-        connection.setblocking(False)
-        try:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, running.link.encode())
-            async with within(1):
-                await asyncio.get_running_loop().sock_connect(connection, (running.address, port))
-        except (OSError, TimeoutError):
-            return False
+    """Whether the service itself accepts: asked inside of its network."""
+    try:
+        (await _connected(running, port)).close()
+    except (OSError, TimeoutError):
+        return False
     return True
 
 
-async def _connect(pid: int) -> tuple[str, str]:
-    """Give the network namespace of a process an address that this machine reaches: it, and the link to
-    it."""
-    await _own_namespace(pid)
-    known = await run_program("ip", "-json", "-4", "address", failure=SystemUnavailable)
-    taken = {info["local"] for link in json.loads(known.stdout) for info in link.get("addr_info", ())}
-    while True:
-        block = random.randrange(1, 1 << 14)  # noqa: S311  # nosec B311  # an address, no secret
-        third, last = divmod(block * 4, 256)
-        ours, theirs = f"10.213.{third}.{last + 1}", f"10.213.{third}.{last + 2}"
-        if ours not in taken:
-            break
-    link = f"vae{block:05d}"
-    inside = ["nsenter", "--net", f"--target={pid}", "ip"]
-    for argv in (
-        ["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid)],
-        ["ip", "address", "add", f"{ours}/30", "dev", link],
-        ["ip", "link", "set", link, "up"],
-        [*inside, "link", "set", "lo", "up"],
-        [*inside, "address", "add", f"{theirs}/30", "dev", "eth0"],
-        [*inside, "link", "set", "eth0", "up"],
-        [*inside, "route", "add", "default", "via", ours],
-        ["sysctl", "-qw", f"net.ipv4.conf.{link}.forwarding=1"],
-    ):
-        await run_program(*argv, failure=SystemUnavailable)
-    return theirs, link
+async def _connected(running: _Running, port: int) -> socket.socket:
+    """A connection to a port of the service."""
+    connection = await asyncio.to_thread(inside, running.plug.descriptor, socket.socket)
+    try:
+        connection.setblocking(False)
+        async with within(1):
+            await asyncio.get_running_loop().sock_connect(connection, (running.plug.address, port))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
-async def _own_namespace(pid: int) -> None:
-    """Wait until the process has left this machine's network namespace."""
-    from pathlib import Path
+async def _carry(
+    running: _Running, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Carry what a program of this machine and a service tell each other, until both have ended."""
 
-    ours = Path("/proc/self/ns/net").readlink()
-    for _ in range(500):
-        try:
-            if Path(f"/proc/{pid}/ns/net").readlink() != ours:
-                return
-        except OSError as error:
-            raise StepFailed("the service's container ended before it started") from error
-        await asyncio.sleep(0.01)
-    raise SystemUnavailable("no network namespace could be made for a service")
+    async def one_way(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(65536):
+                target.write(data)
+                await target.drain()
+            target.write_eof()
+
+    try:
+        service = await asyncio.open_connection(sock=await _connected(running, port))
+    except (OSError, TimeoutError):
+        writer.close()
+        return
+    try:
+        await asyncio.gather(one_way(reader, service[1]), one_way(service[0], writer))
+    finally:
+        for each in (writer, service[1]):
+            each.close()
 
 
 @answer("Container.asService")
@@ -227,13 +226,12 @@ async def ports(engine: Engine, parent: Service, call: Call) -> list[Record]:
 @answer("Service.endpoint")
 async def endpoint(engine: Engine, parent: Service, call: Call) -> str:
     """host:port as this machine reaches it, so the service is started."""
-    running = await engine.services.start(parent)
     exposed = ports_of(parent.container)
     port = call.args["port"] or (exposed[0].port if exposed else None)
     if port is None:
         raise BadInput("the service exposes no port: give one")
     scheme = call.args["scheme"]
-    return (f"{scheme}://" if scheme else "") + f"{running.address}:{port}"
+    return (f"{scheme}://" if scheme else "") + await engine.services.reached(parent, port)
 
 
 @answer("Service.start")

@@ -23,6 +23,7 @@ import os
 import secrets
 import shutil
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -110,7 +111,7 @@ class Store:
                 pass  # a full disk: the cache only forgets when it was used last
             finally:
                 self._db.close()
-        shutil.rmtree(self.tmp, ignore_errors=True)
+        _remove(self.tmp)
         self._tmp_lock.close()
         self._session_lock.close()
         if self._grew and usage(self.root).size > _limit():
@@ -159,10 +160,14 @@ class Store:
             folder.mkdir(mode=0o755)
         return folder
 
+    def discard(self, folder: Path) -> None:
+        """Throw work away before the session ends."""
+        _remove(folder)
+
     def add_layer(self, folder: Path, id: str | None = None) -> str:
         """Move a finished tree in. `id` is given where it follows from the content: then an equal layer
         that is there already stands, and the folder is thrown away."""
-        id = id[:24] if id else secrets.token_hex(12)
+        id = id or secrets.token_hex(32)
         with full_disk_is_told(self.root):
             size = _size(folder)
             _move_in(folder, self.layers / id)
@@ -171,7 +176,7 @@ class Store:
 
     def has_layer(self, id: str) -> bool:
         """Whether the layer of that content is there."""
-        return (self.layers / id[:24]).is_dir()
+        return (self.layers / id).is_dir()
 
     def add_blob(self, file: Path, digest: str) -> None:
         """Move a finished blob in, by its hex SHA-256."""
@@ -226,7 +231,7 @@ class Store:
                 held = _lock(folder / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, FileNotFoundError):  # in use, or its session takes it away just now
                 continue
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             held.close()
 
 
@@ -271,13 +276,13 @@ def prune(max_bytes: int | None = None, root: Path | None = None) -> Usage:
         over = left.size - limit
         if left.size > left.layers + left.blobs + left.volumes:
             over -= _size(root / "buildah")
-            shutil.rmtree(root / "buildah", ignore_errors=True)
+            _remove(root / "buildah")
         over = _drop_things(root, over)
         for volume in sorted((root / "volumes").iterdir(), key=lambda path: path.stat().st_mtime):
             if over <= 0:
                 break
             over -= _size(volume)
-            shutil.rmtree(volume, ignore_errors=True)
+            _remove(volume)
         return usage(root)
     finally:
         lock.close()
@@ -290,7 +295,7 @@ def _drop_things(root: Path, over: int) -> int:
             if over <= 0:
                 break
             if kind == "layer":
-                shutil.rmtree(root / "layers" / id, ignore_errors=True)
+                _remove(root / "layers" / id)
             else:
                 (root / "blobs" / id).unlink(missing_ok=True)
             with db:
@@ -346,6 +351,16 @@ def _lock(path: Path, how: int) -> IO[bytes]:
     return file
 
 
+def _remove(folder: Path) -> None:
+    """Remove a tree, as far as that goes: what stays is for the next session."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except (OSError, RecursionError):  # a step may nest folders deeper than Python and a path's length go
+        subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL, check=False)
+
+
 def _size(folder: Path) -> int:
     """Bytes on disk of a tree, as du counts them; a file that vanishes meanwhile counts nothing."""
     total = 0
@@ -365,4 +380,4 @@ def _move_in(folder: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        shutil.rmtree(folder)
+        _remove(folder)

@@ -9,21 +9,27 @@ that they have in the tree below.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import posixpath
 import shutil
 import stat
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
+from ci.below import make_folder, open_below, open_file
 from ci.errors import BadInput
 
 __all__ = ["Entry", "Layer", "Tree", "content_digest", "is_whiteout", "make_opaque", "make_whiteout"]
 
 _OPAQUE = "trusted.overlay.opaque"
 _LINKS = 40
+_CHUNK = 1 << 20
 _NOWHERE = os.stat_result((0o40755, 0, 0, 1, 0, 0, 0, 0, 0, 0), {"st_mtime_ns": 0})
 """The root of a tree without layers."""
 
@@ -57,6 +63,19 @@ class Entry:
     @property
     def mode(self) -> int:
         return stat.S_IMODE(self.stat.st_mode)
+
+    def open(self) -> BufferedReader:
+        """The file that this is, to be read. OSError when it is none any more."""
+        return open(open_file(self._root, self.path), "rb")
+
+    def link(self) -> str:
+        """Where the symlink that this is leads."""
+        return os.readlink(self.real[0])
+
+    @property
+    def _root(self) -> str:
+        """The layer that it is in."""
+        return self.real[0].removesuffix(f"/{self.path}") if self.path else self.real[0]
 
 
 class Tree:
@@ -100,10 +119,15 @@ class Tree:
 
     def walk(self, folder: Entry) -> Iterator[Entry]:
         """Everything below a folder, each folder before what is in it, by name."""
-        for entry in self.children(folder):
+        pending = [iter(self.children(folder))]
+        while pending:
+            entry = next(pending[-1], None)
+            if entry is None:
+                pending.pop()
+                continue
             yield entry
             if entry.is_dir:
-                yield from self.walk(entry)
+                pending.append(iter(self.children(entry)))
 
     def find(self, path: str, *, follow: bool = True) -> Entry | None:
         """The entry at a path, None where there is none. `follow` is about the last part only."""
@@ -135,7 +159,7 @@ class Tree:
                 links += 1
                 if links > _LINKS:
                     raise BadInput(f"{path}: too many levels of symbolic links")
-                target = os.readlink(entry.real[0])
+                target = entry.link()
                 if target.startswith("/"):
                     here = here[:1]
                 todo = [item for item in target.split("/") if item not in ("", ".")] + todo
@@ -148,22 +172,22 @@ class Tree:
         entry = self.need(path)
         if not entry.is_file:
             raise BadInput(f"{path} is not a file")
-        with open(entry.real[0], "rb") as file:
+        with entry.open() as file:
             return file.read() if limit is None else file.read(limit)
 
 
 class Layer:
-    """A layer being written on top of a tree, into an empty folder."""
+    """A layer being written on top of a tree, into a folder that is empty, or that a command has changed.
+
+    Whatever is in the folder, it is written below it: nothing follows a link in there.
+    """
 
     def __init__(self, below: Tree, folder: Path) -> None:
         self._below = below
         self._folder = str(folder)
+        self._root = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._root)
         self._begun = False
-
-    @property
-    def path(self) -> str:
-        """Where the layer is being written."""
-        return self._folder
 
     def target(self, path: str) -> str:
         """Where a path of the tree really leads once its symlinks are followed; what is missing stays as
@@ -171,47 +195,38 @@ class Layer:
         entry, missing = self._below.resolve(path)
         return posixpath.normpath(posixpath.join("/", entry.path, missing)).lstrip("/")
 
-    def folder(self, path: str, *, mode: int | None = None, owner: tuple[int, int] | None = None) -> str:
-        """Make sure that a folder is there, its parents too; returns where it lies in the layer.
+    def folder(self, path: str, *, mode: int | None = None, owner: tuple[int, int] | None = None) -> None:
+        """Make sure that a folder is there, its parents too.
 
         One that the tree has keeps its owner and mode, unless they are given.
         """
-        real = f"{self._folder}/{path}" if path else self._folder
-        known = self._below.find(path, follow=False)
-        there = self._begun if not path else os.path.isdir(real) and not os.path.islink(real)
-        self._begun = True
-        if not there and path:
-            self.folder(posixpath.dirname(path))
-            if os.path.lexists(real):
-                os.unlink(real)
-            os.mkdir(real)
-            if known and not known.is_dir:
-                known = None
-        if known and not there:
-            os.chown(real, known.stat.st_uid, known.stat.st_gid)
-            os.chmod(real, known.mode)
-            os.utime(real, ns=(known.stat.st_mtime_ns, known.stat.st_mtime_ns))
-        elif not there:
-            os.chmod(real, 0o755)  # noqa: S103  # nosec B103  # as Dagger makes folders
-        if owner:
-            os.chown(real, *owner)
-        if mode is not None:
-            os.chmod(real, mode)
-        return real
+        folder = self._open(path)
+        try:
+            if owner:
+                os.fchown(folder, *owner)
+            if mode is not None:
+                os.fchmod(folder, mode)
+        finally:
+            os.close(folder)
 
     def write(self, path: str, data: bytes, *, mode: int = 0o644, owner: tuple[int, int] = (0, 0)) -> None:
         """A new file with that content."""
-        real = self._place(path)
-        with open(real, "wb") as file:
+        with self._place(path) as (folder, name), open(_created(folder, name), "wb") as file:
             file.write(data)
-        os.chown(real, *owner)
-        os.chmod(real, mode)
+            os.fchown(file.fileno(), *owner)
+            os.fchmod(file.fileno(), mode)
+
+    def adopt(self, path: str, file: Path, *, mode: int = 0o644) -> None:
+        """A new file, by moving one of this machine there; it must be on the same file system."""
+        with self._place(path) as (folder, name):
+            file.chmod(mode)
+            os.rename(file, name, dst_dir_fd=folder)
 
     def symlink(self, path: str, target: str, *, owner: tuple[int, int] = (0, 0)) -> None:
         """A new symlink."""
-        real = self._place(path)
-        os.symlink(target, real)
-        os.lchown(real, *owner)
+        with self._place(path) as (folder, name):
+            os.symlink(target, name, dir_fd=folder)
+            os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)
 
     def copy(
         self,
@@ -229,28 +244,38 @@ class Layer:
         own = owner or (status.st_uid, status.st_gid)
         if kind == stat.S_IFDIR:
             known = self._below.find(path, follow=False) if self._below.root.real else None
-            real = self.folder(path, owner=None if known else own, mode=mode if known else mode or entry.mode)
+            self.folder(path, owner=None if known else own, mode=mode if known else mode or entry.mode)
             if not known:
-                os.utime(real, ns=(status.st_mtime_ns, status.st_mtime_ns))
+                self.touch(path, status.st_mtime_ns)
             return
-        real = self._place(path)
-        if kind == stat.S_IFLNK:
-            os.symlink(os.readlink(entry.real[0]), real)
-            os.lchown(real, *own)
-        elif kind == stat.S_IFREG:
-            same = own == (status.st_uid, status.st_gid) and mode in (None, entry.mode)
-            if link and same and _linked(entry.real[0], real):
-                return
-            shutil.copyfile(entry.real[0], real)
-            _copy_xattrs(entry.real[0], real)
-            os.chown(real, *own)
-            os.chmod(real, entry.mode if mode is None else mode)
-        elif kind == stat.S_IFIFO:
-            os.mkfifo(real, entry.mode)
-            os.chown(real, *own)
-        else:
-            return  # a device or a socket: not something to copy
-        os.utime(real, ns=(status.st_mtime_ns, status.st_mtime_ns), follow_symlinks=False)
+        with self._place(path) as (folder, name):
+            if kind == stat.S_IFLNK:
+                os.symlink(entry.link(), name, dir_fd=folder)
+                os.chown(name, *own, dir_fd=folder, follow_symlinks=False)
+            elif kind == stat.S_IFREG:
+                same = own == (status.st_uid, status.st_gid) and mode in (None, entry.mode)
+                if link and same and _linked(entry, folder, name):
+                    return
+                with entry.open() as source, open(_created(folder, name), "wb") as file:
+                    shutil.copyfileobj(source, file, _CHUNK)
+                    _copy_xattrs(source.fileno(), file.fileno())
+                    os.fchown(file.fileno(), *own)
+                    os.fchmod(file.fileno(), entry.mode if mode is None else mode)
+            elif kind == stat.S_IFIFO:
+                os.mkfifo(name, entry.mode, dir_fd=folder)
+                os.chown(name, *own, dir_fd=folder, follow_symlinks=False)
+            else:
+                return  # a device or a socket: not something to copy
+            when = (status.st_mtime_ns, status.st_mtime_ns)
+            os.utime(name, ns=when, dir_fd=folder, follow_symlinks=False)
+
+    def touch(self, path: str, when: int) -> None:
+        """Set the time (in ns) of what the layer has at a path."""
+        folder = self._open(posixpath.dirname(path))
+        try:
+            os.utime(posixpath.basename(path) or ".", ns=(when, when), dir_fd=folder, follow_symlinks=False)
+        finally:
+            os.close(folder)
 
     def remove(self, path: str) -> None:
         """Hide what the tree has at a path; nothing happens where it has nothing."""
@@ -258,18 +283,48 @@ class Layer:
             raise BadInput("cannot remove /")
         if self._below.find(path, follow=False) is None:
             return
-        make_whiteout(self._place(path))
+        with self._place(path) as (folder, name):
+            make_whiteout(name, dir_fd=folder)
 
-    def _place(self, path: str) -> str:
-        """Where a new file goes: its folder is there, and no file of that name."""
+    def _open(self, path: str) -> int:
+        """A folder of the layer as a descriptor; made where it is missing, as the tree has it."""
+        begun, self._begun = self._begun, True
+        if path or begun:
+            try:
+                return open_below(self._root, path, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    raise
+        if path:
+            os.close(self._open(posixpath.dirname(path)))
+        folder = make_folder(self._root, path)
+        known = self._below.find(path, follow=False)
+        if known and known.is_dir:
+            os.fchown(folder, known.stat.st_uid, known.stat.st_gid)
+            os.fchmod(folder, known.mode)
+            os.utime(folder, ns=(known.stat.st_mtime_ns, known.stat.st_mtime_ns))
+        else:
+            os.fchmod(folder, 0o755)  # nosec B103  # as Dagger makes folders
+        return folder
+
+    @contextmanager
+    def _place(self, path: str) -> Iterator[tuple[int, str]]:
+        """Where a new file goes, as folder and name: the folder is there, and no file of that name."""
         if not path:
             raise BadInput("the path of a file is missing")
-        real = f"{self.folder(posixpath.dirname(path))}/{posixpath.basename(path)}"
-        if os.path.isdir(real) and not os.path.islink(real):
-            raise BadInput(f"/{path} is a directory")
-        if os.path.lexists(real):
-            os.unlink(real)
-        return real
+        folder, name = self._open(posixpath.dirname(path)), posixpath.basename(path)
+        try:
+            with suppress(FileNotFoundError):
+                if stat.S_ISDIR(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode):
+                    raise BadInput(f"/{path} is a directory")
+                os.unlink(name, dir_fd=folder)
+            yield folder, name
+        finally:
+            os.close(folder)
+
+
+def _created(folder: int, name: str) -> int:
+    return open_below(folder, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
 
 
 def content_digest(
@@ -287,9 +342,9 @@ def content_digest(
         bits = 0o777 if entry.is_link else entry.mode if mode is None else mode
         total.update(f"{name}\0{kind:o} {bits:o} {uid} {gid}\0".encode("utf-8", "surrogateescape"))
         if entry.is_link:
-            total.update(os.readlink(entry.real[0]).encode("utf-8", "surrogateescape"))
+            total.update(entry.link().encode("utf-8", "surrogateescape"))
         elif entry.is_file:
-            with open(entry.real[0], "rb") as file:
+            with entry.open() as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
 
@@ -299,12 +354,12 @@ def is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def make_whiteout(path: str) -> None:
+def make_whiteout(path: str, *, dir_fd: int | None = None) -> None:
     """Hide a name of the layers below."""
-    os.mknod(path, stat.S_IFCHR | 0o000, 0)
+    os.mknod(path, stat.S_IFCHR | 0o000, 0, dir_fd=dir_fd)
 
 
-def make_opaque(path: str) -> None:
+def make_opaque(path: str | int) -> None:
     """Let a folder hide all that the layers below have in it."""
     os.setxattr(path, _OPAQUE, b"y")
 
@@ -316,15 +371,17 @@ def _is_opaque(path: str) -> bool:
         return False
 
 
-def _linked(source: str, target: str) -> bool:
+def _linked(entry: Entry, folder: int, name: str) -> bool:
     try:
-        os.link(source, target)
+        with entry.open() as source:
+            # Of the very file that was opened: its path may lead elsewhere now.
+            os.link(f"/proc/self/fd/{source.fileno()}", name, dst_dir_fd=folder, follow_symlinks=True)
     except OSError:
         return False
     return True
 
 
-def _copy_xattrs(source: str, target: str) -> None:
+def _copy_xattrs(source: int, target: int) -> None:
     for name in os.listxattr(source):
         if name.startswith("user.") or name == "security.capability":
             os.setxattr(target, name, os.getxattr(source, name))

@@ -117,6 +117,13 @@ _DEBIAN = (
     DebianTool(name="git", package="git", at_least=(2, 36)),
     DebianTool(name="mmdebstrap", package="mmdebstrap"),
     DebianTool(name="runc", package="runc", at_least=(1, 1)),
+    DebianTool(name="slirp4netns", package="slirp4netns", at_least=(1,)),
+    # What a step's seccomp filter is made of; buildah's package brings it.
+    DebianTool(
+        name="seccomp-profile",
+        package="golang-github-containers-common",
+        file=Path("/usr/share/containers/seccomp.json"),
+    ),
     DebianTool(name="containerd", package="containerd", at_least=(1, 6), unit="containerd"),
     DebianTool(
         name="docker-registry", package="docker-registry", at_least=(2, 8), below=(3,), unit="docker-registry"

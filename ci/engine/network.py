@@ -1,0 +1,265 @@
+"""The network of steps: each has a namespace of its own, with one way out, and wires to the services bound to
+it.
+
+    step ── veth ── bridge ── slirp4netns ── whatever this machine reaches, by its own routes and resolver
+      └──── veth ── service
+
+The bridge is in a namespace of the session, and its ports are isolated: a step meets no other. slirp4netns
+speaks for them all as an ordinary program of this machine; nothing is forwarded, no rule or route is made
+here, and all of it goes when the session's descriptors do, which the kernel closes whatever ends it. What a
+step must not reach has a route of its own that leads nowhere: this machine's addresses, networks that are
+inside of it, clouds' metadata. A step may not change its routes: it lacks CAP_NET_ADMIN.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import ipaddress
+import itertools
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from ci.engine.resolver import Resolver
+from ci.errors import SystemUnavailable, ToolMissing
+from ci.process import run
+
+__all__ = ["Network", "Plug", "inside"]
+
+_NET = ipaddress.ip_network("10.213.0.0/16")
+_NAMES, _WAY_OUT = "10.213.0.1", "10.213.0.2"
+"""Where a step asks for names; and slirp4netns, which has the second address of the network that it is
+given."""
+_NAMES_BY_TCP = "10.213.0.3"
+"""slirp4netns passes on what comes for its third address to this machine's resolver: for answers that are
+long."""
+_METADATA = ("169.254.0.0/16", "168.63.129.16/32", "100.100.100.200/32", "192.0.0.192/32")
+"""Where clouds tell a machine who it is: link-local (AWS, Azure, Google), Azure's wire server, Alibaba,
+Oracle."""
+_INSIDE = {"bridge", "veth", "dummy"}
+"""Kinds of links whose networks live in this machine, if it is not by one of them that it reaches the rest:
+those of containers, of the embedded platform's pods."""
+_CLONE_NEWNET = 0x40000000
+_MTU = 65520
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plug:
+    """A network namespace with a way out: its descriptor, and its address there."""
+
+    descriptor: int
+    address: str
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{os.getpid()}/fd/{self.descriptor}"
+
+    def close(self) -> None:
+        """Let it go; the kernel removes it when its last process has ended."""
+        os.close(self.descriptor)
+
+
+class Network:
+    """A session's network. It begins with the first step."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(256)
+        self._starting: asyncio.Task[None] | None = None
+        self._bridge = -1
+        self._unreachable: tuple[str, ...] = ()
+        self._slirp: asyncio.subprocess.Process | None = None
+        self._exit = -1
+        self._resolver = Resolver()
+
+    async def close(self) -> None:
+        if self._starting:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+        await self._resolver.close()
+        if self._exit >= 0:
+            os.close(self._exit)
+        if self._slirp:
+            await self._slirp.wait()
+        if self._bridge >= 0:
+            os.close(self._bridge)
+        self._bridge = self._exit = -1
+
+    async def plug(self, wires: Sequence[Plug] = ()) -> Plug:
+        """A new namespace with a way out, and a wire to each of those."""
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(self._start())
+        await asyncio.shield(self._starting)
+        number = next(self._numbers)
+        address = str(_NET[number % (_NET.num_addresses - 512) + 256])
+        plug = Plug(descriptor=await asyncio.to_thread(_new_namespace), address=address)
+        try:
+            link = f"s{number}"
+            await _ip(
+                f"/proc/{os.getpid()}/fd/{self._bridge}",
+                f"link add {link} mtu {_MTU} type veth peer name eth0 mtu {_MTU} netns {plug.path}",
+                f"link set {link} master out up",
+                f"link set {link} type bridge_slave isolated on",
+            )
+            await _ip(
+                plug.path,
+                "link set lo up",
+                "link set eth0 addrgenmode none",
+                f"address add {address}/32 dev eth0",
+                "link set eth0 up",
+                f"route add {_NET.network_address}/30 dev eth0 src {address}",
+                f"route add default via {_WAY_OUT} dev eth0",
+                *(f"route add unreachable {each}" for each in self._unreachable),
+                *(
+                    line
+                    for wire, other in enumerate(wires)
+                    for line in (
+                        f"link add w{wire} type veth peer name w{number} netns {other.path}",
+                        f"link set w{wire} up",
+                        f"route add {other.address}/32 dev w{wire} src {address}",
+                    )
+                ),
+            )
+            for other in wires:
+                await _ip(
+                    other.path,
+                    f"link set w{number} up",
+                    f"route add {address}/32 dev w{number} src {other.address}",
+                )
+        except BaseException:
+            plug.close()
+            raise
+        return plug
+
+    def resolv_conf(self) -> bytes:
+        """A step's /etc/resolv.conf: with this machine's search list, and its own way to this machine's
+        resolver."""
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = Path("/etc/resolv.conf").read_text().splitlines()
+        kept = [line for line in lines if line.split()[:1] in (["search"], ["domain"], ["options"])]
+        return "\n".join([f"nameserver {_NAMES}", f"nameserver {_NAMES_BY_TCP}", *kept, ""]).encode()
+
+    async def _start(self) -> None:
+        """The session's bridge, with slirp4netns on it."""
+        self._bridge = await asyncio.to_thread(_new_namespace)
+        self._unreachable = await _unreachable()
+        ready, told = os.pipe()
+        ends, self._exit = os.pipe()
+        try:
+            self._slirp = await asyncio.create_subprocess_exec(
+                "slirp4netns", "--netns-type=path", f"--cidr={_NET}", f"--mtu={_MTU}",
+                "--disable-host-loopback", f"--ready-fd={told}", f"--exit-fd={ends}",
+                f"/proc/{os.getpid()}/fd/{self._bridge}", "tap0", stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, pass_fds=(told, ends),
+                start_new_session=True,
+            )  # fmt: skip
+        except FileNotFoundError as error:
+            raise ToolMissing(
+                "slirp4netns is not installed: it is the way out of a step's network",
+                hint="va doctor says how to get it",
+            ) from error
+        finally:
+            os.close(told)
+            os.close(ends)
+        began = await asyncio.to_thread(os.read, ready, 1)  # it ends, or it is ready
+        os.close(ready)
+        if not began:
+            _, said = await self._slirp.communicate()
+            raise SystemUnavailable(
+                f"slirp4netns does not start: {said.decode(errors='replace').strip()[-500:]}"
+            )
+        await _ip(
+            f"/proc/{os.getpid()}/fd/{self._bridge}",
+            f"link add out mtu {_MTU} type bridge",
+            "link set out up",
+            f"link set tap0 mtu {_MTU} master out up",
+            f"address add {_NAMES}/{_NET.prefixlen} dev out",
+        )
+        await self._resolver.serve(await asyncio.to_thread(inside, self._bridge, _bound))
+
+
+async def _unreachable() -> tuple[str, ...]:
+    """Networks that no step may reach: see the module."""
+    links = json.loads((await run("ip", "-json", "-details", "address", failure=SystemUnavailable)).stdout)
+    routes = json.loads((await run("ip", "-json", "-4", "route", failure=SystemUnavailable)).stdout)
+    found = {ipaddress.ip_network(each) for each in (*_METADATA, str(_NET))}
+    for link in links:
+        for address in link.get("addr_info", ()):
+            if address["family"] == "inet":
+                found.add(ipaddress.ip_network(address["local"]))
+    kinds = {link["ifname"]: link.get("linkinfo", {}).get("info_kind", "") for link in links if link}
+    ways_out = {route.get("dev") for route in routes if route["dst"] == "default"}
+    for route in routes:
+        device = route.get("dev", "")
+        if device not in ways_out and kinds.get(device) in _INSIDE:
+            found.add(ipaddress.ip_network(route["dst"]))
+    return tuple(str(each) for each in sorted(found, key=str) if not each.is_loopback)
+
+
+async def _ip(namespace: str, *lines: str) -> None:
+    """Commands of ip(8) in a network namespace."""
+    words = ("nsenter", f"--net={namespace}", "ip", "-batch", "-")
+    await run(*words, stdin="".join(f"{line}\n" for line in lines), failure=SystemUnavailable)
+
+
+def inside(descriptor: int, work: Callable[[], T]) -> T:
+    """What `work` gives in that network namespace: done in a thread of its own, which ends with it."""
+
+    def there() -> T:
+        _checked(_LIBC.setns(descriptor, _CLONE_NEWNET))
+        return work()
+
+    return _in_a_thread(there)
+
+
+def _new_namespace() -> int:
+    """A descriptor of a new network namespace."""
+
+    def make() -> int:
+        _checked(_LIBC.unshare(_CLONE_NEWNET))
+        # The namespace is this machine's, not the step's user namespace's: what root may by default,
+        # everybody may in it.
+        Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
+        Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
+        Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    return _in_a_thread(make)
+
+
+def _bound() -> socket.socket:
+    door = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    door.setblocking(False)
+    door.bind((_NAMES, 53))
+    return door
+
+
+def _in_a_thread(work: Callable[[], T]) -> T:
+    """A thread that is used once: a namespace is a thread's own, and nobody else may find it there."""
+    result: Future[T] = Future()
+
+    def go() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:  # it is raised where it is waited for
+            result.set_exception(error)
+
+    threading.Thread(target=go, name="va-network").start()
+    return result.result()
+
+
+def _checked(result: int) -> None:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"a network namespace: {os.strerror(code)}")

@@ -1,0 +1,106 @@
+"""Names for steps: a door to this machine's resolver, wherever that is, its loopback too.
+
+Many programs ask the same question at once (an installer for each of fifty packages), which small resolvers
+answer by losing some. The same question is asked once at a time here, and again soon when it is lost; its
+answer serves for a moment. Messages are passed on as they are (RFC 1035, 4.1): only the id, their first two
+bytes, is each asker's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import cast
+
+from ci.concurrency import within
+
+__all__ = ["Resolver", "nameservers"]
+
+_ATTEMPT_SECONDS = 1.0
+_ATTEMPTS = 9
+_SERVES_SECONDS = 5.0
+_HEADER = 12
+_FALLBACK = "127.0.0.1"
+"""What resolv.conf(5) means when it names none."""
+
+
+def nameservers() -> list[str]:
+    """This machine's resolvers, in order."""
+    found: list[str] = []
+    with suppress(OSError):
+        for line in Path("/etc/resolv.conf").read_text().splitlines():
+            words = line.split()
+            if len(words) > 1 and words[0] == "nameserver":
+                found.append(words[1])
+    return found or [_FALLBACK]
+
+
+class Resolver(asyncio.DatagramProtocol):
+    """Answers on a socket of steps' network until it is closed."""
+
+    def __init__(self) -> None:
+        self._answers: dict[bytes, tuple[float, asyncio.Task[bytes]]] = {}
+        self._asked: set[asyncio.Task[None]] = set()
+        self._transport: asyncio.DatagramTransport | None = None
+
+    async def serve(self, door: socket.socket) -> None:
+        """Serve on a bound UDP socket."""
+        await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=door)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio's: the socket is ours now."""
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
+        """asyncio's: a question."""
+        if len(data) > _HEADER:
+            task = asyncio.ensure_future(self._answer(data, addr))
+            self._asked.add(task)
+            task.add_done_callback(self._asked.discard)
+
+    async def close(self) -> None:
+        if self._transport:
+            self._transport.close()
+        tasks = [*self._asked, *(task for _, task in self._answers.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, question: bytes, asker: tuple[str | object, int]) -> None:
+        now = time.monotonic()
+        for known, (until, task) in list(self._answers.items()):
+            if until < now and task.done():
+                del self._answers[known]
+        key = question[2:]
+        if key not in self._answers:
+            task = asyncio.ensure_future(_asked(question))
+            self._answers[key] = (now + _SERVES_SECONDS, task)
+        # Without an answer there is none: the asker's own time limit is what it goes by.
+        with suppress(OSError, TimeoutError):
+            answer = await asyncio.shield(self._answers[key][1])
+            if self._transport:
+                self._transport.sendto(question[:2] + answer[2:], asker)
+
+
+async def _asked(question: bytes) -> bytes:
+    """What this machine's resolvers answer, asked in turns."""
+    loop = asyncio.get_running_loop()
+    servers = nameservers()
+    for attempt in range(_ATTEMPTS):
+        server = servers[attempt % len(servers)]
+        family = socket.AF_INET6 if ":" in server else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as connection, suppress(OSError, TimeoutError):
+            connection.setblocking(False)
+            await loop.sock_connect(connection, (server, 53))  # answers of nobody else are taken
+            mark = secrets.token_bytes(2)
+            async with within(_ATTEMPT_SECONDS):
+                await loop.sock_sendall(connection, mark + question[2:])
+                while True:
+                    answer = await loop.sock_recv(connection, 65535)
+                    if answer[:2] == mark and len(answer) >= _HEADER:
+                        return answer
+    raise TimeoutError
