@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,20 +12,22 @@ from ci import dates, places
 from ci.build.source import read_commit
 from ci.concurrency import together
 from ci.layout import Page, page
-from ci.registry import open_archive, push
+from ci.registry import push
+from ci.release import Commit
 from ci.reporting import Reporter
-from ci.scan import read_policy
+from ci.scan import judge, read_policy
+from ci.supply import handover
 from ci.supply.availability import State, contents
 from ci.supply.signing import Signer
 from pipelines.database import databases
 from pipelines.images import LIVEKIT
-from pipelines.make import make_image
-from pipelines.publish import attestations
+from pipelines.make import Made, make_image, maker, ready, short_lived
+from pipelines.publish import attested, same_source
 from pipelines.registries import EstateRegistries, RegionStatus, proven, show_regions
 from pipelines.scan import refuse_blocked
 from pipelines.sign import sign_at_home
 
-__all__ = ["PublishedLiveKit", "publish_livekit", "show_livekit"]
+__all__ = ["PublishedLiveKit", "make_livekit", "publish_livekit", "publish_made_livekit", "show_livekit"]
 
 KEY = "kubernetes.workloads.livekit.image"
 """Where the architecture names the image."""
@@ -41,23 +44,22 @@ class PublishedLiveKit:
     regions: tuple[RegionStatus, ...]
 
 
-async def publish_livekit(
+async def make_livekit(
     client: dagger.Client,
     *,
     engine: str,
-    registries: EstateRegistries,
-    signer: Signer,
+    to: Path,
     reporter: Reporter,
-    reports: Path,
-) -> PublishedLiveKit:
-    """Have the image of the pinned LiveKit in the home registry, with what is said of it, and signed.
+    reports: Path | None = None,
+    linked: bool = False,
+) -> Made:
+    """Build, test and scan it, and leave it in a folder for whoever may push and sign; as `make` does.
 
-    The same sources give the same digest: nothing is sent twice. StepFailed: its tests; PolicyBlocked: the
-    scan policy; SystemUnavailable: the home registry. A region that lags or is down is said, and no error.
+    StepFailed: its tests; PolicyBlocked: the scan policy.
     """
     root = places.checkout()
     policy = read_policy(root / "policy.yaml")
-    await registries.home.ping()
+    (to / handover.MANIFEST).unlink(missing_ok=True)
     known = await databases(policy, reporter=reporter)
     made = await make_image(
         client,
@@ -67,24 +69,41 @@ async def publish_livekit(
         today=dates.today(),
         fault=None,
         reporter=reporter,
-        reports=reports,
+        reports=reports or to / "reports",
     )
     refuse_blocked({LIVEKIT.name: made.scanned.verdict})
-    # Of what goes into it: another commit of the rest says the same of the same image.
-    commit = await read_commit(root, *LIVEKIT.inputs)
-    image = open_archive(made.built.archive)
-    assert made.scanned.sbom is not None
-    said = attestations(
-        image,
-        name=LIVEKIT.name,
-        tested=made.tested.summary,
-        scanned=made.scanned.document.read_bytes(),
-        packages=made.scanned.sbom.read_bytes(),
-        commit=commit,
+    digest = handover.leave(
+        to,
+        maker=maker(),
+        commit=await _commit(root),
         engine=engine,
         fault=None,
+        images=[ready(made)],
+        linked=linked,
     )
-    attached = list(said.values())
+    return Made(folder=to, digest=digest, built=(made.built,), tested=(made.tested,), scanned=(made.scanned,))
+
+
+async def publish_made_livekit(
+    folder: Path,
+    *,
+    registries: EstateRegistries,
+    signer: Signer,
+    reporter: Reporter,
+    digest: str | None = None,
+) -> PublishedLiveKit:
+    """Have what was made in the home registry, with what is said of it, and signed; as `publish` does.
+
+    The same sources give the same digest: nothing is sent twice. BadInput: the folder; PolicyBlocked: the
+    scan policy; SystemUnavailable: the home registry. A region that lags or is down is said, and no error.
+    """
+    root = places.checkout()
+    policy = read_policy(root / "policy.yaml")
+    taken = await asyncio.to_thread(handover.take, folder, images=[LIVEKIT.name], chart=False, digest=digest)
+    (made,) = taken.images
+    commit = same_source(folder, taken, await _commit(root))
+    refuse_blocked({LIVEKIT.name: judge(made.findings, policy, name=LIVEKIT.name, today=dates.today())})
+    image, attached = made.bundle, list(attested(made, taken, commit).values())
     with reporter.step(f"publish {LIVEKIT.name} to {registries.home.endpoint}") as step:
         pushed = [await push(registries.home, LIVEKIT.name, image)]
         pushed += await together(push(registries.home, LIVEKIT.name, one) for one in attached)
@@ -108,6 +127,31 @@ async def publish_livekit(
         cached=not sent and signed_before,
         regions=regions,
     )
+
+
+async def publish_livekit(
+    client: dagger.Client,
+    *,
+    engine: str,
+    registries: EstateRegistries,
+    signer: Signer,
+    reporter: Reporter,
+    reports: Path,
+) -> PublishedLiveKit:
+    """Both halves, one after the other: from the source of the pinned LiveKit to the home registry."""
+    await registries.home.ping()  # rather now than after minutes of building
+    with short_lived() as folder:
+        made = await make_livekit(
+            client, engine=engine, to=folder, reporter=reporter, reports=reports, linked=True
+        )
+        return await publish_made_livekit(
+            folder, registries=registries, signer=signer, reporter=reporter, digest=made.digest
+        )
+
+
+async def _commit(root: Path) -> Commit:
+    """Of what goes into it: another commit of the rest says the same of the same image."""
+    return await read_commit(root, *LIVEKIT.inputs)
 
 
 def show_livekit(done: PublishedLiveKit) -> Page:

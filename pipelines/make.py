@@ -6,7 +6,11 @@ What it leaves is in `ci.supply.handover`; `pipelines.publish` is the half that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -37,6 +41,8 @@ __all__ = [
     "make",
     "make_image",
     "maker",
+    "ready",
+    "short_lived",
     "show_made",
 ]
 
@@ -44,6 +50,7 @@ MAKE_TOOLS = (*BUILD_TOOLS, "trivy", "helm")
 """The programs that this half calls."""
 WORKSTATION = "urn:voice-assistant:workstation"
 """Who builds where nobody can say: anyone's machine, which proves nothing."""
+_STALE_SECONDS = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +127,8 @@ async def make(
         commit=commit,
         engine=engine,
         fault=fault,
-        images=[_ready(each) for each in made],
-        chart=chart.digest,
-        chart_findings=scanned_chart.document,
+        images=[ready(each) for each in made],
+        chart=(chart.digest, scanned_chart.document),
         linked=linked,
     )
     return Made(
@@ -190,6 +196,18 @@ async def make_image(
     return MadeImage(built=built, tested=tested, scanned=scanned)
 
 
+@contextmanager
+def short_lived() -> Iterator[Path]:
+    """Where one half leaves it to the other, beside the tarballs, so that they are linked and not copied."""
+    home = places.cache() / "made"
+    home.mkdir(parents=True, exist_ok=True)
+    for old in home.iterdir():  # of processes that were killed
+        if time.time() - old.stat().st_mtime > _STALE_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="ship-", dir=home) as name:
+        yield Path(name)
+
+
 def maker() -> Maker:
     """Who makes: the job on GitHub Actions, else a workstation."""
     job = this_job()
@@ -212,7 +230,8 @@ def show_made(made: Made) -> Page:
     )
 
 
-def _ready(made: MadeImage) -> handover.Ready:
+def ready(made: MadeImage) -> handover.Ready:
+    """An image as it is left for the other half."""
     assert made.scanned.sbom is not None
     return handover.Ready(
         name=made.built.name,

@@ -27,7 +27,7 @@ from ci.errors import BadInput, Place
 from ci.files import write_whole
 from ci.layout import Column, Page, Table, page, words
 from ci.registry import Bundle, Registry, push
-from ci.release import Chart, Commit, Image, Release, TestSummary, read_release
+from ci.release import Chart, Commit, Image, Release, read_release
 from ci.reporting import Reporter
 from ci.scan import judge, read_policy, summary
 from ci.supply.attestations import (
@@ -39,7 +39,7 @@ from ci.supply.attestations import (
     scan_report,
     tests,
 )
-from ci.supply.handover import MANIFEST, Maker, Taken, TakenImage, take
+from ci.supply.handover import MANIFEST, Taken, TakenImage, take
 from ci.supply.signing import Signer
 from pipelines.chart import package_own_chart
 from pipelines.images import IMAGES
@@ -58,13 +58,14 @@ __all__ = [
     "PUBLISH_TOOLS",
     "Published",
     "PublishedRelease",
-    "attestations",
+    "attested",
     "find_or_new",
     "found_in_home",
     "keep",
     "named",
     "publish",
     "push_all",
+    "same_source",
     "show_published",
     "show_published_release",
 ]
@@ -126,26 +127,13 @@ async def publish(
         taken = await asyncio.to_thread(take, folder, images=images, digest=digest)
         step.say(f"{len(taken.images)} images, {taken.digest[:19]}")
     chart = await package_own_chart(root)
-    commit = _same_source(folder, taken, await read_commit(root), chart)
+    commit = same_source(folder, taken, await read_commit(root), chart)
     today = dates.today()
+    assert taken.chart is not None
     found = {image.said.name: image.findings for image in taken.images} | {CHART: taken.chart}
     refuse_blocked({name: judge(one, policy, name=name, today=today) for name, one in found.items()})
 
-    attached = {
-        image.said.name: attestations(
-            image.bundle,
-            name=image.said.name,
-            tested=image.said.tests,
-            scanned=image.document,
-            packages=image.sbom,
-            commit=commit,
-            engine=taken.said.engine,
-            fault=taken.said.fault,
-            made=taken.said.maker,
-            handover=taken.digest,
-        )
-        for image in taken.images
-    }
+    attached = {image.said.name: attested(image, taken, commit) for image in taken.images}
     release = find_or_new(
         named(
             Release(
@@ -224,43 +212,26 @@ async def push_all(
     return (*done, await one(RELEASES, release)) if release else tuple(done)
 
 
-def attestations(
-    image: Bundle,
-    *,
-    name: str,
-    tested: TestSummary,
-    scanned: bytes,
-    packages: bytes,
-    commit: Commit,
-    engine: str,
-    fault: float | None,
-    made: Maker | None = None,
-    handover: str = "",
-) -> dict[Kind, Bundle]:
-    """What is said of an image, ready to be attached to it.
-
-    `scanned` are its findings, `packages` the SBOM. `made` and `handover` say who told all that, where it was
-    told by another half.
-    """
-    job = this_job()
-    said = [
-        sbom(packages),
-        scan_report(scanned),
+def attested(image: TakenImage, taken: Taken, commit: Commit) -> dict[Kind, Bundle]:
+    """What is said of an image that was taken, ready to be attached to it: by whom, provenance says."""
+    job, said, about = this_job(), taken.said, {"name": image.said.name, "digest": image.said.digest}
+    documents = [
+        sbom(image.sbom),
+        scan_report(image.document),
         provenance(
-            name=name,
-            digest=image.digest,
+            **about,
             commit=commit,
-            engine=engine,
-            options={"fault": fault},
+            engine=said.engine,
+            options={"fault": said.fault},
             builder=maker().by,
             repository=job.repository if job else None,
             runner=job.runner if job else "",
-            made=made.model_dump(exclude_none=True) if made else None,
-            handover=handover,
+            made=said.maker.model_dump(exclude_none=True),
+            handover=taken.digest,
         ),
-        tests(name=name, digest=image.digest, summary=tested),
+        tests(**about, summary=image.said.tests),
     ]
-    return {one.kind: one.bundle(image.root.descriptor) for one in said}
+    return {one.kind: one.bundle(image.bundle.root.descriptor) for one in documents}
 
 
 def named(release: Release) -> Release:
@@ -325,8 +296,8 @@ def show_published_release(done: PublishedRelease) -> Page:
     )
 
 
-def _same_source(folder: Path, taken: Taken, here: Commit, chart: PackagedChart) -> Commit:
-    """The commit of the release; BadInput when the folder was made of another one, or by another run."""
+def same_source(folder: Path, taken: Taken, here: Commit, chart: PackagedChart | None = None) -> Commit:
+    """The commit of what was taken; BadInput when that was made of another one, or by another run."""
 
     def wrong(key: str, what: str, hint: str) -> BadInput:
         place = Place(file=folder / MANIFEST, key=key)
@@ -336,7 +307,7 @@ def _same_source(folder: Path, taken: Taken, here: Commit, chart: PackagedChart)
     if said.commit.sha != here.sha:
         what = f"it was made of commit {said.commit.sha[:40]}; this checkout is at {here.sha}"
         raise wrong("commit", what, "make it anew")
-    if said.chart.digest != chart.digest:
+    if chart is not None and said.chart is not None and said.chart.digest != chart.digest:
         raise wrong(
             "chart", f"its chart is {said.chart.digest}; this checkout's is {chart.digest}", "make it anew"
         )

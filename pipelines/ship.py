@@ -7,11 +7,7 @@ people's code, and one that signs), each is run for itself: `pipelines.make`, `p
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +21,7 @@ from ci.scan import read_policy
 from ci.supply.signing import Signer
 from pipelines.build import BuiltImage, show_built
 from pipelines.images import IMAGES, ImageSpec
-from pipelines.make import MAKE_TOOLS, make
+from pipelines.make import MAKE_TOOLS, make, short_lived
 from pipelines.publish import (
     PUBLISH_TOOLS,
     Published,
@@ -42,7 +38,6 @@ __all__ = ["SHIP_TOOLS", "Shipped", "ship", "show_shipped"]
 
 SHIP_TOOLS = tuple(dict.fromkeys((*MAKE_TOOLS, *PUBLISH_TOOLS)))
 """The programs that the parts of `va ship` call."""
-_STALE_SECONDS = 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +73,7 @@ async def ship(
     """
     read_policy(places.checkout() / "policy.yaml")
     await registries.home.ping()  # rather now than after minutes of building
-    with _folder() as folder:
+    with short_lived() as folder:
         made = await make(
             client,
             engine=engine,
@@ -107,18 +102,6 @@ async def ship(
         signed=done.signed,
         available=done.available,
     )
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """Where one half leaves it to the other, beside the tarballs, so that they are linked and not copied."""
-    home = places.cache() / "made"
-    home.mkdir(parents=True, exist_ok=True)
-    for old in home.iterdir():  # of processes that were killed
-        if time.time() - old.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(old, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="ship-", dir=home) as name:
-        yield Path(name)
 
 
 def show_shipped(shipped: Shipped) -> Page:

@@ -58,8 +58,7 @@ def made_folder(folder: Path) -> str:
         engine="fake",
         fault=None,
         images=[ready(name) for name in IMAGES],
-        chart=chart,
-        chart_findings=findings("manifests", chart),
+        chart=(chart, findings("manifests", chart)),
     )
 
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from ci.azure.deploy import Azure
 
 __all__ = [
-    "SETTINGS", "Env", "Estate", "Fault", "Images", "Json", "Local", "Only", "Region", "ReleaseName",
-    "Reports", "SignWith", "Subscription", "WhatIf", "Written", "check_only", "load", "on_azure", "said",
+    "SETTINGS", "Digest", "Env", "Estate", "Fault", "Images", "Json", "Local", "Only", "Region",
+    "ReleaseName", "Reports", "SignWith", "Subscription", "To", "WhatIf", "Written", "check_only", "load",
+    "on_azure", "said",
 ]  # fmt: skip
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -62,6 +63,11 @@ SignWith = Annotated[
 ]
 ReleaseName = Annotated[
     str, typer.Argument(help="A release's name, its file, or `latest`: the newest that was shipped here.")
+]
+To = Annotated[Path, typer.Option(help="The folder that what was made is left in.")]
+Digest = Annotated[
+    str | None,
+    typer.Option(help="What the digest of the folder's manifest has to be, as it was said: sha256:…."),
 ]
 Only = Annotated[
     str | None,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ci.commands.answers import answer, needs_root
-from ci.commands.options import Estate, Fault, Images, Json, Reports, SignWith
+from ci.commands.options import Digest, Estate, Fault, Images, Json, Reports, SignWith, To
 from ci.errors import BadInput
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def ship(
 
 @needs_engine
 def make(
-    to: Annotated[Path, typer.Option(help="The folder that it is left in.")] = Path("made"),
+    to: To = Path("made"),
     fault: Fault = None,
     json: Json = False,
 ) -> None:
@@ -164,10 +164,7 @@ def make(
 
 def publish(
     source: Annotated[Path, typer.Option("--from", help="The folder that va make left.")] = Path("made"),
-    digest: Annotated[
-        str | None,
-        typer.Option(help="What the digest of its manifest has to be, as va make said it: sha256:…."),
-    ] = None,
+    digest: Digest = None,
     estate: Estate = "local",
     sign_with: SignWith = "local",
     json: Json = False,

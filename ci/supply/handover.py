@@ -105,7 +105,8 @@ class Handover(_Record):
     engine: Annotated[_Line, StringConstraints(max_length=80)]
     fault: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
     images: Annotated[tuple[MadeImage, ...], Field(min_length=1, max_length=32)]
-    chart: MadeChart
+    chart: MadeChart | None = None
+    """None: an image that is in no release has none."""
 
 
 # Leaving -------------------------------------------------------------------------------------------------
@@ -131,11 +132,10 @@ def leave(
     engine: str,
     fault: float | None,
     images: Sequence[Ready],
-    chart: str,
-    chart_findings: Path,
+    chart: tuple[str, Path] | None = None,
     linked: bool = False,
 ) -> str:
-    """Put all of it into `folder` and return the digest of its manifest.
+    """Put all of it into `folder` and return the digest of its manifest. `chart`: its digest, its findings.
 
     What the folder held of an earlier run is replaced; its manifest goes first and comes last, so that a
     run that was cut off leaves none. `linked`: tarballs are linked into it where that is possible, and not
@@ -155,6 +155,10 @@ def leave(
                 sbom=_copied(image.sbom, folder / "reports" / image.name / _SBOM),
             )
         )
+    made_chart = None
+    if chart is not None:
+        findings = _copied(chart[1], folder / "reports" / _CHART / _FINDINGS)
+        made_chart = MadeChart(digest=chart[0], findings=findings)
     handover = Handover(
         version=1,
         maker=maker,
@@ -162,9 +166,7 @@ def leave(
         engine=engine,
         fault=fault,
         images=tuple(made),
-        chart=MadeChart(
-            digest=chart, findings=_copied(chart_findings, folder / "reports" / _CHART / _FINDINGS)
-        ),
+        chart=made_chart,
     )
     content = (handover.model_dump_json(indent=1) + "\n").encode()
     write_whole(folder / MANIFEST, content)
@@ -210,11 +212,11 @@ class Taken:
     digest: str
     said: Handover
     images: tuple[TakenImage, ...]
-    chart: Findings
+    chart: Findings | None
 
 
-def take(folder: Path, *, images: Collection[str], digest: str | None = None) -> Taken:
-    """Read a folder that has these images, no more and no fewer, and hold all of it to its manifest.
+def take(folder: Path, *, images: Collection[str], chart: bool = True, digest: str | None = None) -> Taken:
+    """Read a folder that has these images and a chart, no more and no fewer, and hold all to its manifest.
 
     `digest` is what the manifest's own has to be. BadInput names the file, and the key, that is not as it
     should be: nothing was pushed.
@@ -233,10 +235,16 @@ def take(folder: Path, *, images: Collection[str], digest: str | None = None) ->
         raise _wrong(
             folder, MANIFEST, f"it has {', '.join(names)}; a release is {', '.join(images)}", key="images"
         )
+    if (said.chart is not None) != chart:
+        raise _wrong(
+            folder, MANIFEST, "a chart is expected" if chart else "no chart is expected", key="chart"
+        )
     with ThreadPoolExecutor(max_workers=len(names)) as threads:
         taken = tuple(threads.map(lambda image: _image(folder, image), said.images))
-    _, chart = _findings(folder, _CHART, said.chart.findings, of=Scanned.MANIFESTS)
-    return Taken(digest=found, said=said, images=taken, chart=chart)
+    scan = None
+    if said.chart is not None:
+        _, scan = _findings(folder, _CHART, said.chart.findings, of=Scanned.MANIFESTS)
+    return Taken(digest=found, said=said, images=taken, chart=scan)
 
 
 def _parsed(folder: Path, raw: bytes) -> Handover:

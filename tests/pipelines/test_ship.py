@@ -397,3 +397,30 @@ def test_a_livekit_that_the_policy_refuses_is_not_published(
     with pytest.raises(PolicyBlocked, match="livekit-server"):
         publish()
     assert not world.server.manifests
+
+
+def test_livekit_is_made_by_one_half_and_published_by_the_other(
+    world: World, publish: Callable[[], livekit.PublishedLiveKit], tmp_path: Path
+) -> None:
+    folder = tmp_path / "made"
+    made = run(livekit.make_livekit(None, engine="fake", to=folder, reporter=SilentReporter()))  # type: ignore[arg-type]
+    assert not world.server.asked
+
+    async def second(digest: str) -> livekit.PublishedLiveKit:
+        async with world.registry() as home:
+            return await livekit.publish_made_livekit(
+                folder,
+                registries=EstateRegistries(home=home, regions={"eastus": home}, deadline=0.3),
+                signer=world.key.signer,
+                reporter=SilentReporter(),
+                digest=digest,
+            )
+
+    assert run(second(made.digest)).digest == publish().digest
+    with pytest.raises(BadInput, match="its digest is"):
+        run(second("sha256:" + "0" * 64))
+    with pytest.raises(BadInput, match="it has livekit-server; a release is"):
+        run(world.publish(folder))
+    run(world.make(folder))
+    with pytest.raises(BadInput, match="it has fastapi-backend, livekit-agent"):
+        run(second(digest_of((folder / "manifest.json").read_bytes())))

@@ -16,8 +16,8 @@ from ci.commands import cli
 from ci.commands.answers import failing, needs_root
 
 ROOT_ONLY = {
-    "up", "down", "build", "test", "scan", "ship", "publish", "livekit publish", "demo",
-    "dr backup", "dr restore", "dr drill",
+    "up", "down", "build", "test", "scan", "make", "ship", "livekit make", "livekit publish",
+    "demo", "dr backup", "dr restore", "dr drill",
 }  # fmt: skip
 
 
