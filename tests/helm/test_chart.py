@@ -245,7 +245,9 @@ def test_secrets_are_only_referred_to() -> None:
                 name: {"name": "voice-livekit", "key": name}
                 for name in ("LIVEKIT_API_KEY", "LIVEKIT_API_SECRET")
                 if part != "web"
-            }
+            } | (
+                {"REDIS_PASSWORD": {"name": "voice-redis", "key": "REDIS_PASSWORD"}} if part == "api" else {}
+            )
 
 
 def test_a_redis_with_a_password_and_shards() -> None:
@@ -253,7 +255,7 @@ def test_a_redis_with_a_password_and_shards() -> None:
     assert environment(found["api"])["REDIS_CLUSTER"] == "true"
     (password,) = (one for one in container(found["api"])["env"] if one["name"] == "REDIS_PASSWORD")
     assert password["valueFrom"]["secretKeyRef"] == {"name": "voice-redis", "key": "REDIS_PASSWORD"}
-    assert "REDIS_PASSWORD" not in environment(dict(deployments())["api"])
+    assert "REDIS_PASSWORD" not in environment(dict(deployments(redis={"secret": ""}))["api"])
 
 
 DATABASE = {"enabled": True, "url": "postgresql://db:5432/voice", "user": "voice", "secret": "voice-database"}
