@@ -146,7 +146,8 @@ def parse_manifest(raw: bytes, media_type: str | None = None) -> Manifest:
         first = error.errors(include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the document"
         digest = first["type"] == "string_pattern_mismatch"
-        raise ValueError(f"{place}: it is no sha256 digest" if digest else in_words(error)) from error
+        told = in_words(error) if first["loc"] else f"the document: {in_words(error)}"
+        raise ValueError(f"{place}: it is no sha256 digest" if digest else told) from error
     said = fields.media_type or (media_type if media_type not in _SAYS_NOTHING else "")
     said = said or (IMAGE_MANIFEST if fields.config else IMAGE_INDEX)
     if media_type in MANIFEST_TYPES and said != media_type:
