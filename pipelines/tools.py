@@ -381,7 +381,9 @@ def show_pushed(pushed: Sequence[PushedModule]) -> Page:
         sent = "nothing" if one.unchanged else f"{one.bytes_sent / 2**20:.0f} MiB"
         tools = f"{len(one.tools)} of {len(of_go(one.module))}"
         table.add(one.module, tools, sent, one.reference.rpartition("@")[2])
-    return page(table)
+    return page(
+        table, f"signed by {pushed[0].signed_by}, which others name by VA_TOOLS_TRUST (docs/tools.md)"
+    )
 
 
 def show_listed(listed: Sequence[ListedModule]) -> Page:
