@@ -12,6 +12,10 @@ https://learn.microsoft.com/entra/workload-id/workload-identity-federation.
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ci.actions import gives_tokens, id_token
@@ -19,7 +23,7 @@ from ci.actions import gives_tokens, id_token
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
 
-__all__ = ["AUDIENCE", "credential"]
+__all__ = ["AUDIENCE", "credential", "for_a_program"]
 
 AUDIENCE = "api://AzureADTokenExchange"
 """Whom GitHub's token is for, as Entra asks it."""
@@ -32,6 +36,23 @@ def credential() -> TokenCredential:
     if who := _application():
         return ClientAssertionCredential(*who, func=_assertion)
     return DefaultAzureCredential()
+
+
+@contextmanager
+def for_a_program() -> Iterator[dict[str, str]]:
+    """What a program that signs in by itself (cosign, to Key Vault) has to find in its environment, too.
+
+    In a job of GitHub it is the file that workload identity keeps its token in, for as long as this lasts.
+    Elsewhere nothing: it looks where azure-identity looks.
+    """
+    if _application() is None:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="va-entra-") as folder:  # for its owner only
+        file = Path(folder) / "token"
+        file.touch(mode=0o600)
+        file.write_text(_assertion())
+        yield {"AZURE_FEDERATED_TOKEN_FILE": str(file)}
 
 
 def _application() -> tuple[str, str] | None:

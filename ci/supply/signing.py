@@ -26,6 +26,7 @@ import json
 import secrets
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
-from ci import places
+from ci import entra, places
 from ci.actions import gives_tokens, this_job
 from ci.complaints import in_words
 from ci.concurrency import together
@@ -176,7 +177,8 @@ async def kms_signer(uri: str, *, cosign: Path) -> Signer:
         raise BadInput(f"{uri!r} names no key", hint="write azurekms://<vault>.vault.azure.net/<key>")
     public = places.cache() / "signing" / f"{uri.removeprefix('azurekms://').replace('/', '-')}.pub"
     public.parent.mkdir(parents=True, exist_ok=True)
-    await run(cosign, "public-key", "--key", uri, "--outfile", public, failure=SystemUnavailable)
+    with entra.for_a_program() as who:
+        await run(cosign, "public-key", "--key", uri, "--outfile", public, env=who, failure=SystemUnavailable)
     if not isinstance(load_pem_public_key(public.read_bytes()), ec.EllipticCurvePublicKey):
         raise BadInput(
             f"{uri} is no key of an elliptic curve, and cosign signs with no other in Key Vault",
@@ -236,12 +238,15 @@ async def sign(signer: Signer, digest: str, *, cosign: Path) -> bytes:
             words += ["--signing-config", folder / "services.json", "--trusted-root", folder / "root.json"]
         (folder / "statement.json").write_text(json.dumps(_statement(digest)))
         bundle = folder / "bundle.json"
-        await run(
-            *(cosign, *words, "--statement", folder / "statement.json", "--bundle", bundle),
-            env=_password(signer.password),
-            failure=SystemUnavailable if signer.asks else StepFailed,
-            timeout=120,
-        )
+        in_vault = any(str(word).startswith("azurekms://") for word in signer.arguments)
+        with ExitStack() as stack:
+            who = stack.enter_context(entra.for_a_program()) if in_vault else {}
+            await run(
+                *(cosign, *words, "--statement", folder / "statement.json", "--bundle", bundle),
+                env=_password(signer.password) | who,
+                failure=SystemUnavailable if signer.asks else StepFailed,
+                timeout=120,
+            )
         content = bundle.read_bytes()
     try:
         await asyncio.to_thread(_who_signed, content, digest, signer.verified_by)

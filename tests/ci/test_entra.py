@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import jwt
 import pytest
 from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import ClientAssertionCredential, DefaultAzureCredential
@@ -133,3 +134,18 @@ def test_what_a_job_says_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.delenv("GITHUB_WORKFLOW_REF")
     assert this_job() is None
+
+
+def test_a_program_that_signs_in_by_itself_finds_the_token_in_a_file(job: Identities) -> None:
+    with entra.for_a_program() as environment:
+        file = Path(environment["AZURE_FEDERATED_TOKEN_FILE"])
+        claims = jwt.decode(file.read_text(), options={"verify_signature": False})
+        assert (claims["sub"], claims["aud"]) == (job.subject, entra.AUDIENCE)
+        assert file.stat().st_mode & 0o077 == 0 and file.parent.stat().st_mode & 0o077 == 0
+    assert not file.parent.exists()
+
+
+def test_elsewhere_it_finds_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_URL", raising=False)
+    with entra.for_a_program() as environment:
+        assert environment == {}
