@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_pascal
@@ -40,6 +41,9 @@ __all__ = ["JAVA", "VULNERABILITIES", "Kind", "LocalDatabase", "Mirrored", "fetc
 _METADATA = "metadata.json"
 _KEPT = 3
 """How many databases stay on this machine, the last used; one takes up to a gigabyte."""
+_LARGEST_METADATA = 2**20
+_LARGEST_DATABASE = 16 * 2**30
+"""Bytes unpacked: those of 2026 have one to two gigabytes."""
 _CLOCKS_DIFFER = timedelta(minutes=10)
 
 
@@ -344,11 +348,9 @@ def _unpack(offered: _Offered) -> None:
     target = _kept(offered.kind, offered.digest)
     shutil.rmtree(target, ignore_errors=True)  # what is there is not whole, or it would have been used
     with new_folder(target) as draft, _archive(offered) as tar:
-        for member in tar:
-            name = PurePosixPath(member.name).name
-            if name in (offered.kind.file, _METADATA) and (content := tar.extractfile(member)):
-                with (draft / name).open("wb") as file:
-                    shutil.copyfileobj(content, file, 2**20)
+        for name, content in _files(offered, tar):
+            with (draft / name).open("wb") as file:
+                shutil.copyfileobj(content, file, 2**20)
         for name in (offered.kind.file, _METADATA):
             if not (draft / name).is_file():
                 raise BadInput(f"{offered.name}: there is no {name} in it")
@@ -369,12 +371,25 @@ def _read_memo(offered: _Offered) -> bytes | None:
 
 def _read_archive(offered: _Offered) -> bytes:
     with _archive(offered) as tar:
-        for member in tar:
-            if PurePosixPath(member.name).name == _METADATA and (content := tar.extractfile(member)):
+        for name, content in _files(offered, tar):
+            if name == _METADATA:
                 raw = content.read()
                 write_whole(_memo(offered), raw)
                 return raw
     raise BadInput(f"{offered.name}: there is no {_METADATA} in it")
+
+
+def _files(offered: _Offered, tar: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
+    """The two files of a database; BadInput when one is larger than such a file can be."""
+    most = {offered.kind.file: _LARGEST_DATABASE, _METADATA: _LARGEST_METADATA}
+    for member in tar:
+        name = PurePosixPath(member.name).name
+        if name not in most:
+            continue
+        if member.size > most[name]:
+            raise BadInput(f"{offered.name}: its {name} has {member.size} bytes, more than {most[name]}")
+        if content := tar.extractfile(member):
+            yield name, content
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from vulnerability_database import NOW, database_bundle, layered, metadata, pack
 from ci.errors import BadInput, PipelineError, PolicyBlocked, SystemUnavailable
 from ci.registry import Bundle, Registry, artifact, parse_reference, push
 from ci.scan import JAVA, LocalDatabase, Mirrored, fetch, mirror
+from ci.scan import database as database_module
 
 T = TypeVar("T")
 _SOURCE = parse_reference("source.example/aquasecurity/trivy-db:2")
@@ -169,6 +170,19 @@ def test_what_is_no_database_is_refused_and_leaves_nothing(world: World, bundle:
             act()
     assert not world.target.manifests
     assert not list(world.cache.glob("db/*"))
+
+
+def test_a_file_that_is_larger_than_it_can_be_is_not_unpacked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.offer(packed({"metadata.json": metadata() + b" " * 2**21, "trivy.db": b"bolt"}))
+    with pytest.raises(BadInput, match=r"its metadata\.json has \d+ bytes, more than 1048576"):
+        world.fetch()
+    monkeypatch.setattr(database_module, "_LARGEST_DATABASE", 1000)
+    world.offer(packed({"metadata.json": metadata(), "trivy.db": bytes(1001)}))
+    with pytest.raises(BadInput, match=r"its trivy\.db has 1001 bytes, more than 1000"):
+        world.fetch()
+    assert not list((world.cache / "db").glob("[0-9a-f]*"))
 
 
 def test_an_archive_without_the_database_itself_is_refused(world: World) -> None:
