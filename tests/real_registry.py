@@ -22,6 +22,8 @@ from ci.platform.registry import configuration
 __all__ = ["Replicator", "free_port", "registry_on"]
 
 
+_TOKEN = "a-test's-own"
+"""What the home registry and a test show the replicator."""
 _PORTS = range(20_000, 30_000)
 """Below those that the kernel gives to outgoing connections: none takes a port before it is listened on, nor
 while the registry that had it is stopped. Above those of every platform's instance."""
@@ -41,9 +43,10 @@ def registry_on(folder: Path, port: int, *, notify: str = "") -> Iterator[str]:
     """A registry as the platform configures it; its content stays in `folder` when it ends (it is killed)."""
     config = folder.parent / f"registry-{port}.yaml"
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(
-        yaml.safe_dump(configuration(f"127.0.0.1:{port}", str(folder), pull_only=False, notify=notify))
+    settings = configuration(
+        f"127.0.0.1:{port}", str(folder), pull_only=False, notify=notify, token=_TOKEN if notify else ""
     )
+    config.write_text(yaml.safe_dump(settings))
     with _running(["docker-registry", "serve", str(config)], f"http://127.0.0.1:{port}/v2/"):
         yield f"127.0.0.1:{port}"
 
@@ -65,14 +68,17 @@ class Replicator:
     def running(self, *, reconcile_every: float = 1000.0) -> Iterator[None]:
         """Its process, until the block ends; then it is killed."""
         config = self.folder / "replicator.json"
-        said = {"port": self.port, "home": self.home, "replicas": dict(self.replicas)}
+        said = {"port": self.port, "home": self.home, "replicas": dict(self.replicas), "token": _TOKEN}
         config.write_text(json.dumps({**said, "reconcile_every": reconcile_every}))
         words = [sys.executable, "-m", "ci.platform.replicator", str(config)]
         with _running(words, f"{self.address}/faults"):
             yield
 
     def set(self, region: str, **faults: object) -> None:
-        httpx.put(f"{self.address}/faults/{region}", json=faults, timeout=30).raise_for_status()
+        shown = {"Authorization": f"Bearer {_TOKEN}"}
+        httpx.put(
+            f"{self.address}/faults/{region}", json=faults, headers=shown, timeout=30
+        ).raise_for_status()
 
 
 @contextlib.contextmanager
