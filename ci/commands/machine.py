@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ci import places
 from ci.commands.answers import answer, needs_root
 from ci.commands.options import Json
+from ci.errors import PipelineError
 
 if TYPE_CHECKING:
     from ci.layout import Page
@@ -47,8 +52,19 @@ def doctor(
         return tools.survey(wanted)
 
     found = answer(flow, json=json, show=_tools_table)
+    if not names and os.geteuid() == 0:
+        _tell_gaps()
     if any(tool.path is None for tool in found):
         raise typer.Exit(7)
+
+
+def _tell_gaps() -> None:
+    """Say what a build step is not kept from on this machine; nothing where none could run."""
+    from ci.engine.boundary import gaps
+
+    with suppress(PipelineError, OSError):
+        for line in gaps(places.cache()):
+            print(f"not protected: {line} (docs/engines.md)", file=sys.stderr)
 
 
 @needs_platform

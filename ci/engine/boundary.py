@@ -10,7 +10,6 @@ import asyncio
 import os
 import re
 import subprocess
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +42,7 @@ class Boundary:
     async def of(cls, store: Path) -> Boundary:
         """The boundary for steps whose layers are in that folder. ToolMissing without runc."""
         found = cls(limits=Limits.of_environment())
+        Path(STAGE).mkdir(mode=0o755, exist_ok=True)
         found.userns, gap = await asyncio.to_thread(_user_namespace, store)
         bounds = limits.unbounded()
         found.gaps = tuple(
@@ -87,8 +87,6 @@ def _user_namespace(store: Path) -> tuple[int, str]:
     if runc < _OLDEST_RUNC:
         told = ".".join(map(str, runc))
         return -1, f"{lacking}: runc {told} cannot mount for a user namespace (1.1 can)"
-    with suppress(OSError):
-        Path(STAGE).mkdir(mode=0o755, exist_ok=True)
     try:
         made = _mapped()
     except OSError as error:

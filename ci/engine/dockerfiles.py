@@ -5,31 +5,44 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+import json
 import re
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ci.engine import oci
+from ci.engine import limits, oci
 from ci.engine.chain import Call
 from ci.engine.containers import with_image
 from ci.engine.engine import Engine, LogLine, NotSupported, answer
+from ci.engine.network import NAMES
 from ci.engine.patterns import choose, ignore_file
+from ci.engine.run import CAPABILITIES
+from ci.engine.seccomp import profile
 from ci.engine.secrets import plaintext
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.tree import Entry, Layer, Tree, content_digest
 from ci.engine.values import Container, Directory, Secret
-from ci.errors import StepFailed, SystemUnavailable
+from ci.errors import BadInput, StepFailed, SystemUnavailable
 from ci.process import Completed, run
 from ci.registry.platforms import parse_platform, this_machine
 
 __all__: list[str] = []
 
+_MORE_RIGHTS = re.compile(
+    rb"^\s*RUN\s(?:.*\s)?--(?:network=host|security=insecure)\b", re.MULTILINE | re.IGNORECASE
+)
+
 _BUILD = """
 set -eu
 mount -t tmpfs -o mode=0700 va-build "$1"
 tar -x -f - -C "$1"
+if [ -e /proc/self/fd/9 ]; then  # by a path that stays, for the processes that buildah starts
+    : > "$1/network"
+    mount --bind /proc/self/fd/9 "$1/network"
+    exec 9<&-
+fi
 shift
 exec buildah "$@"
 """
@@ -102,6 +115,15 @@ async def _buildah(
     files["registries.conf"] = _plain_http(dockerfile, pairs).encode()
     # Beside the context: a Dockerfile that is ignored is none of its files. buildah would ignore once more.
     files |= {"Dockerfile": dockerfile, "ignore": b""}
+    if _MORE_RIGHTS.search(dockerfile):
+        raise BadInput(
+            f"{args['dockerfile']}: a RUN asks for this machine's network or root, and is refused",
+            hint="take --network=host and --security=insecure out",
+        )
+    # buildah itself pulls by this machine's network, from its own registries too; a RUN is a step as others.
+    boundary = await engine.boundary()
+    files["seccomp.json"] = json.dumps(profile([f"CAP_{name}" for name in CAPABILITIES.split()])).encode()
+    group = f"{store.tmp.name}-{bundle.name}"
     storage = [
         "--root",
         str(store.buildah),
@@ -111,7 +133,9 @@ async def _buildah(
         "overlay",
     ]
     argv = [
-        *storage, "build", "--layers", "--format", "oci", "--network", "host", "--isolation", "oci",
+        *storage, "build", "--layers", "--format", "oci", "--isolation", "oci",
+        "--dns", NAMES, "--cap-drop", "all", "--cap-add", CAPABILITIES.replace(" ", ","),
+        "--security-opt", f"seccomp={bundle}/seccomp.json", "--cgroup-parent", limits.parent_of(group),
         "--runtime", "runc", "--timestamp", str(engine.epoch), "--iidfile", str(out / "id"),
         "--file", f"{bundle}/Dockerfile", "--ignorefile", f"{bundle}/ignore",
     ]  # fmt: skip
@@ -128,7 +152,14 @@ async def _buildah(
             step.say(line[-200:])
             engine.log(LogLine(title, line))
 
-        done = await _in_namespace(bundle, files, [*argv, str(context)], told)
+        limits.bounded(group, boundary.limits)
+        plug = await boundary.network.plug()
+        try:
+            words = [*argv, "--network", f"{bundle}/network", str(context)]
+            done = await _in_namespace(bundle, files, words, told, network=plug.path)
+        finally:
+            plug.close()
+            await limits.remove(group)
         if done.code:
             full = "no space left" in done.stderr
             tail = engine.masker.mask("\n".join(done.stderr.rstrip().splitlines()[-20:]))
@@ -144,9 +175,15 @@ async def _buildah(
 
 
 async def _in_namespace(
-    bundle: Path, files: dict[str, bytes], argv: list[str], told: Callable[[str], None]
+    bundle: Path,
+    files: dict[str, bytes],
+    argv: list[str],
+    told: Callable[[str], None],
+    *,
+    network: str = "/dev/null",
 ) -> Completed:
-    """Run buildah with mounts and processes of its own, which end with this process."""
+    """Run buildah with mounts and processes of its own, which end with this process. A network namespace
+    comes to be `network` in the bundle."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, data in files.items():
@@ -154,6 +191,7 @@ async def _in_namespace(
             info.size, info.mode = len(data), 0o600
             tar.addfile(info, io.BytesIO(data))
     return await run(
+        "sh", "-c", 'exec "$@" 9<"$0"', network,
         "setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL",
         "--mount-proc", "--", "sh", "-c", _BUILD, "va-engine", str(bundle), *argv,
         env={"CONTAINERS_REGISTRIES_CONF": f"{bundle}/registries.conf"},

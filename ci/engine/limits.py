@@ -15,7 +15,16 @@ from pathlib import Path
 
 from ci.errors import BadInput
 
-__all__ = ["Limits", "bounded", "path_of", "reached", "remove", "remove_of_the_dead", "unbounded"]
+__all__ = [
+    "Limits",
+    "bounded",
+    "parent_of",
+    "path_of",
+    "reached",
+    "remove",
+    "remove_of_the_dead",
+    "unbounded",
+]
 
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "va-engine"
@@ -49,7 +58,12 @@ def _number(name: str, default: int) -> int:
 
 def path_of(name: str) -> str:
     """Where runc makes the step's own group: below the one that has the bounds."""
-    return f"/{_PREFIX}-{name}/step"
+    return f"{parent_of(name)}/step"
+
+
+def parent_of(name: str) -> str:
+    """The group that has the step's bounds."""
+    return f"/{_PREFIX}-{name}"
 
 
 def bounded(name: str, limits: Limits) -> None:

@@ -32,10 +32,10 @@ from ci.engine.resolver import Resolver
 from ci.errors import SystemUnavailable, ToolMissing
 from ci.process import run
 
-__all__ = ["Network", "Plug", "inside"]
+__all__ = ["NAMES", "Network", "Plug", "inside"]
 
 _NET = ipaddress.ip_network("10.213.0.0/16")
-_NAMES, _WAY_OUT = "10.213.0.1", "10.213.0.2"
+NAMES, _WAY_OUT = "10.213.0.1", "10.213.0.2"
 """Where a step asks for names; and slirp4netns, which has the second address of the network that it is
 given."""
 _NAMES_BY_TCP = "10.213.0.3"
@@ -148,7 +148,7 @@ class Network:
         with suppress(OSError):
             lines = Path("/etc/resolv.conf").read_text().splitlines()
         kept = [line for line in lines if line.split()[:1] in (["search"], ["domain"], ["options"])]
-        return "\n".join([f"nameserver {_NAMES}", f"nameserver {_NAMES_BY_TCP}", *kept, ""]).encode()
+        return "\n".join([f"nameserver {NAMES}", f"nameserver {_NAMES_BY_TCP}", *kept, ""]).encode()
 
     async def _start(self) -> None:
         """The session's bridge, with slirp4netns on it."""
@@ -184,7 +184,7 @@ class Network:
             f"link add out mtu {_MTU} type bridge",
             "link set out up",
             f"link set tap0 mtu {_MTU} master out up",
-            f"address add {_NAMES}/{_NET.prefixlen} dev out",
+            f"address add {NAMES}/{_NET.prefixlen} dev out",
         )
         await self._resolver.serve(await asyncio.to_thread(inside, self._bridge, _bound))
 
@@ -241,7 +241,7 @@ def _new_namespace() -> int:
 def _bound() -> socket.socket:
     door = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     door.setblocking(False)
-    door.bind((_NAMES, 53))
+    door.bind((NAMES, 53))
     return door
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
+from io import TextIOWrapper
 
 import pathspec
 
@@ -158,7 +159,7 @@ def _ignore_of(tree: Tree, folder: Entry, name: str) -> list[_Ignore]:
     entry = tree.child(folder, ".gitignore")
     if entry is None or not entry.is_file:
         return []
-    with open(entry.real[0], encoding="utf-8", errors="replace") as file:
+    with TextIOWrapper(entry.open(), encoding="utf-8", errors="replace") as file:
         return [(name, pathspec.GitIgnoreSpec.from_lines(file))]
 
 

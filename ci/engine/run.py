@@ -27,9 +27,9 @@ from ci.engine.network import Plug
 from ci.engine.seccomp import profile
 from ci.errors import StepFailed, SystemUnavailable
 
-__all__ = ["NO_LAYER", "Mount", "Outcome", "Overlay", "Process", "Run", "start"]
+__all__ = ["CAPABILITIES", "NO_LAYER", "Mount", "Outcome", "Overlay", "Process", "Run", "start"]
 
-_CAPABILITIES = (
+CAPABILITIES = (
     "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID "
     "SYS_CHROOT"
 )
@@ -361,7 +361,7 @@ def _config(
 ) -> dict[str, Any]:
     """The config.json of the OCI runtime-spec 1.0. The network and /sys are those of the process that runc is
     in."""
-    caps = [f"CAP_{name}" for name in (_bounding() if process.privileged else _CAPABILITIES.split())]
+    caps = [f"CAP_{name}" for name in (_bounding() if process.privileged else CAPABILITIES.split())]
     base = [
         ("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
         ("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),

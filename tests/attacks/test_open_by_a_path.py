@@ -1,0 +1,82 @@
+"""A line of ours opens a path of an image or a step, and follows its links: ci/below.py is the way in."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_CHECKOUT = Path(__file__).parents[2]
+_ROOMS = [*sorted((_CHECKOUT / "ci" / "engine").glob("*.py")), _CHECKOUT / "ci/build/testreports.py"]
+_ROOMS += [_CHECKOUT / "pipelines/test.py"]
+_METHODS = {
+    *("open", "read_bytes", "read_text", "write_bytes", "write_text", "mkdir", "touch", "chmod", "lchown"),
+    *("unlink", "symlink_to", "hardlink_to"),
+}
+_HARMLESS = {"copyfileobj", "disk_usage", "which"}
+"""What shutil does with what is open already, or not at all."""
+
+# What these open is this machine's own: of the kernel, of the caller, or work that nobody else has touched;
+# or they open below a descriptor, or an Entry, which is the way in.
+_ALLOWED = {
+    "boundary.py": {"of", "_mapped"},
+    "commands.py": {"_execute", "_ca_bundle", "_is_full", "_unlink", "tidy"},
+    "contained.py": {"main", "contain", "can_show_other_owners"},
+    "containers.py": {"read"},
+    "dockerfiles.py": {"_buildah", "_in_namespace"},
+    "files.py": {"write", "_copy", "_export", "directory_export", "file_export"},
+    "limits.py": {"bounded", "unbounded", "_count", "_value"},
+    "network.py": {"resolv_conf", "make"},
+    "patterns.py": {"_ignore_of"},
+    "oci.py": {
+        *(
+            "read_archive",
+            "_add_layer",
+            "_plain",
+            "layer_blob",
+            "write_archive",
+            "_opened",
+            "opened",
+            "_pack",
+        ),
+        "_make_whiteouts",
+    },
+    "resolver.py": {"nameservers"},
+    "run.py": {"_bounding", "_refused", "_feed"},
+    "schema.py": {"schema"},
+    "seccomp.py": {"_profile"},
+    "secrets.py": {"_read"},
+    "server.py": {"embedded"},
+    "store.py": {"__init__", "scratch", "locked", "secret_key", "_lock", "_remove", "_drop_things"},
+    "tree.py": {"__init__", "open", "read", "write", "adopt", "copy", "_place", "content_digest", "_linked"},
+    "images.py": {"_download"},
+}
+
+
+def _calls(file: Path) -> Iterator[tuple[str, str, int]]:
+    """Function, what it calls to open, write or delete by a path, and the line."""
+
+    def visit(node: ast.AST, function: str) -> Iterator[tuple[str, str, int]]:
+        for child in ast.iter_child_nodes(node):
+            inside = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function
+            if isinstance(child, ast.Call):
+                called = child.func
+                if isinstance(called, ast.Name) and called.id == "open":
+                    yield inside, "open", child.lineno
+                elif isinstance(called, ast.Attribute):
+                    of_shutil = isinstance(called.value, ast.Name) and called.value.id == "shutil"
+                    if called.attr in _METHODS or (of_shutil and called.attr not in _HARMLESS):
+                        yield inside, called.attr, child.lineno
+            yield from visit(child, inside)
+
+    yield from visit(ast.parse(file.read_text()), "")
+
+
+@pytest.mark.parametrize("file", _ROOMS, ids=lambda file: file.name)
+def test_nothing_else_opens_by_a_path(file: Path) -> None:
+    allowed = _ALLOWED.get(file.name, set())
+    found = [f"{file.name}:{line} {name}: {call}" for name, call, line in _calls(file) if name not in allowed]
+
+    assert found == [], "open it by ci.below, or say in this test why its path is nobody else's"
