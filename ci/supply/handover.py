@@ -21,7 +21,6 @@ import errno
 import hashlib
 import os
 import shutil
-import stat
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic_core import from_json
 
 from ci import complaints
+from ci.below import open_file
 from ci.errors import BadInput, Place
 from ci.files import new_file, write_whole
 from ci.registry import Bundle, digest_of, open_archive
@@ -344,26 +344,17 @@ def _read(folder: Path, parts: tuple[str, ...], most: int) -> bytes:
 def _opened(folder: Path, parts: tuple[str, ...]) -> Iterator[BinaryIO]:
     """A regular file below the folder, through no link; BadInput when it is anything else."""
     where = "/".join(parts)
-    fds: list[int] = []
     try:
-        fds.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
-        for part in parts[:-1]:
-            fds.append(os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=fds[-1]))
-        # Not to wait for whoever might write to a pipe.
-        last = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=fds[-1])
-    except FileNotFoundError as error:
-        raise _wrong(folder, where, "it is not there: what was made is not whole") from error
+        found = open_file(folder, where)
     except OSError as error:
-        what = {errno.ELOOP: "it is a link", errno.ENOTDIR: "it lies behind a link, or behind a file"}
-        raise _wrong(
-            folder, where, what.get(error.errno or 0, f"it cannot be read: {error.strerror}")
-        ) from error
-    finally:
-        for fd in fds:
-            os.close(fd)
-    with os.fdopen(last, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise _wrong(folder, where, "it is not a regular file")
+        what = {
+            errno.ENOENT: "it is not there: what was made is not whole",
+            errno.ELOOP: "it is a link, or lies behind one",
+            errno.EINVAL: "it is not a regular file",
+        }
+        said = what.get(error.errno or 0, f"it cannot be read: {error.strerror}")
+        raise _wrong(folder, where, said) from error
+    with os.fdopen(found, "rb") as file:
         yield file
 
 

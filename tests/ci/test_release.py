@@ -46,7 +46,7 @@ def test_a_wrong_key_is_named_with_its_file(tmp_path: Path) -> None:
     path = tmp_path / "r1.json"
     path.write_text(_release().model_dump_json().replace(_DIGEST, "latest", 1))
 
-    with pytest.raises(BadInput, match=r"r1\.json is not a release: images\.0\.digest") as caught:
+    with pytest.raises(BadInput, match=r"r1\.json is not a release: images\[0\]\.digest") as caught:
         read_release(path)
     assert caught.value.hint
 
