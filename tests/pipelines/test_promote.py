@@ -70,6 +70,17 @@ def test_the_first_release_is_installed_and_tried(world: World, promote) -> None
     assert events() == ["started", "promoted"]
 
 
+def test_one_environment_alone_is_promoted_to_and_the_others_are_not_asked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job with the rights of one environment has none in those before it."""
+    monkeypatch.setattr(flow, "read_environments", lambda *_: pytest.fail("the others are asked"))
+    monkeypatch.setattr(flow, "read_environment", lambda estate, name: environment(name))
+    result = asyncio.run(flow.promote(GOOD, "test", only="staging", reporter=SilentReporter()))
+    assert [target.target for target in result.targets] == ["staging/eastus"]
+    assert events("staging") == ["started", "promoted"] and events("dev") == []
+
+
 def test_a_first_release_whose_sessions_fail_is_said_so(world: World, promote) -> None:
     world.fails_every = {"bad": 1}
     with pytest.raises(StepFailed, match="sessions of bad fail on prod/eastus"):
