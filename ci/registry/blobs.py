@@ -29,10 +29,10 @@ from ci.registry.connection import (
     Replayable,
     Unusable,
     is_on_this_machine,
-    number,
     pieces,
 )
 from ci.registry.content import Blob, Descriptor
+from ci.registry.headers import number
 from ci.registry.references import digest_of, parse_digest, parse_endpoint, parse_repository
 
 __all__ = ["Blobs", "Outcome", "scheme"]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from tenacity.wait import wait_exponential, wait_random
 
 from ci.errors import PipelineError, SystemUnavailable
 from ci.registry.content import read_json, unzip
+from ci.registry.headers import next_link, number
 from ci.registry.loopback import LoopbackTransport
 from ci.retries import retry_after
 
@@ -40,8 +40,6 @@ __all__ = [
     "Replayable",
     "Unusable",
     "is_on_this_machine",
-    "next_link",
-    "number",
     "pieces",
     "without_query",
 ]
@@ -487,35 +485,12 @@ def _explained(status: int, words: str) -> str:
     return f"{status} {httpx.codes.get_reason_phrase(status)}{': ' if said else ''}{said}"
 
 
-_LINK = re.compile(r'<([^>]*)>((?:\s*;\s*[\w*-]+(?:\s*=\s*(?:"[^"]*"|[^",;\s]*))?)*)')
-_BARE_LINK = re.compile(r'\s*([^<>\s;,]+)((?:\s*;\s*[\w*-]+\s*=\s*(?:"[^"]*"|[^",;\s]*))+)')
-_REL = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^",;\s]*))', re.IGNORECASE)
-
-
-def next_link(headers: Mapping[str, str]) -> str | None:
-    """The target of the `next` relation in Link headers (RFC 8288), as it is written; None without one.
-
-    Relations may be several in one link, quoted or not; a link without its angle brackets is taken too.
-    """
-    header = headers.get("Link", "")
-    for target, parameters in _LINK.findall(header) or _BARE_LINK.findall(header):
-        found = _REL.search(parameters)
-        if found and "next" in (found[1] or found[2] or "").lower().split():
-            return str(target).strip()
-    return None
-
-
 def is_on_this_machine(host: str) -> bool:
     """Whether that is this machine by any of its loopback addresses, or by the name of it."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
-
-
-def number(text: str | None) -> int | None:
-    """What a header says in digits; None when it says anything else."""
-    return int(text) if text and re.fullmatch(r"\d{1,18}", text.strip(), re.ASCII) else None
 
 
 def without_query(url: httpx.URL) -> str:

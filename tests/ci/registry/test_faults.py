@@ -44,8 +44,9 @@ from ci.registry import (
 from ci.registry import blobs as blobs_module
 from ci.registry import connection as connection_module
 from ci.registry.auth import challenges, parse_challenge
-from ci.registry.connection import is_on_this_machine, next_link
+from ci.registry.connection import is_on_this_machine
 from ci.registry.content import EMPTY_TYPE, IMAGE_INDEX, IMAGE_MANIFEST
+from ci.registry.headers import next_link
 
 T = TypeVar("T")
 
