@@ -358,7 +358,9 @@ async def launch(
             if mount.cache and mount.cache.sharing == "LOCKED":
                 await _volume_lock(engine, mount.cache.key, stack)
         services = await engine.services.bound(ctr)
-        plugging = asyncio.ensure_future(boundary.network.plug([service.plug for service in services]))
+        stdin = command.stdin.encode("utf-8", "surrogateescape")
+        wires = [service.plug for service in services]
+        plugging = asyncio.ensure_future((await engine.spare()).take(wires, stdin=bool(stdin)))
         try:
             with full_disk_is_told(engine.store.root):
                 launched, overlay, mounts = await asyncio.to_thread(_prepare, engine, command)
@@ -372,10 +374,11 @@ async def launch(
         except BaseException:
             await asyncio.gather(plugging, return_exceptions=True)
             if not plugging.cancelled() and plugging.exception() is None:
-                plugging.result().close()
+                await plugging.result().close()
             raise
-        launched.plug = await plugging
-        stack.callback(launched.plug.close)
+        waiting = await plugging
+        launched.plug = waiting.plug
+        stack.push_async_callback(waiting.close)
         stack.push_async_callback(asyncio.to_thread, _discard, engine, launched)
         mounts.append(run.Mount(path="/etc/hosts", source=hosts, mode=0o644))
         mounts.append(run.Mount(path="/etc/resolv.conf", source=boundary.network.resolv_conf(), mode=0o644))
@@ -391,8 +394,8 @@ async def launch(
             folder=folder,
             name=f"{engine.store.tmp.name}-{folder.name}",
             boundary=boundary,
-            plug=launched.plug,
-            stdin=command.stdin.encode("utf-8", "surrogateescape"),
+            waiting=waiting,
+            stdin=stdin,
             hostname=hostname,
             masker=engine.masker,
             on_line=on_line,

@@ -90,12 +90,6 @@ def contain(
         _end_like(child)
     os.close(held)
     _die_with(0)
-    os.set_blocking(alive, False)
-    try:
-        if os.read(alive, 1) == b"":
-            return  # our parent has ended already
-    except BlockingIOError:
-        os.close(alive)
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     _mount("proc", "/proc", "proc", _MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
     os.umask(0o022)
@@ -136,6 +130,13 @@ def contain(
     for descriptor in (network, userns):
         if descriptor >= 0:
             os.close(descriptor)
+    _die_with(0)  # once more: the kernel forgets it whenever a process changes its user
+    os.set_blocking(alive, False)
+    try:
+        if os.read(alive, 1) == b"":
+            return  # the parent ended before that
+    except BlockingIOError:
+        os.close(alive)
     os.execvp(argv[0], argv)  # noqa: S606  # nosec B606  # a shell would be the fault
 
 

@@ -18,6 +18,7 @@ from ci.engine.boundary import Boundary
 from ci.engine.masking import Masker, Secrets
 from ci.engine.store import Store, digest_of, full_disk_is_told
 from ci.engine.tree import Layer, Tree
+from ci.engine.waiting import Spare
 from ci.errors import BadInput
 
 if TYPE_CHECKING:
@@ -141,13 +142,22 @@ class Engine:
         self.services = services(self)
         self._shared = _Shared()
         self._boundary: Boundary | None = None
+        self._spare: Spare | None = None
 
     async def close(self) -> None:
         """End everything that still runs."""
         await self._shared.close()
         await self.services.close()
+        if self._spare:
+            await self._spare.close()
         if self._boundary:
             await self._boundary.close()
+
+    async def spare(self) -> Spare:
+        """Where steps get what starts them."""
+        boundary = await self.boundary()
+        self._spare = self._spare or Spare(boundary)
+        return self._spare
 
     async def boundary(self) -> Boundary:
         """What stands between steps and this machine; what it lacks is told once."""

@@ -95,8 +95,8 @@ class Network:
             os.close(self._bridge)
         self._bridge = self._exit = -1
 
-    async def plug(self, wires: Sequence[Plug] = ()) -> Plug:
-        """A new namespace with a way out, and a wire to each of those."""
+    async def plug(self) -> Plug:
+        """A new namespace with a way out."""
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._start())
         await asyncio.shield(self._starting)
@@ -120,26 +120,27 @@ class Network:
                 f"route add {_NET.network_address}/30 dev eth0 src {address}",
                 f"route add default via {_WAY_OUT} dev eth0",
                 *(f"route add unreachable {each}" for each in self._unreachable),
-                *(
-                    line
-                    for wire, other in enumerate(wires)
-                    for line in (
-                        f"link add w{wire} type veth peer name w{number} netns {other.path}",
-                        f"link set w{wire} up",
-                        f"route add {other.address}/32 dev w{wire} src {address}",
-                    )
-                ),
             )
-            for other in wires:
-                await _ip(
-                    other.path,
-                    f"link set w{number} up",
-                    f"route add {address}/32 dev w{number} src {other.address}",
-                )
         except BaseException:
             plug.close()
             raise
         return plug
+
+    async def wire(self, plug: Plug, others: Sequence[Plug]) -> None:
+        """A wire from a plug to each of the others."""
+        for other in others:
+            here, there = (f"w{next(self._numbers)}" for _ in range(2))
+            await _ip(
+                plug.path,
+                f"link add {here} type veth peer name {there} netns {other.path}",
+                f"link set {here} up",
+                f"route add {other.address}/32 dev {here} src {plug.address}",
+            )
+            await _ip(
+                other.path,
+                f"link set {there} up",
+                f"route add {plug.address}/32 dev {there} src {other.address}",
+            )
 
     def resolv_conf(self) -> bytes:
         """A step's /etc/resolv.conf: with this machine's search list, and its own way to this machine's

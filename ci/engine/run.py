@@ -12,7 +12,6 @@ import json
 import marshal
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,8 +22,8 @@ from ci.engine import limits
 from ci.engine.boundary import IDS, Boundary
 from ci.engine.contained import STAGE
 from ci.engine.masking import Masker
-from ci.engine.network import Plug
 from ci.engine.seccomp import profile
+from ci.engine.waiting import Waiting
 from ci.errors import StepFailed, SystemUnavailable
 
 __all__ = ["CAPABILITIES", "NO_LAYER", "Mount", "Outcome", "Overlay", "Process", "Run", "start"]
@@ -41,8 +40,6 @@ NO_LAYER = "none"
 
 _KEPT = 4 * 2**20
 """Bytes that are kept of the start and of the end of what a command prints."""
-_CONTAINED = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.engine.contained import main; main()"
-_CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +171,7 @@ async def start(
     folder: Path,
     name: str,
     boundary: Boundary,
-    plug: Plug,
+    waiting: Waiting,
     stdin: bytes = b"",
     hostname: str = "dagger",
     masker: Masker,
@@ -183,34 +180,20 @@ async def start(
 ) -> Run:
     """Start a command in a container and return at once.
 
-    `folder` is an empty folder of the caller, all paths are below `store`, `plug` is its network. `redirects`
+    `folder` is an empty folder of the caller, all paths are below `store`, `waiting` becomes it. `redirects`
     take the bytes of `stdout` or `stderr` as they come.
     """
     userns = -1 if process.privileged else boundary.userns
     given = _given(process, root, mounts, store, folder, hostname, name, boundary, userns)
-    given |= {"network": plug.descriptor, "userns": userns}
+    given |= {"network": waiting.plug.descriptor, "userns": userns}
     limits.bounded(name, boundary.limits)
-    reader, writer = os.pipe()
-    try:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", "-c", _CONTAINED, str(_CHECKOUT), str(reader), str(os.getpid()),
-            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            pass_fds=(reader, plug.descriptor, *([userns] if userns >= 0 else [])),
-            start_new_session=True,
-        )  # fmt: skip
-    except BaseException:
-        os.close(writer)
-        raise
-    finally:
-        os.close(reader)
+    child = waiting.child
     streams = {"stdout": child.stdout, "stderr": child.stderr}
     reading = asyncio.ensure_future(_read(streams, masker, on_line, redirects or {}))  # type: ignore[arg-type]
     run = Run(child, folder, name, boundary.limits, reading)
     try:
         await asyncio.gather(
-            asyncio.to_thread(_feed, writer, marshal.dumps(given)), _feed_stdin(child, stdin)
+            asyncio.to_thread(_feed, waiting.start(), marshal.dumps(given)), _feed_stdin(child, stdin)
         )
     except BaseException:
         await run.end()
