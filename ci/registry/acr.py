@@ -5,23 +5,23 @@
 Signing in: an Entra token (`ci.entra`: GitHub's token, a workload or managed identity, `az login`) is
 exchanged at the registry for a refresh token, that for access tokens of one scope each ("ACR integration
 with AAD", azure.github.io/acr/AAD-OAuth.html). Both are kept until shortly before they expire. Content goes
-over `/v2`, locks and listings over `/acr/v1` (azure-rest-api-specs, Microsoft.ContainerRegistry 2021-07-01),
-all over the one Connection: azure-containerregistry (1.2.0) takes its token to any host that a page's link
-names, and asks for two new ones with each request.
+over `/v2` and listings over `/acr/v1` (azure-rest-api-specs, Microsoft.ContainerRegistry 2021-07-01), both
+over the one Connection; locks by azure-containerregistry, which is handed our access tokens: its own cache
+asks for two new ones with each request (1.2.0). It lists nothing: it takes a token wherever a link leads.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING
-from urllib.parse import quote, urlencode
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -34,13 +34,16 @@ from ci.errors import BadInput, SystemUnavailable
 from ci.registry.auth import BearerAuth, Challenge, Token, lifetime_of, parse_challenge
 from ci.registry.blobs import scheme
 from ci.registry.client import Held, Registry
-from ci.registry.connection import Answer, Connection
+from ci.registry.connection import AGAIN, Again, Answer, Connection
 from ci.registry.login import log_in
 from ci.registry.references import parse_digest, parse_endpoint, parse_repository
 from ci.release import Digest
+from ci.retries import retry_after
 
 if TYPE_CHECKING:
+    from azure.containerregistry import ContainerRegistryClient
     from azure.core.credentials import TokenCredential
+    from azure.core.exceptions import AzureError
 
 __all__ = ["AzureRegistry", "is_azure", "registry_at"]
 
@@ -98,11 +101,15 @@ class AzureRegistry(Registry):
         self._refresh: tuple[str, float] = ("", 0.0)
         self._refreshing = asyncio.Lock()
         self._service = ""
-        auth = BearerAuth(self._access_token, clock=clock)
-        super().__init__(endpoint, auth=auth, transport=transport, attempts=attempts, sleep=sleep)
+        self._origin = f"{scheme(endpoint)}://{endpoint}"
+        self._sdk: ContainerRegistryClient | None = None
+        self._tokens = BearerAuth(self._access_token, clock=clock)
+        super().__init__(endpoint, auth=self._tokens, transport=transport, attempts=attempts, sleep=sleep)
 
     async def __aexit__(self, *_: object) -> None:
         await self._doors.__aexit__()
+        if self._sdk is not None:
+            self._sdk.close()
         await super().__aexit__()
 
     @property
@@ -153,25 +160,49 @@ class AzureRegistry(Registry):
         """
         parse_repository(repository)
         parse_digest(digest)
-        wanted = json.dumps({"writeEnabled": not on, "deleteEnabled": not on}).encode()
+        allowed = {"can_write": not on, "can_delete": not on}
 
-        async def change(kind: str, name: str) -> None:
-            path = f"/acr/v1/{repository}/{kind}/{quote(name, safe=':')}"
-            answer = await self._connection.ask(
-                "PATCH",
-                path,
-                headers={"Content-Type": "application/json"},
-                content=wanted,
-                expect={200, 202, 204, 404},
+        def tag(name: str) -> Callable[[ContainerRegistryClient, dict[str, Any]], object]:
+            return lambda sdk, options: sdk.update_tag_properties(repository, name, **allowed, **options)
+
+        await together(self._changed(repository, tag(name)) for name in tags)
+        await self._changed(
+            repository,
+            lambda sdk, options: sdk.update_manifest_properties(repository, digest, **allowed, **options),
+        )
+
+    async def _changed(
+        self, repository: str, change: Callable[[ContainerRegistryClient, dict[str, Any]], object]
+    ) -> None:
+        """A change by azure-containerregistry in a thread, with a token of ours; its errors become ours.
+
+        Each can be made again: it is, as any request of ours, when the registry is busy or the answer is cut.
+        """
+        if not self._service:
+            await self.ping()
+        realm, scope = f"{self._origin}/oauth2/token", f"repository:{repository}:metadata_write"
+        challenge = Challenge(realm=realm, service=self._service, scope=scope)
+        async for attempt in self._connection.retrying():
+            with attempt:
+                token = await self._tokens.token(challenge)
+                options: dict[str, Any] = {"headers": {"Authorization": f"Bearer {token}"}}
+                if scheme(self.endpoint) == "http":
+                    options["enforce_https"] = False  # it would send no token to a server on this machine
+                with _as_ours(self.endpoint, scope):
+                    await asyncio.to_thread(change, self._client_of_sdk(), options)
+
+    def _client_of_sdk(self) -> ContainerRegistryClient:
+        if self._sdk is None:
+            from azure.containerregistry import ContainerRegistryClient
+
+            self._sdk = ContainerRegistryClient(
+                self._origin,
+                self._credential or _default_credential(),
+                retry_total=0,  # ours tries again, and PATCH too
+                redirect_max=0,  # the token is for this registry
+                use_env_settings=scheme(self.endpoint) == "https",
             )
-            if answer.status == HTTPStatus.NOT_FOUND:
-                raise BadInput(
-                    f"{self.endpoint} does not have it ({repository}, {name}): {answer.explained}",
-                    hint="va publish puts it there",
-                )
-
-        await together(change("_tags", name) for name in tags)
-        await change("_manifests", digest)
+        return self._sdk
 
     # --- signing in ----------------------------------------------------------------------
 
@@ -258,6 +289,43 @@ class _Manifest(_Json):
 
 class _Manifests(_Json):
     manifests: tuple[_Manifest, ...] | None = None
+
+
+@contextmanager
+def _as_ours(endpoint: str, scope: str) -> Iterator[None]:
+    """Errors of the SDK as those of Registry."""
+    from azure.core.exceptions import (
+        AzureError,
+        ClientAuthenticationError,
+        HttpResponseError,
+        IncompleteReadError,
+        ResourceNotFoundError,
+    )
+
+    try:
+        yield
+    except ResourceNotFoundError as error:
+        raise BadInput(
+            f"{endpoint} does not have it ({scope}): {_said(error)}", hint="va publish puts it there"
+        ) from error
+    except ClientAuthenticationError as error:
+        raise SystemUnavailable(
+            f"the registry {endpoint} refused these credentials for {scope}: {_said(error)}",
+            hint="log in again, or ask for the right to do this there",
+        ) from error
+    except IncompleteReadError as error:
+        raise Again(_said(error)) from error
+    except HttpResponseError as error:
+        if error.status_code in AGAIN:
+            raise Again(_said(error), retry_after(getattr(error.response, "headers", {}))) from error
+        raise SystemUnavailable(f"the registry {endpoint} refused {scope}: {_said(error)}") from error
+    except AzureError as error:  # no connection, or it was lost
+        raise Again(_said(error)) from error
+
+
+def _said(error: AzureError) -> str:
+    lines = str(error.message or error).strip().splitlines()
+    return lines[0] if lines else "without a word"
 
 
 @cache

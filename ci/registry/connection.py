@@ -32,6 +32,7 @@ from ci.registry.loopback import LoopbackTransport
 from ci.retries import retry_after
 
 __all__ = [
+    "AGAIN",
     "CUT",
     "SMALL",
     "Again",
@@ -60,7 +61,7 @@ _WINDOW_BYTES = 64 * 2**10
 """A body brings so much in each window, or is taken for cut: one byte a second never ends."""
 _LONGEST_WAIT = 60.0
 _REDIRECTS = 5
-_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _FULL = ("no space left on device", '"err":28', "quota")  # 28 is ENOSPC, as Go's errors print it
 CUT = (httpx.TransportError, httpx.StreamError, TimeoutError)
@@ -393,7 +394,7 @@ class Connection:
                 f"{self.name} is full: {said}",
                 hint="free room there, then run the same command: what has arrived is not sent again",
             )
-        if status in _AGAIN:
+        if status in AGAIN:
             return Again(said, retry_after(response.headers))
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             if not self.is_own(response.url):
