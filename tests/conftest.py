@@ -4,6 +4,7 @@ And Ctrl-C works in what tests start: a shell without job control gives its back
 start, a SIGINT that is ignored.
 """
 
+import os
 import signal
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import settings
 settings.register_profile("va", deadline=None, derandomize=True)
 settings.load_profile("va")
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# xdist tells its workers how wide the terminal is: what a test prints is as wide as it says itself.
+os.environ.pop("COLUMNS", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

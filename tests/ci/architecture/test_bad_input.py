@@ -25,7 +25,6 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / source.name).write_text(source.read_text())
     monkeypatch.setattr(model, "folder", lambda: folder)
     monkeypatch.setenv("VA_STATE", str(tmp_path / "state"))
-    monkeypatch.delenv("COLUMNS", raising=False)  # xdist sets it: lines would be wrapped
     monkeypatch.chdir(tmp_path)
     return folder
 
