@@ -120,6 +120,14 @@ def callers(port: int, seen: list[int | str]) -> Iterator[None]:
             thread.join()
 
 
+def more_than(seen: list[int | str], few: int) -> None:
+    """Wait until so many are seen, however busy the machine is."""
+    deadline = time.monotonic() + 30
+    while len(seen) <= few:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_wrong_environment_ends_it_with_one_clear_message() -> None:
     with process(LIVEKIT_API_SECRET="", VA_TRACK="beta") as running:
         code, out = running.end()
@@ -133,16 +141,16 @@ def test_sigterm_announces_the_end_then_comes_and_loses_nothing(redis_url: str) 
         wait_until_up(running)
         seen: list[int | str] = []
         with callers(running.port, seen):
-            time.sleep(0.3)
+            more_than(seen, 8)
             told = time.monotonic()
             running.child.send_signal(signal.SIGTERM)
             wait_for(running, "/readyz", 503)
             assert get(running.port, "/healthz") == 200
-            time.sleep(DRAIN / 4)  # by then the gateway has dropped the endpoint
+            more_than(seen, len(seen))  # also those that come after it was announced
         code, out = running.end()
         assert time.monotonic() - told >= DRAIN
     assert code == 0, out
-    assert len(seen) > 20 and set(seen) == {201}
+    assert set(seen) == {201}
     assert '"event": "stopped"' in out
 
 
