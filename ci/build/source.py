@@ -15,7 +15,7 @@ from ci.errors import BadInput
 from ci.process import Completed, run
 from ci.release import Commit
 
-__all__ = ["commits_between", "files", "read_commit", "source_date_epoch"]
+__all__ = ["commits_between", "files", "read_commit"]
 
 _SETTINGS = (
     # What a file of the repository may set, and git's own files in the home folder do without being named.
@@ -44,11 +44,6 @@ async def read_commit(root: Path, *paths: str) -> Commit:
         raise _refused(root, changed)
     time = datetime.fromtimestamp(int(seconds), UTC)
     return Commit(sha=sha, dirty=bool(changed.stdout), time=time)
-
-
-def source_date_epoch(commit: Commit) -> int:
-    """The commit's time in seconds: the one date that reproducible builds may put into what they make."""
-    return int(commit.time.timestamp())
 
 
 async def files(root: Path, under: str = ".") -> tuple[PurePosixPath, ...]:

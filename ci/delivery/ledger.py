@@ -143,15 +143,6 @@ class Ledger:
                 evidence |= {finding.metric: finding.carried for finding in entry.findings}
         return passed, evidence
 
-    def last_good(self, target: str, *, other_than: str) -> str | None:
-        """The release that was stable on the target before `other_than`; None when there was none."""
-        stable = [
-            entry.release
-            for entry in self.entries()
-            if entry.target == target and entry.event is Event.PROMOTED
-        ]
-        return next((name for name in reversed(stable) if name != other_than), None)
-
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold this environment for one process; BadInput names the one that holds it."""

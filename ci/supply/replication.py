@@ -38,7 +38,6 @@ __all__ = [
     "Replicated",
     "ask_replicator",
     "reconcile",
-    "replicate",
     "tell_to_reconcile",
 ]
 
@@ -110,12 +109,6 @@ _REMOVED = Replicated(manifests=0, blobs=0, bytes_sent=0, removed=1)
 
 Visited = set[tuple[str, str]]
 """Manifests (repository, digest) that were looked at, which need not be looked at again."""
-
-
-async def replicate(home: Registry, replica: Registry, events: Iterable[Event]) -> Replicated:
-    """Have what these events are about as it is at home; SystemUnavailable when one of the two is down."""
-    copier, visited = Copier(home, replica), Visited()
-    return sum([await copier.follow(event, visited) for event in sorted(set(events))], _NOTHING)
 
 
 async def reconcile(home: Registry, replica: Registry) -> Replicated:

@@ -22,7 +22,7 @@ from ci.registry import Registry, artifact, push
 from ci.release import Release
 from ci.supply.attestations import release_bundle
 from ci.supply.availability import Availability, Contents, State, contents, prove, survey, wait_until_there
-from ci.supply.replication import Copier, Downloads, Event, Replicated, reconcile, replicate
+from ci.supply.replication import Copier, Downloads, Event, Replicated, Visited, reconcile
 
 T = TypeVar("T")
 
@@ -40,9 +40,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Regions:
 
 
 async def follow(regions: Regions, events: list[Event]) -> Replicated:
+    """Have what these events are about as it is at home, as the replicator does."""
     home, away = regions.clients()
     async with home, away:
-        return await replicate(home, away, events)
+        copier, visited = Copier(home, away), Visited()
+        done = [await copier.follow(event, visited) for event in sorted(set(events))]
+        return sum(done, Replicated(manifests=0, blobs=0, bytes_sent=0))
 
 
 async def ask(regions: Regions, release: Release | Contents) -> Availability:
