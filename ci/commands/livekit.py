@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from ci.commands.answers import answer
-from ci.commands.options import Digest, Estate, Json, Reports, SignWith, To
+from ci.commands.options import Digest, Estate, From, Json, Reports, SignWith, To
 from ci.commands.shipping import needs_engine, session
 
 if TYPE_CHECKING:
@@ -75,9 +75,7 @@ def livekit_publish(
 
 @app.command("publish-made")
 def livekit_publish_made(
-    source: Annotated[Path, typer.Option("--from", help="The folder that va livekit make left.")] = Path(
-        "made"
-    ),
+    source: From = Path("made"),
     digest: Digest = None,
     estate: Estate = "local",
     sign_with: SignWith = "local",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ci.azure.deploy import Azure
 
 __all__ = [
-    "SETTINGS", "Digest", "Env", "Estate", "Fault", "Images", "Json", "Local", "Only", "Region",
+    "SETTINGS", "Digest", "Env", "Estate", "Fault", "From", "Images", "Json", "Local", "Only", "Region",
     "ReleaseName", "Reports", "SignWith", "Subscription", "To", "WhatIf", "Written", "check_only", "load",
     "on_azure", "said",
 ]  # fmt: skip
@@ -63,6 +63,23 @@ SignWith = Annotated[
 ]
 ReleaseName = Annotated[
     str, typer.Argument(help="A release's name, its file, or `latest`: the newest that was shipped here.")
+]
+
+
+def _made_there(folder: Path) -> Path:
+    """Tell of a folder with nothing to publish before the tools are built that would publish it."""
+    from ci.supply.handover import MANIFEST
+
+    if not (folder / MANIFEST).is_file():
+        raise BadInput(
+            f"nothing was made there: there is no {folder / MANIFEST}",
+            hint="va make makes it; --from names it",
+        )
+    return folder
+
+
+From = Annotated[
+    Path, typer.Option("--from", callback=_made_there, help="The folder that the first half left.")
 ]
 To = Annotated[Path, typer.Option(help="The folder that what was made is left in.")]
 Digest = Annotated[

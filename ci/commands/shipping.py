@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from ci.commands.answers import answer, needs_root
-from ci.commands.options import Digest, Estate, Fault, Images, Json, Reports, SignWith, To
+from ci.commands.options import Digest, Estate, Fault, From, Images, Json, Reports, SignWith, To
 from ci.errors import BadInput
 
 if TYPE_CHECKING:
@@ -163,7 +161,7 @@ def make(
 
 
 def publish(
-    source: Annotated[Path, typer.Option("--from", help="The folder that va make left.")] = Path("made"),
+    source: From = Path("made"),
     digest: Digest = None,
     estate: Estate = "local",
     sign_with: SignWith = "local",

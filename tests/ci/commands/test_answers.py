@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from ci.commands import cli
 from ci.commands.answers import failing, needs_root
+from ci.errors import BadInput
 
 ROOT_ONLY = {
     "up", "down", "build", "test", "scan", "make", "ship", "livekit make", "livekit publish",
@@ -52,6 +53,16 @@ def test_an_ordinary_user_is_told_in_one_line_what_to_type(
     assert done.stderr.count("\n") == 1 and done.stdout == ""
     assert done.stderr.startswith("error: root is needed: ")
     assert f"run: sudo {Path(sys.executable).with_name('va')} {command} --reports 'a b'" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["publish", "livekit publish-made"])
+def test_a_folder_that_is_not_there_is_told_before_a_tool_is_built(
+    command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("ci.tools.ensure", None)  # whoever calls it gets a traceback
+    done = CliRunner().invoke(cli.app, [*command.split(), "--from", str(tmp_path / "mede")])
+    assert isinstance(done.exception, BadInput)
+    assert str(done.exception) == f"nothing was made there: there is no {tmp_path}/mede/manifest.json"
 
 
 @pytest.mark.usefixtures("ordinary")

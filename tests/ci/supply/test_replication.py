@@ -362,6 +362,8 @@ def test_a_lagging_region_is_asked_less_and_less_often_until_it_has_all_or_the_d
 
 def test_a_push_is_interrupted_and_no_region_names_what_it_lacks(made: Regions, tmp_path: Path) -> None:
     regions = made.fresh()
+    first = [event for event in made.events if event.reference == "r1"]
+    run(follow(regions, first))
     regions.away.fail("PUT", "uploads", *[httpx.Response(507)] * 2)
     with pytest.raises(Exception, match="is full"):
         run(follow(regions, list(made.events)))
