@@ -28,7 +28,7 @@ from ci.platform import daemon
 from ci.platform.instance import REGIONS, Instance, instance
 from ci.platform.part import PartStatus, bring_up, look, take_down
 from ci.platform.plan import all_parts, chosen, tools_of
-from ci.platform.processes import marked
+from ci.platform.processes import end, marked
 from ci.reporting import Reporter, SilentReporter
 
 __all__ = [
@@ -95,6 +95,7 @@ async def up(reporter: Reporter, parts: Sequence[str] | None = None) -> Platform
     await tools.ensure(tools_of(wanted), reporter)
     with _said_plainly(place):
         async with _alone(place, reporter):
+            await _end_the_forgotten(place)
             await bring_up(wanted, reporter)
     return addresses(place)
 
@@ -105,7 +106,14 @@ async def down(reporter: Reporter) -> None:
     with _said_plainly(place):
         async with _alone(place, reporter):
             await take_down(all_parts(place), reporter)
+            await _end_the_forgotten(place)
             await asyncio.to_thread(shutil.rmtree, place.folder)
+
+
+async def _end_the_forgotten(place: Instance) -> None:
+    """End what another version of this code started, as a part that there is no more."""
+    known = {part.name for part in all_parts(place)}
+    await end(lambda: [one.pid for one in marked(place.folder) if one.part not in known])
 
 
 async def lose(names: Sequence[str]) -> None:

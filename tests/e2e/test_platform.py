@@ -529,8 +529,11 @@ def test_down_leaves_nothing(up: platform.Platform) -> None:
     assert _traces(folder)["processes"]
     usual = [Path(path) for path in ("/var/lib/kubelet", "/var/lib/cni", "/var/log/pods", "/etc/cni/net.d")]
     there = [path.exists() for path in usual]
+    mark = {"VA_PLATFORM": str(folder), "VA_PART": "a part of another version", "VA_FINGERPRINT": "x"}
 
-    asyncio.run(platform.down(SilentReporter()))
+    with subprocess.Popen(["sleep", "1000"], env={**os.environ, **mark}) as forgotten:
+        asyncio.run(platform.down(SilentReporter()))
+        assert forgotten.wait(5) == -signal.SIGTERM
 
     assert _traces(folder) == _NOTHING
     assert [path.exists() for path in usual] == there
