@@ -9,7 +9,9 @@ cost.py         monthly low and high, what-if, budgets
 retail.py       new prices from the Azure Retail Prices API
 alerts.py       alert rules and dashboards, by code
 audit.py        who did what, as a query over the audit logs
-compliance.py   each promise with its evidence
+access.py       who may use what of the vault and of Blob Storage
+compliance.py   each promise with its evidence; computed from what is rendered: privileges.py transit.py
+resources.py    what is rendered for Azure, as far as evidence is in it
 topology.py     the picture (SVG)
 
 From it ci/azure renders ARM templates and brings them about.

@@ -49,8 +49,8 @@ _DEEDS = {
     ),
 }
 
-TABLES = (*(table for table in _DEEDS if table != "AzureActivity"), "AKSControlPlane", "AGWFirewallLogs",
-          "PGSQLServerLogs")  # fmt: skip
+TABLES = (*(table for table in _DEEDS if table != "AzureActivity"), "AKSControlPlane", "AGWAccessLogs",
+          "AGWFirewallLogs", "PGSQLServerLogs", "REDConnectionEvents")  # fmt: skip
 """The workspace's tables that are kept as long as audit logs must be."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ci.architecture.access import CERTIFICATE, secret_readers
 from ci.architecture.alerts import rule_file
 from ci.architecture.kubernetes import Taint
 from ci.architecture.model import Architecture, Declared
@@ -86,7 +87,8 @@ def values(
 
     identities = identities or {}
     kubernetes, monitoring = architecture.kubernetes, architecture.monitoring
-    subnets = architecture.regions[region].subnets.values()
+    plan = architecture.regions[region]
+    subnets = plan.subnets.values()
     networks = {subnet.purpose: str(subnet.cidr) for subnet in subnets}
     redis, server = name(architecture, "redis", region), name(architecture, "postgres")
     vault = name(architecture, "key vault", region)
@@ -100,17 +102,27 @@ def values(
     namespace = _LIVEKIT_NAMESPACE
     if livekit is not None:
         parts["livekit"] = {
-            "url": f"ws://voice-livekit.{namespace}.svc.cluster.local:7880",
+            # By the name of the certificate and through the region's own gateway, which ends TLS: out of the
+            # network and in again it might be another region's.
+            "url": f"wss://livekit.{architecture.dns.zone}",
+            "address": plan.gateway_address if kubernetes.ingress == "gateway-api" else "",
             "publicUrl": f"wss://livekit.{architecture.dns.zone}",
             "secret": "voice-livekit",
             "server": livekit | _livekit(architecture, region, namespace),
         }
+    if "agent" in parts and "openai-api-key" in architecture.key_vault.secrets:
+        parts["agent"]["providerSecret"] = "voice-agent"
     if "api" in parts:
         parts["api"]["adminSecret"] = "voice-admin"
         parts["api"]["trustedProxies"] = [
             *([str(architecture.network.pod_cidr)] if architecture.network.pod_cidr else []),
             networks["gateway"],
         ]
+    objects = {
+        name: keys
+        for name, keys in _OBJECTS.items()
+        if any(secret in architecture.key_vault.secrets for secret in keys.values())
+    }
     return {
         "traffic": {
             "kind": "httproute" if kubernetes.ingress == "gateway-api" else "ingress",
@@ -124,8 +136,14 @@ def values(
                 "namespace": "voice",
                 "create": True,
                 "className": _GATEWAY_CLASS,
-                "address": architecture.regions[region].gateway_address,
-                "annotations": {"service.beta.kubernetes.io/azure-load-balancer-internal": "true"},
+                # A Gateway's own `addresses` become external ones of the Service: nothing listens there.
+                "address": "",
+                "annotations": {
+                    "service.beta.kubernetes.io/azure-load-balancer-internal": "true",
+                    "service.beta.kubernetes.io/azure-load-balancer-ipv4": plan.gateway_address,
+                },
+                "tlsSecret": _GATEWAY_CERTIFICATE,
+                "identity": identities.get("ingress", ""),
             },
         },
         "redis": {
@@ -148,15 +166,11 @@ def values(
         "secrets": {
             "provider": "external-secrets",
             "vault": {"url": f"https://{vault}.vault.azure.net", "tenant": tenant},
-            "objects": {
-                "voice-livekit": {
-                    "LIVEKIT_API_KEY": "livekit-api-key",
-                    "LIVEKIT_API_SECRET": "livekit-api-secret",
-                },
-                "voice-redis": {"REDIS_PASSWORD": "redis"},
-                "voice-admin": {"ADMIN_TOKEN": "admin-token"},
+            "objects": objects,
+            "readers": {
+                name: reader for name, keys in objects.items() for reader in _reader(architecture, keys)
             },
-            "certificates": {"voice-livekit-tls": "wildcard"},
+            "certificates": {"voice-livekit-tls": CERTIFICATE, _GATEWAY_CERTIFICATE: CERTIFICATE},
         },
         "networkPolicy": {
             "enabled": True,
@@ -184,6 +198,13 @@ def values(
     }
 
 
+def _reader(architecture: Architecture, keys: Mapping[str, str]) -> list[str]:
+    """The part of the release's namespace as which a Secret is fetched: the first that may read all of it."""
+    readers = secret_readers(architecture)
+    parts = [part for part in ("api", "agent") if all(part in readers.get(one, ()) for one in keys.values())]
+    return parts[:1]
+
+
 def _endpoints(architecture: Architecture, region: str) -> list[str]:
     """Where a region's private endpoints are."""
     subnets = architecture.regions[region].subnets.values()
@@ -207,6 +228,14 @@ def checkable_values(architecture: Architecture, region: str) -> dict[str, Any]:
 
 _NO_ID = "00000000-0000-0000-0000-000000000000"
 _LIVEKIT_NAMESPACE = "voice-livekit"
+_GATEWAY_CERTIFICATE = "voice-gateway-tls"
+_OBJECTS = {
+    "voice-livekit": {"LIVEKIT_API_KEY": "livekit-api-key", "LIVEKIT_API_SECRET": "livekit-api-secret"},
+    "voice-redis": {"REDIS_PASSWORD": "redis"},
+    "voice-admin": {"ADMIN_TOKEN": "admin-token"},
+    "voice-agent": {"OPENAI_API_KEY": "openai-api-key"},
+}
+"""Secrets of the release's namespace: their keys and the vault's secrets."""
 _GATEWAY_CLASS, _GATEWAY_NAMESPACE = "eg", "envoy-gateway-system"
 """Envoy Gateway's own names: docs/chart.md says what has to be on a cluster before the chart."""
 _LIMIT = {"api": 1024, "web": 256, "agent": 4096, "livekit": 24576}

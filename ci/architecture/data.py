@@ -72,6 +72,9 @@ class BlobContainer(Frozen):
 
     holds: str
     public: bool = False
+    used_by: tuple[Slug, ...] = Field(
+        default=(), description="the identities that may read and write it, and no other"
+    )
 
 
 class Lifecycle(Frozen):

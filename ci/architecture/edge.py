@@ -91,4 +91,7 @@ class Certificates(Frozen):
     source: Literal["key-vault-ca", "lets-encrypt", "azure-managed"]
     names: tuple[str, ...] = Field(min_length=1)
     issuer: str = Field(default="DigiCert", description="a CA that Key Vault is partnered with")
+    used_by: tuple[Slug, ...] = Field(
+        default=(), description="the identities that end TLS with it: they may read its key"
+    )
     renew_before: Duration

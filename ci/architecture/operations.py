@@ -27,7 +27,7 @@ class VaultSecret(Frozen):
     """A secret by name. Its value is never written here."""
 
     rotate_every: Duration
-    used_by: tuple[Slug, ...] = ()
+    used_by: tuple[Slug, ...] = Field(default=(), description="the identities that may read it, and no other")
 
 
 class KeyVault(Frozen):
@@ -90,26 +90,34 @@ class Monitoring(Frozen):
 
 
 class Role(Frozen):
-    """A person's or pipeline's role: an Entra group and Azure's built-in roles, on the resource group."""
+    """A person's or pipeline's role: an Entra group and Azure's built-in roles, on the resource group.
+
+    Those of the registry are on the registry alone, and a Kubernetes role with `namespaces` in these alone.
+    """
 
     group: GroupRef = Field(
         description="where the group's object id is kept, or the id: no secret, but another in each tenant"
     )
     azure_roles: tuple[AzureRole, ...]
     kubernetes_role: Literal["reader", "writer", "admin", "cluster-admin", "none"] = "none"
+    namespaces: tuple[Slug, ...] = Field(default=(), description="where; in the whole cluster when empty")
 
 
 class Identity(Frozen):
-    """A managed identity and what it may reach; `service_account` federates it to a pod."""
+    """A managed identity; `service_account` federates it to a pod.
+
+    What it may read of the vault and of Blob Storage is said there, by `used_by`; `azure_roles` are for the
+    rest, on the resource group, those of the registry on the registry alone.
+    """
 
     service_account: str | None = None
-    azure_roles: tuple[AzureRole, ...]
+    azure_roles: tuple[AzureRole, ...] = ()
 
 
 class Access(Frozen):
     """Roles of people and identities of services."""
 
-    roles: dict[Literal["developer", "operator", "admin", "ci"], Role]
+    roles: dict[Literal["developer", "operator", "admin", "publisher", "promoter"], Role]
     identities: dict[Slug, Identity]
 
 

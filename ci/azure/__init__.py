@@ -1,7 +1,7 @@
 """Azure Resource Manager: the one room that speaks to it.
 
 arm.py          resources, ids and templates, from the typed models of azure-mgmt-*
-network.py edge.py cluster.py data.py operations.py    what is rendered, an area each
+network.py edge.py cluster.py access.py data.py operations.py    what is rendered, an area each
 render.py       an architecture -> its modules: one template an area and region, in order
 schema.py       Azure's definition of each type, and what does not fit it
 offline.py      what can be said of templates without Azure: our rules, the definitions, checkov

@@ -82,6 +82,7 @@ REGIONAL_ENDPOINTS_API = "2026-01-01-preview"
 ROLES = {
     "AcrPull": "7f951dda-4ed3-4680-a7ca-43fe172d538d",
     "AcrPush": "8311e382-0749-4cb8-b61a-304f252e45ec",
+    "Azure Kubernetes Service Cluster User Role": "4abbcc35-e782-43d8-92c5-2d3f1bd2253f",
     "Azure Kubernetes Service RBAC Admin": "3498e952-d568-435e-9b2c-8d77e338d7f7",
     "Azure Kubernetes Service RBAC Cluster Admin": "b1ff04bb-8a4e-4dc4-8eb5-8693973ce19b",
     "Azure Kubernetes Service RBAC Reader": "7f6c6a51-bcf8-42ba-9220-52d62157d7db",
@@ -163,11 +164,13 @@ def role_assignment(
 ) -> Resource:
     """A role for a principal (an expression that gives its object id), on `scope` or the resource group.
 
-    The name is a GUID made of the three, so that rendering twice gives the same assignment.
+    A name is unique in the tenant, and a parameter's text is the same in each environment: the GUID is made
+    of the group that it is deployed to as well. Rendering twice gives the same assignment.
+    Source: learn.microsoft.com, "Understand Azure role assignments", Name.
     """
     from azure.mgmt.authorization.v2022_04_01.models import RoleAssignmentCreateParameters
 
-    name = str(uuid.uuid5(_NAMESPACE, f"{scope}|{principal}|{role}"))
+    name = f"[guid(resourceGroup().id, '{uuid.uuid5(_NAMESPACE, f'{scope}|{principal}|{role}')}')]"
     definition = f"[subscriptionResourceId('Microsoft.Authorization/roleDefinitions', '{ROLES[role]}')]"
     return Resource(
         type="Microsoft.Authorization/roleAssignments",

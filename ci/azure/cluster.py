@@ -14,9 +14,15 @@ from ci.architecture.names import name
 from ci.azure.arm import Resource, as_json, reference, resource_id, role_assignment
 from ci.azure.network import group, subnet_id, tags
 
-__all__ = ["cluster", "cluster_id", "federation", "identities", "identity_id"]
+__all__ = [
+    "KUBERNETES_ROLES", "REGISTRY_ROLES", "cluster", "cluster_id", "federation", "group_parameter",
+    "identities", "identity_id", "principal",
+]  # fmt: skip
 
-_KUBERNETES_ROLES = {
+REGISTRY_ROLES = ("AcrPull", "AcrPush")
+"""Never on the whole resource group: there is one registry."""
+
+KUBERNETES_ROLES = {
     "reader": "Azure Kubernetes Service RBAC Reader",
     "writer": "Azure Kubernetes Service RBAC Writer",
     "admin": "Azure Kubernetes Service RBAC Admin",
@@ -44,7 +50,10 @@ def group_parameter(role: str) -> str:
 
 
 def identities(architecture: Architecture, region: str) -> Iterator[Resource]:
-    """A region's managed identities, what they may do in its resource group, and the roles of people."""
+    """A region's managed identities, and the roles that they and people have on its resource group.
+
+    What is for one secret, container, registry or namespace is given there: see ci.azure.access.
+    """
     for key, identity in sorted(architecture.access.identities.items()):
         yield Resource(
             type=_IDENTITY,
@@ -52,25 +61,21 @@ def identities(architecture: Architecture, region: str) -> Iterator[Resource]:
             body=as_json(msi.Identity(location=region, tags=tags(architecture))),
         )
         own = identity_id(architecture, region, key)
-        principal = reference(own, _IDENTITY, "principalId")
         for given in identity.azure_roles:
-            if given == "AcrPull" and region != architecture.primary:
-                continue  # the one registry is in the primary region: `remote_pulls` gives it there
-            yield role_assignment(given, principal, "ServicePrincipal", depends_on=(own,))
+            if given not in REGISTRY_ROLES:
+                who = principal(architecture, region, key)
+                yield role_assignment(given, who, "ServicePrincipal", depends_on=(own,))
     for role_name, role in sorted(architecture.access.roles.items()):
-        principal = f"[parameters('{group_parameter(role_name)}')]"
-        roles: list[str] = list(role.azure_roles)
-        if role.kubernetes_role != "none":
-            roles.append(_KUBERNETES_ROLES[role.kubernetes_role])
+        roles: list[str] = [one for one in role.azure_roles if one not in REGISTRY_ROLES]
+        if role.kubernetes_role != "none" and not role.namespaces:
+            roles.append(KUBERNETES_ROLES[role.kubernetes_role])
         for each in roles:
-            yield role_assignment(each, principal, "Group")
+            yield role_assignment(each, f"[parameters('{group_parameter(role_name)}')]", "Group")
 
 
-def remote_pulls(architecture: Architecture) -> Iterator[Resource]:
-    """The other regions' kubelets, let into the one registry."""
-    for region in architecture.order[1:]:
-        own = identity_id(architecture, region, "kubelet")
-        yield role_assignment("AcrPull", reference(own, _IDENTITY, "principalId"), "ServicePrincipal")
+def principal(architecture: Architecture, region: str, key: str) -> str:
+    """The object id of a region's identity, as an expression."""
+    return reference(identity_id(architecture, region, key), _IDENTITY, "principalId")
 
 
 def federation(architecture: Architecture, region: str) -> Iterator[Resource]:
@@ -87,7 +92,8 @@ def federation(architecture: Architecture, region: str) -> Iterator[Resource]:
         namespace, _, account = identity.service_account.partition("/")
         own = name(architecture, "identity", region, part=key)
         before: tuple[str, ...] = ()
-        for suffix, subject in _accounts(namespace, account):
+        canary = namespace == "voice" and key not in architecture.certificates.used_by
+        for suffix, subject in _accounts(namespace, account, canary=canary):
             credential = f"{trusted}{suffix}"
             yield Resource(
                 type=f"{_IDENTITY}/federatedIdentityCredentials",
@@ -109,10 +115,10 @@ def federation(architecture: Architecture, region: str) -> Iterator[Resource]:
             )
 
 
-def _accounts(namespace: str, account: str) -> Iterator[tuple[str, str]]:
-    """The subjects of an identity; api and agents are installed a second time while a promotion runs."""
+def _accounts(namespace: str, account: str, *, canary: bool) -> Iterator[tuple[str, str]]:
+    """The subjects of an identity; what serves calls is installed a second time while a promotion runs."""
     yield "", f"system:serviceaccount:{namespace}:{account}"
-    if namespace == "voice":
+    if canary:
         yield "-canary", f"system:serviceaccount:{namespace}:{account.replace('voice-', 'voice-canary-', 1)}"
 
 
@@ -185,7 +191,7 @@ def cluster(architecture: Architecture, region: str) -> Iterator[Resource]:
                     enable_private_cluster=kubernetes.private_api,
                     enable_private_cluster_public_fqdn=False if kubernetes.private_api else None,
                     authorized_ip_ranges=list(kubernetes.api_allowed_from) or None,
-                    disable_run_command=False,
+                    disable_run_command=True,
                 ),
                 network_profile=aks.ContainerServiceNetworkProfile(
                     network_plugin="kubenet" if kubernetes.network_plugin == "kubenet" else "azure",

@@ -91,20 +91,28 @@ def _postgres(architecture: Architecture) -> Iterator[Resource]:
         depends_on=(own_id,),
     )
     settings = {
+        "azure.extensions": "PGAUDIT",
+        # Azure's own default and the auditor; it counts from the server's next start.
+        "shared_preload_libraries": "pg_cron,pg_stat_statements,pgaudit",
         "connection_throttle.enable": "on",
         "log_checkpoints": "on",
         "log_connections": "on",
         "log_disconnections": "on",
+        # Who changed what, by statement; who read what would be each request's own line.
+        "pgaudit.log": "write,ddl,role",
         "require_secure_transport": "on",
         "ssl_min_protocol_version": f"TLSv{postgres.tls_min}",
     }
+    before = own_id
+    # One after the other: a server takes one change at a time, and pgaudit's settings come with its library.
     for key, value in settings.items():
         yield Resource(
             type=f"{_SERVER}/configurations",
             name=f"{own}/{key}",
             body=as_json(pg.Configuration(value=value, source="user-override")),
-            depends_on=(own_id,),
+            depends_on=(before,),
         )
+        before = resource_id(group(architecture, region), f"{_SERVER}/configurations", own, key)
     for database in postgres.databases:
         yield Resource(
             type=f"{_SERVER}/databases",

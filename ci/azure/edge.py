@@ -11,6 +11,7 @@ from azure.mgmt.dns import models as dns
 from azure.mgmt.network import models as net
 from azure.mgmt.trafficmanager import models as tm
 
+from ci.architecture.access import CERTIFICATE
 from ci.architecture.edge import Gateway
 from ci.architecture.facts import REGIONS
 from ci.architecture.model import Architecture
@@ -117,8 +118,15 @@ def _match(variable: str, operator: str, values: list[str]) -> net.MatchConditio
 
 
 def _ssl(gateway: Gateway) -> net.ApplicationGatewaySslPolicy:
-    # Predefined policies: 20220101 lets TLS 1.2 in, 20220101S only its strong suites and 1.3.
-    name = "AppGwSslPolicy20220101S" if gateway.tls_min in ("1.2", "1.3") else "AppGwSslPolicy20150501"
+    # No predefined policy takes 1.3 alone: 20220101S is 1.2 with its strong suites, and 1.3.
+    if gateway.tls_min == "1.3":
+        return net.ApplicationGatewaySslPolicy(
+            policy_type="CustomV2",
+            min_protocol_version="TLSv1_3",
+            cipher_suites=["TLS_AES_256_GCM_SHA384", "TLS_AES_128_GCM_SHA256"],
+        )
+    names = {"1.2": "AppGwSslPolicy20220101S", "1.1": "AppGwSslPolicy20170401"}
+    name = names.get(gateway.tls_min, "AppGwSslPolicy20150501")
     return net.ApplicationGatewaySslPolicy(policy_type="Predefined", policy_name=name)
 
 
@@ -140,7 +148,7 @@ def _gateway(architecture: Architecture, region: str, policy_id: str, address_id
     probes = [
         net.ApplicationGatewayProbe(
             name=key,
-            protocol="Http",
+            protocol="Https",
             path=route.probe.path,
             interval=int(route.probe.interval.total_seconds()),
             timeout=int(route.probe.timeout.total_seconds()),
@@ -152,8 +160,10 @@ def _gateway(architecture: Architecture, region: str, policy_id: str, address_id
     settings = [
         net.ApplicationGatewayBackendHttpSettings(
             name=key,
-            port=80,  # the cluster's gateway, which routes to the workload's own port
-            protocol="Http",
+            # The cluster's gateway shows the same certificate, of a public CA, for this host's name:
+            # Application Gateway verifies it without a root of ours.
+            port=443,
+            protocol="Https",
             cookie_based_affinity="Disabled",
             request_timeout=60,
             host_name=f"{key}.{architecture.dns.zone}",
@@ -181,7 +191,7 @@ def _gateway(architecture: Architecture, region: str, policy_id: str, address_id
             protocol="Https",
             frontend_ip_configuration=part("frontendIPConfigurations", "public"),
             frontend_port=part("frontendPorts", "https"),
-            ssl_certificate=part("sslCertificates", "wildcard"),
+            ssl_certificate=part("sslCertificates", CERTIFICATE),
         )
     ]
     rules = [
@@ -248,7 +258,7 @@ def _gateway(architecture: Architecture, region: str, policy_id: str, address_id
         frontend_ports=ports,
         ssl_certificates=[
             net.ApplicationGatewaySslCertificate(
-                name="wildcard", key_vault_secret_id=f"https://{vault}.vault.azure.net/secrets/wildcard"
+                name=CERTIFICATE, key_vault_secret_id=f"https://{vault}.vault.azure.net/secrets/{CERTIFICATE}"
             )
         ],
         backend_address_pools=[

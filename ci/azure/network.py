@@ -125,7 +125,12 @@ def network(architecture: Architecture, region: str) -> Iterator[Resource]:
         name=name(architecture, "vnet", region),
         body=as_json(
             net.VirtualNetwork(
-                **common, address_space=net.AddressSpace(address_prefixes=[str(plan.vnet)]), subnets=subnets
+                **common,
+                address_space=net.AddressSpace(address_prefixes=[str(plan.vnet)]),
+                subnets=subnets,
+                # Between nodes, in the region and to its peers: pods' traffic and that of a node's own
+                # network. Azure takes no stricter word: what cannot (Application Gateway) speaks TLS instead.
+                encryption=net.VirtualNetworkEncryption(enabled=True, enforcement="AllowUnencrypted"),
             )
         ),
         depends_on=(gateway_id, *nsgs.values()),

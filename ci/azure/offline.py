@@ -16,7 +16,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ci.azure.arm import Module
+from ci.architecture.resources import at
+from ci.architecture.transit import enforced_tls
+from ci.azure.arm import Module, Resource
 from ci.azure.checkov import failed_checks
 from ci.azure.render import write
 from ci.azure.schema import misfits
@@ -107,6 +109,10 @@ def _ours(modules: Sequence[Module]) -> Iterator[Problem]:
                 body,
             ):
                 yield problem("ARM-SECRET", "a secret's value in a template")
+            if _wide(resource):
+                yield problem(
+                    "ARM-WIDE", f"{resource.body['properties']['description']} on more than one thing"
+                )
             for rule, types, message in _RULES:
                 if resource.type == types and not rule(resource.body):
                     yield problem("ARM-RULE", message)
@@ -125,6 +131,22 @@ def _ours(modules: Sequence[Module]) -> Iterator[Problem]:
                     )
 
 
+def _wide(resource: Resource) -> bool:
+    """Whether a role for secrets, blobs or images is on more than one; people have theirs on the group."""
+    if resource.type != "Microsoft.Authorization/roleAssignments":
+        return False
+    properties = resource.body["properties"]
+    role, scope = str(properties.get("description")), resource.scope or ""
+    if role.startswith("Acr"):
+        return "'Microsoft.ContainerRegistry/registries'" not in scope
+    one = (
+        "'Microsoft.KeyVault/vaults/secrets'",
+        "'Microsoft.Storage/storageAccounts/blobServices/containers'",
+    )
+    data = role.startswith(("Key Vault", "Storage Blob")) and properties["principalType"] != "Group"
+    return data and not any(kind in scope for kind in one)
+
+
 def _at(body: Mapping[str, Any], path: str) -> Any:
     value: Any = body
     for key in path.split("."):
@@ -135,6 +157,9 @@ def _at(body: Mapping[str, Any], path: str) -> Any:
 def _is(path: str, *wanted: Any) -> Callable[[Mapping[str, Any]], bool]:
     return lambda body: _at(body, path) in wanted
 
+
+_SETTINGS = ("properties", "backendHttpSettingsCollection", "*", "properties", "protocol")
+_PROBES = ("properties", "probes", "*", "properties", "protocol")
 
 _RULES: list[tuple[Callable[[Mapping[str, Any]], bool], str, str]] = [
     (
@@ -172,6 +197,29 @@ _RULES: list[tuple[Callable[[Mapping[str, Any]], bool], str, str]] = [
         _is("properties.securityProfile.workloadIdentity.enabled", True),
         "Microsoft.ContainerService/managedClusters",
         "no workload identity",
+    ),
+    (
+        _is("properties.apiServerAccessProfile.disableRunCommand", True),
+        "Microsoft.ContainerService/managedClusters",
+        "run-command: whoever manages the cluster's resource is an administrator inside it",
+    ),
+    (
+        _is("properties.policies.azureADAuthenticationAsArmPolicy.status", "disabled"),
+        "Microsoft.ContainerRegistry/registries",
+        "tokens that were made for Resource Manager are taken",
+    ),
+    (
+        _is("properties.encryption.enabled", True),
+        "Microsoft.Network/virtualNetworks",
+        "what leaves a node is plain",
+    ),
+    (
+        lambda body: (
+            {*at(body, _SETTINGS), *at(body, _PROBES)} == {"Https"}
+            and enforced_tls(_at(body, "properties.sslPolicy")) >= "1.2"
+        ),
+        "Microsoft.Network/applicationGateways",
+        "plain HTTP to the cluster's gateway, or TLS below 1.2 from callers",
     ),
     (_is("properties.sku.tier", "WAF_v2"), "Microsoft.Network/applicationGateways", "no firewall"),
     (

@@ -254,7 +254,8 @@ def registry(architecture: Architecture) -> Iterator[Resource]:
                 trust_policy=acr.TrustPolicy(
                     type="Notary", status="enabled" if declared.content_trust else "disabled"
                 ),
-                azure_ad_authentication_as_arm_policy=acr.AzureADAuthenticationAsArmPolicy(status="enabled"),
+                # A token for Resource Manager is no token for images.
+                azure_ad_authentication_as_arm_policy=acr.AzureADAuthenticationAsArmPolicy(status="disabled"),
             ),
         )
     )
@@ -392,12 +393,22 @@ def watch(architecture: Architecture, region: str, *, month: str) -> Iterator[Re
     gateway = resource_id(
         home, "Microsoft.Network/applicationGateways", name(architecture, "gateway", region)
     )
+    redis = resource_id(
+        home, "Microsoft.Cache/redisEnterprise/databases", name(architecture, "redis", region), "default"
+    )
     logged = [
         _audit_logs(architecture, region, target, (), categories=("kube-audit-admin", "guard")),
         _audit_logs(
             architecture, region, account, (), categories=("StorageDelete", "StorageRead", "StorageWrite")
         ),
-        _audit_logs(architecture, region, gateway, (), categories=("ApplicationGatewayFirewallLog",)),
+        _audit_logs(
+            architecture,
+            region,
+            gateway,
+            (),
+            categories=("ApplicationGatewayAccessLog", "ApplicationGatewayFirewallLog"),
+        ),
+        _audit_logs(architecture, region, redis, (), categories=("ConnectionEvents",)),
     ]
     if region == architecture.primary:
         server = resource_id(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from ci.architecture.model import Architecture
-from ci.azure import cluster, data, edge, network, operations
+from ci.azure import access, cluster, data, edge, network, operations
 from ci.azure.arm import Module, Resource
 from ci.azure.cluster import group_parameter
 from ci.errors import BadInput
@@ -45,12 +45,13 @@ AREAS: dict[str, Render] = {
     "vault": operations.vault,
     "registry": _once(operations.registry),
     "registry-endpoints": operations.registry_endpoints,
-    "pulls": _once(cluster.remote_pulls),
     "data": data.data,
     "replicas": data.replicas,
+    "access": access.access,
     "edge": edge.edge,
     "front-door": _once(edge.front_door),
     "cluster": cluster.cluster,
+    "cluster-access": access.cluster_access,
     "federation": cluster.federation,
     "watch": _watch,
 }

@@ -365,9 +365,37 @@ class StandIn:
                 )
         if "/providers/" in wanted["scope"] and not self._there(wanted["scope"]):
             raise _Refused(404, "ParentResourceNotFound", f"{wanted['scope']} was not found.")
+        if wanted["type"] == "Microsoft.Authorization/roleAssignments":
+            self._assign(wanted, body)
         stored = {**body, "id": wanted["id"], "type": wanted["type"], "name": wanted["name"]}
         stored["properties"] = {**stored.get("properties", {}), "provisioningState": "Succeeded"}
         self.resources[wanted["id"].lower()] = stored
+
+    def _assign(self, wanted: dict[str, Any], body: Any) -> None:
+        """A role assignment's name is one's own in the whole tenant, and says for ever who may what on what.
+
+        Source: learn.microsoft.com, "Troubleshoot Azure RBAC": RoleAssignmentUpdateNotPermitted and
+        RoleAssignmentExists.
+        """
+
+        def fact(key: str, properties: Any) -> tuple[str, ...]:
+            scope = key.lower().rpartition("/providers/microsoft.authorization/")[0]
+            return scope, properties["principalId"], properties["roleDefinitionId"].lower()
+
+        mine = fact(wanted["id"], body["properties"])
+        for key, other in self.resources.items():
+            if other["type"] != wanted["type"]:
+                continue
+            named = other["name"].lower() == wanted["name"].lower()
+            same = fact(key, other["properties"]) == mine
+            if named and not same:
+                raise _Refused(
+                    400,
+                    "RoleAssignmentUpdateNotPermitted",
+                    "Tenant ID, application ID, principal ID, and scope are not allowed to be updated.",
+                )
+            if same and not named:
+                raise _Refused(409, "RoleAssignmentExists", "The role assignment already exists.")
 
     def _there(self, mentioned: str) -> bool:
         if re.search(r"(?i)/providers/Microsoft\.Authorization/roleDefinitions/", mentioned):
@@ -556,6 +584,10 @@ class _Expression:
             return self._given[arguments[0]]
         if function == "concat":
             return "".join(arguments)
+        if function == "resourceGroup":
+            return f"/subscriptions/{scope.subscription}/resourceGroups/{scope.group}"
+        if function == "guid":
+            return str(uuid.uuid5(_NAMESPACE, "-".join(arguments)))
         if function == "subscription":
             return str(uuid.uuid5(_NAMESPACE, f"{scope.subscription}/{path}"))
         if function == "subscriptionResourceId":

@@ -109,7 +109,9 @@ def _promises_page(items: Sequence[Item]) -> Page:
     for item in items:
         style, mark = ("green", "✓") if item.met else ("bold red", "✗ GAP")
         lines.append(words((f"{mark} ", style), (item.promise, "bold" if item.met else style)))
-        lines += [words(f"    {evidence}") for evidence in item.evidence]
+        for evidence in item.evidence:
+            missing = evidence.startswith(("GAP ", "MISSING "))
+            lines.append(words((f"    {evidence}", "red" if missing else "")))
     return page(*lines)
 
 

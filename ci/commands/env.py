@@ -163,7 +163,9 @@ def env_values(env: Env, region: Region = None) -> None:
     """Print the values that the Helm chart is installed with on this environment's clusters.
 
     What Azure makes up is read from variables: AZURE_TENANT_ID, AZURE_PROMETHEUS_URL, AZURE_CLIENT_ID_API
-    (_MIGRATE, _AGENT, _LIVEKIT). Example: va env values --env prod --region westeurope > values.yaml
+    (_MIGRATE, _AGENT, _LIVEKIT, _INGRESS).
+
+    Example: va env values --env prod --region westeurope > values.yaml
     """
     import os
 
@@ -178,7 +180,8 @@ def env_values(env: Env, region: Region = None) -> None:
         if where not in architecture.regions:
             raise BadInput(f"{env} has no region {where!r}", hint=f"known: {', '.join(architecture.order)}")
         variables = {
-            part: f"AZURE_CLIENT_ID_{part.upper()}" for part in ("api", "migrate", "agent", "livekit")
+            part: f"AZURE_CLIENT_ID_{part.upper()}"
+            for part in ("api", "migrate", "agent", "livekit", "ingress")
         }
         wanted = (*variables.values(), "AZURE_TENANT_ID", "AZURE_PROMETHEUS_URL")
         if missing := [variable for variable in wanted if not os.environ.get(variable)]:

@@ -175,6 +175,9 @@ class Agent(Part):
     """The agents' workers."""
 
     drain_timeout_seconds: Seconds
+    provider_secret: MaybeName = Field(
+        description="each of its keys is a variable: those of speech and language services; none when empty"
+    )
     env: Variables
 
 
@@ -195,6 +198,8 @@ class Gateway(_Values):
     class_name: MaybeName
     address: Annotated[str, Field(pattern=r"^[0-9.]*$")]
     annotations: dict[str, str] = Field(description="of the Service that the controller makes for it")
+    tls_secret: MaybeName = Field(description="it ends TLS with this, on 443; plain HTTP on 80 when empty")
+    identity: ClientId = Field(description="as whom that Secret is fetched from the vault")
 
 
 class Ingress(_Values):
@@ -298,6 +303,10 @@ class LiveKit(_Values):
     """LiveKit as api and agents reach it, and the server where this chart runs it."""
 
     url: str = Field(pattern=r"^(wss?|https?)://")
+    address: Annotated[str, Field(pattern=r"^[0-9.]*$")] = Field(
+        description="where pods find the host of `url`: the Gateway of `traffic`, which then leads to "
+        "LiveKit, too; as names say when empty"
+    )
     public_url: str = Field(pattern=r"^((wss?|https?)://.+)?$")
     secret: Name
     server: LiveKitServer
@@ -319,8 +328,11 @@ class Secrets(_Values):
     objects: dict[Name, dict[Annotated[str, Field(pattern=_VARIABLE)], Name]] = Field(
         description="a Secret's name: its keys: the vault's secret"
     )
+    readers: dict[Name, Literal["api", "agent"]] = Field(
+        description="a Secret's name: the part that it is fetched as; the api when it is not in here"
+    )
     certificates: dict[Name, Name] = Field(
-        description="a TLS Secret's name (in LiveKit's namespace): the vault's certificate"
+        description="a TLS Secret's name, in LiveKit's namespace or the Gateway's: the vault's certificate"
     )
 
 

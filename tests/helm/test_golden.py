@@ -17,6 +17,7 @@ import yaml
 
 from ci import places, tools
 from ci.architecture import model
+from ci.architecture.access import secret_readers
 from ci.architecture.chart import checkable_values
 from ci.delivery.chart import render
 from ci.delivery.chart_values import Values, laid_over
@@ -92,6 +93,34 @@ def test_a_wrong_object_of_a_controller_is_found(kind: str, right: str, wrong: s
     assert right in text
     with pytest.raises(BadInput, match=kind):
         asyncio.run(validate({"prod": text.replace(right, wrong)}, SilentReporter()))
+
+
+def test_no_part_fetches_what_another_alone_may_read() -> None:
+    architecture = model.read("prod").architecture
+    readers = secret_readers(architecture)
+    accounts = {one.service_account: key for key, one in architecture.access.identities.items()}
+    objects = list(yaml.safe_load_all((HERE / "golden" / "prod.yaml").read_text()))
+    stores = {
+        (one["metadata"]["namespace"], one["metadata"]["name"]): one["spec"]["provider"]["azurekv"]
+        for one in objects
+        if one["kind"] == "SecretStore"
+    }
+    there = {
+        (one["metadata"]["namespace"], one["metadata"]["name"])
+        for one in objects
+        if one["kind"] == "ServiceAccount"
+    }
+    fetched = set()
+    for one in (one for one in objects if one["kind"] == "ExternalSecret"):
+        namespace = one["metadata"]["namespace"]
+        account = stores[namespace, one["spec"]["secretStoreRef"]["name"]]["serviceAccountRef"]["name"]
+        who = accounts[f"{namespace}/{account}"]
+        assert (namespace, account) in there
+        for each in one["spec"]["data"]:
+            secret = each["remoteRef"]["key"].removeprefix("secret/")
+            assert who in readers[secret], (who, secret)
+            fetched.add((who, secret))
+    assert ("agent", "openai-api-key") in fetched and ("ingress", "wildcard") in fetched
 
 
 def test_only_livekit_is_let_off_the_restricted_profile() -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from datetime import timedelta
 
+from ci.architecture.access import container_users, secret_readers
 from ci.architecture.chart import Fit
 from ci.architecture.check.rule import Broken, Estate, Rule, error, warning
 from ci.architecture.facts import VM_SIZES
@@ -345,9 +346,93 @@ def secrets_have_users(estate: Estate) -> Iterator[Broken]:
                 )
 
 
+@error("ACCESS-USER")
+def users_are_identities(estate: Estate) -> Iterator[Broken]:
+    """Who may read a secret, the certificate or a container signs in as an identity of its own."""
+    architecture = estate.architecture
+    identities = architecture.access.identities
+    used: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
+        *(
+            (("storage", "containers", name, "used_by"), one.used_by)
+            for name, one in architecture.storage.containers.items()
+        ),
+        (("certificates", "used_by"), architecture.certificates.used_by),
+    ]
+    if any(identity.service_account for identity in identities.values()):
+        used += [
+            (("key_vault", "secrets", name, "used_by"), one.used_by)
+            for name, one in architecture.key_vault.secrets.items()
+        ]
+    for key, users in used:
+        for user in users:
+            if user not in identities:
+                yield Broken(
+                    key,
+                    f"{'.'.join(key[:-1])} is for {user}, which has no identity: it could not read it",
+                    f"one of {', '.join(sorted(identities))}, or access.identities.{user}",
+                )
+
+
+@error("ACCESS-UNUSED")
+def identities_are_used(estate: Estate) -> Iterator[Broken]:
+    """An identity is there for something: what may do nothing, and what does nothing, goes."""
+    architecture = estate.architecture
+    used = {
+        "cluster", "kubelet", "api", "migrate",  # the last two log in to PostgreSQL
+        *(user for users in secret_readers(architecture).values() for user in users),
+        *(user for users in container_users(architecture).values() for user in users),
+    }  # fmt: skip
+    for name, identity in architecture.access.identities.items():
+        if name not in used and not identity.azure_roles:
+            yield Broken(
+                ("access", "identities", name),
+                f"{name} may do nothing, and nothing says what it is for",
+                f"leave it out, or name {name} in used_by of what it reads",
+            )
+
+
+@error("ACCESS-WIDE")
+def secrets_and_data_are_given_one_by_one(estate: Estate) -> Iterator[Broken]:
+    """What a pod or a gateway may read of secrets and blobs is said one by one, never for the whole group."""
+    for name, identity in estate.architecture.access.identities.items():
+        for role in identity.azure_roles:
+            if role.startswith(("Key Vault", "Storage Blob")):
+                yield Broken(
+                    ("access", "identities", name, "azure_roles"),
+                    f"{role} on the whole resource group: {name} may then read every secret or blob in it",
+                    f"name {name} in used_by of each secret or container that it needs, instead of the role",
+                )
+
+
+@error("ACCESS-RELEASE")
+def publishing_and_promoting_are_two(estate: Estate) -> Iterator[Broken]:
+    """Who publishes has no say in a cluster, and who promotes cannot change what is promoted."""
+    roles = estate.architecture.access.roles
+    publisher, promoter = roles.get("publisher"), roles.get("promoter")
+    if publisher is not None and publisher.kubernetes_role != "none":
+        yield Broken(
+            ("access", "roles", "publisher", "kubernetes_role"),
+            "who publishes may change what runs in a cluster",
+            "kubernetes_role: none; the promoter has it",
+        )
+    if promoter is not None and set(promoter.azure_roles) - {"AcrPull"}:
+        yield Broken(
+            ("access", "roles", "promoter", "azure_roles"),
+            "who promotes may do more with images than to pull them",
+            "azure_roles: [AcrPull]",
+        )
+    if publisher is not None and promoter is not None and publisher.group == promoter.group:
+        yield Broken(
+            ("access", "roles", "promoter", "group"),
+            "who publishes and who promotes are the same group: its members may do both",
+            "a group for each",
+        )
+
+
 RULES: tuple[Rule, ...] = (
     nodes_as_claimed, chart_as_declared, chart_all_declared, pools_are_there, taints_are_tolerated,
     tolerations_have_taints, a_system_pool, requests_fit_a_node, pods_fit_their_pool, a_canary_fits_beside,
     grace_outlasts_drain, upgrades_wait, inside_the_quota, inside_each_familys_quota, identities_can_sign_in,
-    secrets_are_named, secrets_have_users,
+    secrets_are_named, secrets_have_users, users_are_identities, identities_are_used,
+    secrets_and_data_are_given_one_by_one, publishing_and_promoting_are_two,
 )  # fmt: skip

@@ -103,7 +103,7 @@ def pods_can_log_in(estate: Estate) -> Iterator[Broken]:
             yield Broken(
                 ("access", "identities"),
                 f"{who} logs in to PostgreSQL by Entra ID and has no identity",
-                f"{who}: {{service_account: voice/voice-{who}, azure_roles: []}}",
+                f"{who}: {{service_account: voice/voice-{who}}}",
             )
 
 

@@ -168,6 +168,13 @@ because several environments may share one LiveKit.
 {{- include "voice.livekitKeys" .root }}
 {{- end }}
 
+{{/* Where pods find LiveKit's host, if not as names say: the certificate there is for that name. */}}
+{{- define "voice.livekitHost" }}
+{{- with .Values.livekit.address }}
+hostAliases: [{ip: {{ . }}, hostnames: [{{ regexReplaceAll ":[0-9]+$" (urlParse $.Values.livekit.url).host "" }}]}]
+{{- end }}
+{{- end }}
+
 {{- define "voice.livekitKeys" }}
 {{- range $key := list "LIVEKIT_API_KEY" "LIVEKIT_API_SECRET" }}
 - name: {{ $key }}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -108,6 +109,34 @@ def test_apply_brings_everything_about_and_a_second_time_nothing(on: Any, world:
     assert not [request for request in world.requests if request.startswith("PUT")], (
         "nothing was written again"
     )
+
+
+def test_every_environment_has_its_own_roles_in_one_tenant(on: Any, world: standin.StandIn) -> None:
+    # The names of their assignments: the second environment was refused when they were the first one's.
+    staging = model.read("staging").architecture
+    for architecture in (DEV, staging):
+        few_areas = tuple(m for m in render(architecture) if m.area == "identity")
+        on(lambda azure, few_areas=few_areas: apply(azure, few_areas))
+    kept = [one for one in world.resources.values() if one["type"].endswith("/roleAssignments")]
+    assert len({one["name"] for one in kept}) == len(kept) > 20
+
+
+@pytest.mark.parametrize(
+    ("same_name", "said"), [(True, "RoleAssignmentUpdateNotPermitted"), (False, "RoleAssignmentExists")]
+)
+def test_a_role_assignment_says_for_ever_who_may_what_on_what(on: Any, same_name: bool, said: str) -> None:
+    (home,) = [module for module in few(DEV) if module.area == "identity"]
+    (own, other) = [one for one in home.resources if one.scope is None and one.type.endswith("Assignments")][
+        -2:
+    ]
+    wrong = (
+        dataclasses.replace(other, name=own.name) if same_name else dataclasses.replace(own, name=other.name)
+    )
+    rest = tuple(one for one in home.resources if one not in (own, other))
+    on(lambda azure: apply(azure, (dataclasses.replace(home, resources=(*rest, own)),)))
+    with pytest.raises(StepFailed) as caught:
+        on(lambda azure: apply(azure, (dataclasses.replace(home, resources=(*rest, wrong)),)))
+    assert said in str(caught.value)
 
 
 @pytest.mark.timeout(240)

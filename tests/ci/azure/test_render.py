@@ -115,6 +115,7 @@ def test_each_identity_is_trusted_by_its_pods_only() -> None:
     canary = _one(kind, "id-api-voiceassistant-prod/aks-voiceassistant-prod-canary")
     assert canary["properties"]["subject"] == "system:serviceaccount:voice:voice-canary-api"
     assert [need for need in canary["dependsOn"] if "aks-voiceassistant-prod'" in need]
+    assert not _find(kind, "id-ingress-voiceassistant-prod/aks-voiceassistant-prod-canary")
     livekit = _one(kind, "id-livekit-voiceassistant-prod/aks-voiceassistant-prod")["properties"]
     assert livekit["subject"] == "system:serviceaccount:voice-livekit:voice-livekit"
 
@@ -132,6 +133,10 @@ def test_the_gateway_is_the_architectures() -> None:
     own = {"/".join(re.findall(r"'([^']+)'", part["id"])[-1:]) for part in _parts(gateway)}
     named = {item["name"] for value in gateway.values() if isinstance(value, list) for item in value}
     assert own <= named, "every part that is referred to is there"
+    for settings in gateway["backendHttpSettingsCollection"]:
+        assert (settings["properties"]["port"], settings["properties"]["protocol"]) == (443, "Https")
+        # What the certificate is for, so that Application Gateway takes it.
+        assert settings["properties"]["hostName"] == f"{settings['name']}.voiceassistant.example.com"
     policy = _one(
         "Microsoft.Network/ApplicationGatewayWebApplicationFirewallPolicies", "wafvoiceassistantprod"
     )
@@ -245,8 +250,26 @@ def test_audit_logs_are_kept_for_ninety_days_and_others_for_thirty() -> None:
     logged = {one.scope for one in _find("Microsoft.Insights/diagnosticSettings")}
     for kind in (
         "vaults", "registries", "flexibleServers", "managedClusters", "blobServices", "applicationGateways",
+        "redisEnterprise/databases",
     ):  # fmt: skip
         assert any(kind in str(scope) for scope in logged), kind
+    categories = {
+        category.get("category")
+        for one in _find("Microsoft.Insights/diagnosticSettings")
+        for category in one.body["properties"]["logs"]
+    }
+    assert categories >= {"ApplicationGatewayAccessLog", "ApplicationGatewayFirewallLog", "ConnectionEvents"}
+
+
+def test_who_changed_what_in_the_database_is_logged_by_statement() -> None:
+    kind = "Microsoft.DBforPostgreSQL/flexibleServers/configurations"
+    settings = {one.name.split("/")[1]: one.body["properties"]["value"] for one in _find(kind)}
+    assert "pgaudit" in settings["shared_preload_libraries"].split(",")
+    assert settings["azure.extensions"] == "PGAUDIT"
+    assert {"write", "ddl", "role"} <= set(settings["pgaudit.log"].split(","))
+    # A server takes one change at a time.
+    waits = [one.depends_on for one in _find(kind)]
+    assert len(set(waits)) == len(waits)
 
 
 def test_people_and_services_get_their_roles_by_name() -> None:
@@ -257,6 +280,8 @@ def test_people_and_services_get_their_roles_by_name() -> None:
         (module.group, one.name) for module in MODULES for one in module.resources if one in assignments
     ]
     assert len(set(in_region)) == len(in_region), names
+    # Unique in the tenant: a name that is a constant would be the next environment's, too.
+    assert all(name.startswith("[guid(resourceGroup().id, '") for name in names)
 
 
 def test_the_budget_is_shared_by_the_regions() -> None:
@@ -307,6 +332,12 @@ def _broken(area: str, **changes: Any) -> tuple[Module, ...]:
         ("vault", {"body": {"properties": {}}}, "ARM-RULE"),
         ("network", {"depends_on": ("[resourceId('rg', 'Microsoft.Network/x', 'y')]",)}, "ARM-DEPENDS"),
         ("network", {"name": "a/b"}, "ARM-NAME"),
+        ("access", {"scope": None}, "ARM-WIDE"),
+        (
+            "access",
+            {"scope": "[resourceId('rg', 'Microsoft.KeyVault/vaults', 'kv-voiceassistant-prod')]"},
+            "ARM-WIDE",
+        ),
         ("network", {"body": {"adminPassword": "hunter2"}}, "ARM-SECRET"),
         ("network", {"body": {"zones": None}}, "ARM-NULL"),
     ],
@@ -317,6 +348,43 @@ def test_each_of_our_rules_finds_its_mistake(
     found = _checked(_broken(area, **changes), waivers, today=TODAY)
     assert code in {problem.id for problem in found.problems}
     assert "hunter2" not in str(found.problems)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "value"),
+    [
+        (
+            "Microsoft.ContainerService/managedClusters",
+            ("apiServerAccessProfile", "disableRunCommand"),
+            False,
+        ),
+        (
+            "Microsoft.ContainerRegistry/registries",
+            ("policies", "azureADAuthenticationAsArmPolicy", "status"),
+            "enabled",
+        ),
+        ("Microsoft.Network/virtualNetworks", ("encryption", "enabled"), False),
+        (
+            "Microsoft.Network/applicationGateways",
+            ("backendHttpSettingsCollection", 0, "properties", "protocol"),
+            "Http",
+        ),
+        ("Microsoft.Network/applicationGateways", ("sslPolicy", "policyName"), "AppGwSslPolicy20150501"),
+    ],
+)
+def test_what_lets_more_in_than_it_must_is_found(
+    waivers: Path, kind: str, path: tuple[str | int, ...], value: object
+) -> None:
+    (home, own) = next((m, r) for m in MODULES for r in m.resources if r.type == kind)
+    body = json.loads(json.dumps(own.body))
+    inner = body["properties"]
+    for key in path[:-1]:
+        inner = inner[key]
+    assert inner[path[-1]] != value
+    inner[path[-1]] = value
+    alone = dataclasses.replace(home, resources=(dataclasses.replace(own, body=body, depends_on=()),))
+    found = _checked((alone,), waivers, today=TODAY)
+    assert [problem.id for problem in found.problems] == ["ARM-RULE"], found.problems
 
 
 def test_what_is_rendered_twice_is_found(waivers: Path) -> None:
@@ -403,6 +471,12 @@ def test_the_report_has_evidence_for_every_promise_and_no_gap() -> None:
         ("private_endpoints=[storage]", "No public access"),
         ("shared_keys=true", "Least privilege"),
         ("redis.access_keys=false", "Least privilege"),
+        ("api.azure_roles=[Storage Blob Data Contributor]", "Least privilege"),
+        ("access.roles.publisher.kubernetes_role=admin", "Least privilege"),
+        ("access.roles.promoter.namespaces=[]", "Least privilege"),
+        ("access.roles.promoter.azure_roles=[AcrPush]", "Least privilege"),
+        ("access.roles.promoter.group='env:ENTRA_GROUP_PUBLISHERS'", "Least privilege"),
+        ("agents.vm_size=Standard_D4s_v3", "Encryption in transit"),
         ("key_vault.secrets={redis: {rotate_every: 9d, used_by: [api]}}", "GDPR: one person"),
         ("alerts.email=[]", "Someone is told"),
         ("postgres.replicas={}", "Recovery"),

@@ -98,7 +98,7 @@ def test_schema_values_alerts_and_dashboards(va: typer.Typer, tmp_path: Path) ->
     said = _run(va, "env", "values", "--env", "prod")
     values = yaml.safe_load(said.stdout)
     assert values["agent"]["nodeSelector"] == {"voice/pool": "agents"}
-    assert values["traffic"]["gateway"]["address"].startswith("10.10.3.")
+    assert values["livekit"]["address"].startswith("10.10.3.")
     assert "AZURE_CLIENT_ID_API" in said.stderr
     rule = yaml.safe_load(_run(va, "env", "alerts", "--env", "prod").stdout)
     assert (rule["kind"], len(rule["spec"]["groups"][0]["rules"])) == ("PrometheusRule", 6)
@@ -133,8 +133,8 @@ def test_render_check_and_graph(va: typer.Typer, tmp_path: Path) -> None:
 def test_plan_apply_drift_destroy_on_the_stand_in(va: typer.Typer, tmp_path: Path) -> None:
     # The stand-in's state outlives each command, as Azure does.
     local = ("--env", "dev", "--local")
-    assert "Plan: 123 to create, 0 to change, 0 to delete." in _run(va, "infra", "plan", *local).stdout
-    assert "deployed (123 resources), 0 unchanged" in _run(va, "infra", "apply", *local).stdout
+    assert "Plan: 138 to create, 0 to change, 0 to delete." in _run(va, "infra", "plan", *local).stdout
+    assert "deployed (138 resources), 0 unchanged" in _run(va, "infra", "apply", *local).stdout
     assert "No changes." in _run(va, "infra", "plan", *local).stdout
     state = tmp_path / "state" / "azure.json"
     kept = json.loads(state.read_text())

@@ -52,7 +52,7 @@ def test_an_environments_values_fit(environment: str, region: str) -> None:
 def test_each_region_has_its_own_services() -> None:
     prod = model.read("prod").architecture
     found = [values(prod, region) for region in prod.order]
-    for path in (("redis", "url"), ("secrets", "vault", "url"), ("traffic", "gateway", "address")):
+    for path in (("redis", "url"), ("secrets", "vault", "url"), ("livekit", "address")):
         said = set()
         for one in found:
             here: Any = one
