@@ -2,7 +2,8 @@
 
 Asked by plumbing commands alone, with none of the user's settings (but whom git may trust: `safe.directory`)
 and none of the environment's: two people who build one commit get the same answers, and no program of theirs
-runs.
+runs, but for the filters that the checkout itself has set up (as git-lfs does): no file of them is to be
+compared without.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ _SETTINGS = (
     "core.excludesFile=/dev/null",
     "core.attributesFile=/dev/null",
     "core.abbrev=auto",
+    # A checkout that lay on another file system has it off; modes are part of what is built.
+    "core.fileMode=true",
 )
 
 
 async def read_commit(root: Path, *paths: str) -> Commit:
     """HEAD of the checkout at `root`, or the last commit that changed any of `paths`.
 
-    It is dirty when a file there that git does not ignore differs from it; what is inside of submodules is
+    It is dirty when a file there that git does not ignore differs from it, or may: git was told not to look at
+    it (`assume-unchanged`), or that it need not be there (a sparse checkout). What is inside of submodules is
     not looked at, since it is in no build. BadInput, in git's own words, when `root` is no git checkout, has
     no such commit yet, or belongs to somebody whom git does not trust.
     """
@@ -42,8 +46,12 @@ async def read_commit(root: Path, *paths: str) -> Commit:
     changed = await _git(root, "status", *words, "--", *paths)
     if changed.code:
         raise _refused(root, changed)
+    listed = await _git(root, "ls-files", "-v", "-z", "--cached", "--", *paths)
+    if listed.code:
+        raise _refused(root, listed)
+    unseen = any(row.startswith("S") or row[:1].islower() for row in listed.stdout.split("\0"))
     time = datetime.fromtimestamp(int(seconds), UTC)
-    return Commit(sha=sha, dirty=bool(changed.stdout), time=time)
+    return Commit(sha=sha, dirty=bool(changed.stdout) or unseen, time=time)
 
 
 async def files(root: Path, under: str = ".") -> tuple[PurePosixPath, ...]:

@@ -102,7 +102,8 @@ class Prometheus:
     async def instant(self, query: str) -> tuple[Sample, ...]:
         """Ask an instant query whose answer is a vector; NaN stays NaN, the caller decides.
 
-        An answer that Prometheus itself (or Thanos, Mimir in its place) warns of is one in part: unavailable.
+        An answer that Prometheus itself (or Thanos, Mimir, VictoriaMetrics in its place) warns of is one in
+        part: unavailable.
         """
         try:
             response = await self._client.post("/api/v1/query", data={"query": query})
@@ -112,21 +113,28 @@ class Prometheus:
                 f"Prometheus at {self.url} did not answer: {type(error).__name__} {error}".strip(),
                 hint="va status says which part is down; then run the same command",
             ) from error
-        if not isinstance(answer, dict) or answer.get("status") != "success":
-            said = answer.get("error") if isinstance(answer, dict) else answer
+        if not isinstance(answer, dict) or answer.get("status") != "success" or not response.is_success:
+            said = answer.get("error", response.status_code) if isinstance(answer, dict) else answer
             raise SystemUnavailable(f"Prometheus at {self.url} refused {query!r}: {said}")
-        if doubts := [*(answer.get("warnings") or ()), *(answer.get("infos") or ())]:
-            said = "; ".join(map(str, doubts))
-            raise SystemUnavailable(f"Prometheus at {self.url} doubts its answer: {said}")
+        if doubts := _doubts(answer):
+            raise SystemUnavailable(f"Prometheus at {self.url} doubts its answer: {doubts}")
         try:
             return tuple(_sample(item) for item in answer["data"]["result"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise SystemUnavailable(f"Prometheus at {self.url} answered something unknown") from error
 
 
+def _doubts(answer: Mapping[str, Any]) -> str:
+    """What the server says against its own answer; `isPartial` is how VictoriaMetrics does."""
+    said = [answer.get(key) for key in ("warnings", "infos")]
+    each = [one for some in said if some for one in (some if isinstance(some, list) else [some])]
+    return "; ".join(map(str, [*each, *(["it is partial"] if answer.get("isPartial") else [])]))
+
+
 def _sample(item: Any) -> Sample:
     time, value = item["value"]
-    return Sample(labels=item["metric"], value=float(value), time=float(time))
+    labels = {str(name): str(label) for name, label in dict(item["metric"]).items()}
+    return Sample(labels=labels, value=float(value), time=float(time))
 
 
 async def read(
@@ -179,8 +187,11 @@ def understood(
 ) -> Reading | NoData:
     """The three answers as one reading; anything doubtful is NoData.
 
-    Of several targets of one pod the one that was scraped last speaks for it, so that none counts twice.
+    Of several targets of one pod (jobs, or its other containers' ports) one speaks for it, so that none counts
+    twice: of those that have its counters the one that was scraped last.
     """
+    counters = list(counters)
+    counting = [sample for sample in counters if sample.labels.get("__name__") == SESSIONS]
     targets = _targets(up, scraped)
     time = max((sample.time for sample in up), default=now)
     if not targets:
@@ -196,7 +207,11 @@ def understood(
     fresh = {pod: [one for one in alive[pod] if one.age <= stale] for pod in targets}
     if old := [pod for pod in asked if not fresh[pod]]:
         return NoData(time=time, reason=f"not scraped for {stale:g} s: {', '.join(old)}")
-    speaks = {pod: max(ones, key=_last_scraped) for pod, ones in fresh.items() if ones}
+    speaks = {
+        pod: max(ones, key=lambda one: (any(map(one.has, counting)), one.scraped, sorted(one.labels)))
+        for pod, ones in fresh.items()
+        if ones
+    }
     values: dict[Series, float] = {}
     born: dict[str, float] = {}
     for sample in counters:
@@ -217,10 +232,6 @@ def understood(
     return Reading(time=time, values=values, born=born)
 
 
-def _last_scraped(target: _Target) -> tuple[float, list[tuple[str, str]]]:
-    return target.scraped, sorted(target.labels)
-
-
 def _targets(up: Iterable[Sample], scraped: Iterable[Sample]) -> dict[str, list[_Target]]:
     """By pod. The same labels name the same target, with or without the metric's name."""
 
@@ -239,10 +250,12 @@ def _targets(up: Iterable[Sample], scraped: Iterable[Sample]) -> dict[str, list[
 
 
 def _whole(pod: str, values: Mapping[Series, float]) -> bool:
-    """Whether a pod's counters are there, and its histogram to the last bucket, if any pod has one."""
+    """Whether a pod's counters are there (the api counts both outcomes from its start: one that lacks errors
+    was cut on the way), and its histogram to the last bucket, if any pod has one.
+    """
     own = {(series.name, series.label) for series in values if series.pod == pod}
     timed = any(series.name == DURATIONS for series in values)
-    return any(name == SESSIONS for name, _ in own) and (
+    return {(SESSIONS, "ok"), (SESSIONS, "error")} <= own and (
         not timed or any(name == DURATIONS and _bound(label) == math.inf for name, label in own)
     )
 

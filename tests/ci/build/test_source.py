@@ -48,6 +48,32 @@ def test_a_changed_or_new_file_makes_it_dirty(checkout: Path, name: str) -> None
     assert asyncio.run(read_commit(checkout)).dirty
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        ("update-index", "--assume-unchanged", "b.py"),
+        ("update-index", "--skip-worktree", "b.py"),
+        ("sparse-checkout", "set", "--no-cone", "/sub"),
+    ],
+)
+def test_a_file_that_git_was_told_not_to_look_at_is_in_no_clean_build(
+    checkout: Path, told: tuple[str, ...]
+) -> None:
+    git(checkout, *told)
+    if told[0] == "update-index":
+        (checkout / "b.py").write_text("something else")
+
+    assert asyncio.run(read_commit(checkout)).dirty
+    assert not asyncio.run(read_commit(checkout, "sub")).dirty
+
+
+def test_a_mode_that_the_checkout_does_not_look_at_makes_it_dirty(checkout: Path) -> None:
+    git(checkout, "config", "core.fileMode", "false")
+    (checkout / "b.py").chmod(0o755)
+
+    assert asyncio.run(read_commit(checkout)).dirty
+
+
 def test_the_files_are_those_git_would_track(checkout: Path) -> None:
     (checkout / "noise.log").write_text("ignored")
     (checkout / "new.py").write_text("untracked")

@@ -251,13 +251,20 @@ def sample(value: float, time: float = 100.0, **labels: str) -> Sample:
     return Sample(labels={"track": "stable", "pod": "p"} | labels, value=value, time=time)
 
 
-COUNTED = [sample(7, __name__=SESSIONS, outcome="ok")]
+def counted_sessions(ok: float, error: float = 0, **labels: str) -> list[Sample]:
+    return [
+        sample(value, __name__=SESSIONS, outcome=outcome, **labels)
+        for outcome, value in (("ok", ok), ("error", error))
+    ]
+
+
+COUNTED = counted_sessions(7)
 
 
 def test_a_whole_answer_is_a_reading() -> None:
     read = metrics.understood([sample(1)], [sample(99)], COUNTED, stale=5, now=0, expected=["p"])
 
-    assert read == reading(100, sessions(ok=7))
+    assert read == reading(100, sessions(ok=7, error=0))
 
 
 @pytest.mark.parametrize(
@@ -300,25 +307,46 @@ def test_a_pod_under_two_jobs_counts_once_and_the_last_scrape_speaks() -> None:
     assert read == reading(100, sessions(ok=8, error=2))
 
 
+@pytest.mark.parametrize("up", [0.0, 1.0])
+def test_a_port_of_the_pod_that_counts_no_sessions_does_not_speak_for_it(up: float) -> None:
+    beside = {"instance": "10.0.0.7:15090", "container": "proxy"}
+    read = metrics.understood(
+        [doubled("pods", 1), sample(up, **beside)],
+        [doubled("pods", 97), sample(99.5, **beside)],
+        [
+            doubled("pods", 6, __name__=SESSIONS, outcome="ok"),
+            doubled("pods", 1, __name__=SESSIONS, outcome="error"),
+            sample(5, __name__="process_start_time_seconds", **beside),
+        ],
+        stale=5,
+        now=0,
+        expected=["p"],
+    )
+
+    assert read == reading(100, sessions(ok=6, error=1))
+
+
 def test_what_belongs_to_no_target_is_nobodys() -> None:
     late = [sample(5, __name__=SESSIONS, outcome="ok", pod="gone")]
     read = metrics.understood([sample(1)], [sample(99)], [*COUNTED, *late], stale=5, now=0, expected=["p"])
 
-    assert read == reading(100, sessions(ok=7))
+    assert read == reading(100, sessions(ok=7, error=0))
 
 
 BOTH = {"up": [sample(1), sample(1, pod="q")], "scraped": [sample(99), sample(99, pod="q")]}
 TIMED = [sample(7, __name__=DURATIONS, le=le) for le in ("0.5", "+Inf")]
-OTHER = sample(3, __name__=SESSIONS, outcome="ok", pod="q")
+OTHER = counted_sessions(3, pod="q")
 
 
 @pytest.mark.parametrize(
     "counted",
     [
         COUNTED,
-        [*COUNTED, *TIMED, OTHER],  # no histogram of q
-        [*COUNTED, *TIMED, OTHER, sample(2, __name__=DURATIONS, le="0.5", pod="q")],  # not to its end
+        [*COUNTED, *TIMED, *OTHER],  # no histogram of q
+        [*COUNTED, *TIMED, *OTHER, sample(2, __name__=DURATIONS, le="0.5", pod="q")],  # not to its end
         [*COUNTED, *TIMED, sample(3, __name__=DURATIONS, le="+Inf", pod="q")],
+        [*COUNTED, OTHER[0]],  # its errors are another label's, or were dropped on the way
+        [*COUNTED, sample(3, __name__=SESSIONS, pod="q")],
     ],
 )
 def test_a_ready_pod_without_its_counters_is_a_hole(counted: list[Sample]) -> None:
@@ -389,6 +417,19 @@ def test_an_instant_query() -> None:
                 200, json={"status": "success", "data": {"result": []}, "infos": ["mixed buckets"]}
             ),
             "doubts its answer: mixed buckets",
+        ),
+        (
+            httpx.Response(200, json={"status": "success", "isPartial": True, "data": {"result": []}}),
+            "doubts its answer: it is partial",
+        ),
+        (httpx.Response(200, json={"status": "success", "warnings": "gone"}), "doubts its answer: gone"),
+        (httpx.Response(200, json={"status": "success", "warnings": 5}), "doubts its answer: 5"),
+        (httpx.Response(503, json={"status": "success", "data": {"result": []}}), "refused 'up': 503"),
+        (
+            httpx.Response(
+                200, json={"status": "success", "data": {"result": [{"metric": [1], "value": [1, "2"]}]}}
+            ),
+            "something unknown",
         ),
     ],
 )
