@@ -8,7 +8,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,12 @@ from ci.registry.platforms import parse_platform, this_machine
 
 __all__: list[str] = []
 
-_MORE_RIGHTS = re.compile(
-    rb"^\s*RUN\s(?:.*\s)?--(?:network=host|security=insecure)\b", re.MULTILINE | re.IGNORECASE
+_RUN = re.compile(r"\s*(?:ONBUILD\s+)*RUN\s+", re.IGNORECASE)
+_OPTION = re.compile(
+    r"""--((?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\\.|[^\s"'\\])*)\s*""", re.IGNORECASE | re.DOTALL
 )
+_ORDINARY = {"network": ("default", "none"), "security": ("sandbox",)}
+"""What the options of a RUN that give it rights may say."""
 
 _BUILD = """
 set -eu
@@ -115,7 +118,7 @@ async def _buildah(
     files["registries.conf"] = _plain_http(dockerfile, pairs).encode()
     # Beside the context: a Dockerfile that is ignored is none of its files. buildah would ignore once more.
     files |= {"Dockerfile": dockerfile, "ignore": b""}
-    if _MORE_RIGHTS.search(dockerfile):
+    if asks_for_more(dockerfile.decode("utf-8-sig", errors="replace")):
         raise BadInput(
             f"{args['dockerfile']}: a RUN asks for this machine's network or root, and is refused",
             hint="take --network=host and --security=insecure out",
@@ -199,6 +202,38 @@ async def _in_namespace(
         on_line=told,
         check=False,
     )  # fmt: skip
+
+
+def asks_for_more(dockerfile: str) -> bool:
+    """Whether a RUN may ask for this machine's network or root, by an option before its command.
+
+    Lines are joined as Docker's parser joins them, by either escape and over comments. Each line is taken for
+    the beginning of an instruction, so that none hides behind what only looks as if it went on (a heredoc).
+    """
+    lines = [line.rstrip() for line in dockerfile.split("\n")]
+    lines = [line for line in lines if line and not line.lstrip().startswith("#")]
+    for escape in "\\`":
+        for number, line in enumerate(lines):
+            whole = line
+            for following in lines[number + 1 :]:
+                if not whole.endswith(escape):
+                    break
+                whole = whole[:-1] + following
+            if (found := _RUN.match(whole)) and any(map(_is_more, _options(whole, found.end()))):
+                return True
+    return False
+
+
+def _options(text: str, at: int) -> Iterator[str]:
+    """The options that begin there, without their dashes, quotes and escapes."""
+    while found := _OPTION.match(text, at):
+        yield re.sub(r"""\\(.)|["']""", r"\1", found[1])
+        at = found.end()
+
+
+def _is_more(option: str) -> bool:
+    name, _, value = option.lower().partition("=")
+    return name in _ORDINARY and value not in _ORDINARY[name]
 
 
 def _plain_http(dockerfile: bytes, pairs: list[tuple[str, str]]) -> str:
