@@ -119,7 +119,7 @@ def _normal(system: str, architecture: str, variant: str = "") -> Platform:
 
 
 def _runs(wanted: Platform) -> list[Platform]:
-    """What that platform runs, the nearest first: each older variant, and 32 bits on a 64-bit ARM."""
+    """What that platform runs, the nearest first: each older variant, and 32 bits on 64."""
 
     def of(architecture: str, *variants: str) -> list[Platform]:
         return [_normal(wanted.os, architecture, variant) for variant in variants]
@@ -131,5 +131,5 @@ def _runs(wanted: Platform) -> list[Platform]:
         newer = [wanted] if wanted.variant else []
         return [*newer, *of("arm64", "v8"), *of("arm", "v8", "v7", "v6", "v5")]
     if wanted.architecture == "amd64":
-        return [wanted, *of("amd64", *(f"v{one}" for one in range(level - 1, 0, -1)))]
+        return [wanted, *of("amd64", *(f"v{one}" for one in range(level - 1, 0, -1))), *of("386", "")]
     return [wanted]

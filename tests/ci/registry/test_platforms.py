@@ -37,6 +37,8 @@ def chosen(wanted: str, *platforms: str | None) -> str:
         ("linux/amd64", ["linux/amd64/v1"], "linux/amd64/v1"),
         ("linux/amd64/v3", ["linux/amd64", "linux/amd64/v2", "linux/amd64/v4"], "linux/amd64/v2"),
         ("linux/amd64", ["linux/x86_64"], "linux/x86_64"),
+        ("linux/amd64", ["windows/386", "linux/i386"], "linux/i386"),
+        ("linux/amd64/v2", ["linux/386", "linux/amd64"], "linux/amd64"),
         ("linux/arm/v7", ["linux/arm/v5", "linux/arm/v6", "linux/arm64"], "linux/arm/v6"),
         ("linux/arm/v7", ["linux/arm/v6", "linux/arm/v7"], "linux/arm/v7"),
         ("linux/arm/v7", ["linux/arm"], "linux/arm"),
