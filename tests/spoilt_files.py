@@ -6,6 +6,7 @@ not on what the text means: lines stay where they are, as in an editor.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ FILES = tuple(
     )
 )
 TODAY = date(2026, 11, 29)
+_FOREIGN = re.compile(
+    r"Traceback|<class|pydantic|Input should|NoneType|dictionary|\btuple\b|instance of|\bstr\b|\bdict\b|"
+    r"datetime\.|PosixPath|Error\(|\(\?|\\d|\[a-z|literal\[|unhashable|validat|invalid literal"
+)
+"""What only a programmer knows: types, expressions, names of exceptions."""
 
 VALUES = (
     "null", "~", "", "true", "yes", "no", "on", "off", "0", "-1", "1", "3.5", ".inf", ".nan", "1e400",
@@ -180,6 +186,11 @@ def complaint(file: Path, checkout: Path) -> str:
     except BadInput as error:
         return f"{error}\n{error.hint}"
     return "\n".join(said)
+
+
+def foreign(said: str, raw: bytes) -> str | None:
+    """A programmer's word in what is said, that the file did not have."""
+    return next((one[0] for one in _FOREIGN.finditer(said) if one[0].encode() not in raw), None)
 
 
 @dataclass(frozen=True)

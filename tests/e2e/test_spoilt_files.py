@@ -1,0 +1,126 @@
+"""A thousand mutations of the files that people write, each read by the command that reads it.
+
+By the command's own `main`, in this process: its options, its findings, its layout and its exit codes are
+those of `va`. What comes behind the reading (a cluster, a database, checkov) is what is left out. About a
+minute of processor time.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from spoilt_files import CHECKOUT, FILES, TODAY, Spoil, copied, foreign, spoils
+
+from ci import dates, places
+from ci.architecture import model
+from ci.azure import render
+from ci.commands import cli
+from ci.environments import read_environments
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+MUTATIONS = 1000
+_PLACE = re.compile(r"\S+\.yaml:\d+\b")
+_READING: dict[str, tuple[str, ...]] = {
+    "environments/architecture/as-written/prod.yaml": ("env", "check", "--written"),
+    "environments/architecture/base.yaml": ("env", "check", "--env", "staging"),
+    "environments/architecture/waivers.yaml": ("infra", "check", "--env", "dev", "--no-checkov"),
+    "policy.yaml": ("db", "status"),
+    "helm/waivers.yaml": ("lint",),
+}
+"""By file, who reads it; an environment of the architecture is checked, one of an estate is asked for."""
+
+
+def command(file: Path) -> tuple[str, ...]:
+    if (known := _READING.get(str(file))) is not None:
+        return known
+    return ("env", "check", "--env", file.stem) if "architecture" in file.parts else ("status",)
+
+
+def va(*words: str) -> tuple[int, str]:
+    """Exit code and all that was printed. What no command may let through is let through."""
+    said, before = io.StringIO(), sys.argv
+    sys.argv = ["va", *words]
+    try:
+        with redirect_stdout(said), redirect_stderr(said), pytest.raises(SystemExit) as ended:
+            cli.main()
+    finally:
+        sys.argv = before
+    assert isinstance(ended.value.code, int)
+    return ended.value.code, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copied(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(autouse=True)
+def only_reading(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands read that checkout, and do nothing behind it."""
+    modules = render.render(model.read("dev").architecture, None)
+
+    async def asked(estate: str, *_: object, **__: object) -> tuple[object, ...]:
+        read_environments(estate)
+        return ()
+
+    async def database(*_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(complaint="")
+
+    async def linted(*_: object) -> None:
+        await chart.hold_to_checkov({}, CHECKOUT)
+
+    async def found(*_: object) -> tuple[SimpleNamespace, ...]:
+        return (SimpleNamespace(id="CKV_K8S_11", resource="Deployment.voice.voice-api", file="", title=""),)
+
+    from pipelines import chart, lint, promote
+    from pipelines import database as database_pipeline
+
+    monkeypatch.setattr(places, "checkout", lambda: checkout)
+    monkeypatch.setattr(dates, "today", lambda: TODAY)
+    monkeypatch.setattr(cli, "replace_streams", lambda: SimpleNamespace(problem=None))
+    monkeypatch.setattr(render, "render", lambda *_: modules)
+    monkeypatch.setattr(promote, "status", asked)
+    monkeypatch.setattr(database_pipeline, "database_status", database)
+    monkeypatch.setattr(database_pipeline, "show_database", lambda _: "")
+    monkeypatch.setattr(chart, "failed_checks", found)
+    monkeypatch.setattr(lint, "lint", linted)
+
+
+def held(file: Path, checkout: Path, what: Sequence[Spoil]) -> None:
+    raw = (CHECKOUT / file).read_bytes()
+    for one in what:
+        raw = one(raw)
+    (checkout / file).write_bytes(raw)
+    try:
+        code, said = va(*command(file))
+    finally:
+        (checkout / file).write_bytes((CHECKOUT / file).read_bytes())
+    waived = file.name == "waivers.yaml"
+    assert code in ((0, 2, 8) if waived else (0, 2)), said
+    assert code != 2 or _PLACE.search(said) or (waived and "unused" in said), said
+    strange = foreign(said.replace(str(checkout), ""), raw)
+    assert strange is None, said
+    assert len(said) < 60_000
+
+
+def test_a_thousand_spoilt_files_are_read_or_refused_in_words(checkout: Path) -> None:
+    started = time.process_time()
+
+    @settings(max_examples=MUTATIONS, suppress_health_check=list(HealthCheck))
+    @given(file=st.sampled_from(FILES), what=spoils())
+    def thousand(file: Path, what: list[Spoil]) -> None:
+        held(file, checkout, what)
+
+    thousand()
+    print(f"{MUTATIONS} in {time.process_time() - started:.0f} s")
