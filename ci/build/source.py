@@ -33,10 +33,10 @@ _SETTINGS = (
 async def read_commit(root: Path, *paths: str) -> Commit:
     """HEAD of the checkout at `root`, or the last commit that changed any of `paths`.
 
-    It is dirty when a file there that git does not ignore differs from it, or may: git was told not to look at
-    it (`assume-unchanged`), or that it need not be there (a sparse checkout). What is inside of submodules is
-    not looked at, since it is in no build. BadInput, in git's own words, when `root` is no git checkout, has
-    no such commit yet, or belongs to somebody whom git does not trust.
+    It is dirty when a file there that git does not ignore differs from it, or may: git was told not to look
+    at it (`assume-unchanged`), or that it need not be there (a sparse checkout). What is inside of submodules
+    is not looked at, since it is in no build. BadInput, in git's own words, when `root` is no git checkout,
+    has no such commit yet, or belongs to somebody whom git does not trust.
     """
     shown = await _git(root, "rev-list", "--max-count=1", "--timestamp", "HEAD", "--", *paths)
     seconds, _, sha = shown.stdout.strip().partition(" ")

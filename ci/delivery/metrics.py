@@ -187,8 +187,8 @@ def understood(
 ) -> Reading | NoData:
     """The three answers as one reading; anything doubtful is NoData.
 
-    Of several targets of one pod (jobs, or its other containers' ports) one speaks for it, so that none counts
-    twice: of those that have its counters the one that was scraped last.
+    Of several targets of one pod (jobs, or its other containers' ports) one speaks for it, so that none
+    counts twice: of those that have its counters the one that was scraped last.
     """
     counters = list(counters)
     counting = [sample for sample in counters if sample.labels.get("__name__") == SESSIONS]
