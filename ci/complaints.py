@@ -75,6 +75,8 @@ def complaints(
             lacking.setdefault(_written(data, loc[:-1]), []).append(loc[-1])
             continue
         here = _written(data, loc)
+        if _is_long_enough(details):
+            continue
         # A union reports once for each member that it tried: the first complaint of a place is enough.
         if here not in wrong:
             wrong[here] = complaint = _explained(model, here, loc, details)
@@ -99,6 +101,12 @@ def complaints(
         *(_taken_away(loc) for loc in sorted(gone, key=str)),
         *(_lacks(one, data, extends) for one in missing),
     )
+
+
+def _is_long_enough(details: ErrorDetails) -> bool:
+    """Whether a list is called too short only for those of its items that are wrong, and told of as such."""
+    given, context = details.get("input"), details.get("ctx", {})
+    return details["type"] == "too_short" and isinstance(given, list) and len(given) >= context["min_length"]
 
 
 def in_words(error: ValidationError) -> str:
@@ -138,8 +146,9 @@ def shown(value: object) -> str:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?`, or what there is to choose from; empty when there is nothing."""
     names = sorted(set(known))
-    if near := difflib.get_close_matches(word[:200], names, n=1, cutoff=0.6):
-        return f"did you mean {near[0]!r}?"
+    small = {name.casefold(): name for name in names}  # CRITICAL and critical are near to each other
+    if near := difflib.get_close_matches(word[:200].casefold(), small, n=1, cutoff=0.6):
+        return f"did you mean {small[near[0]]!r}?"
     more = f" and {len(names) - _NAMED_CHOICES} more" if len(names) > _NAMED_CHOICES else ""
     return f"known: {', '.join(names[:_NAMED_CHOICES])}{more}" if names else ""
 
@@ -317,7 +326,7 @@ def _explained(model: type[BaseModel], here: Loc, loc: Loc, details: ErrorDetail
     if kind in ("enum", "literal_error"):
         expected = str(context.get("expected", ""))
         known = re.findall(r"'([^']*)'", expected)
-        of = f"{name} must be" if name else "it must be"
+        of = f"{here[-1]} must be" if here and isinstance(here[-1], str) else "it must be"
         hint = did_you_mean(str(given), known) if isinstance(given, (str, int, float)) else ""
         hint = "" if hint.startswith("known:") else hint  # the message has named them
         return replace(complaint, message=f"{of} {expected}{instead}", hint=hint)

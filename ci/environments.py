@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal, cast
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
@@ -82,8 +83,19 @@ def parse_seconds(text: str, *, what: str) -> float:
         raise BadInput(f"{what}: {error.message()}", hint=(error.context or {}).get("hint", "")) from error
 
 
+def _is_host(text: str) -> bool:
+    """Whether that is `host` or `host:port`: a name, or an address of either kind."""
+    if not re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?", text):
+        return False
+    try:
+        parts = urlsplit(f"//{text}")
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # no such port, no such address
+        return False
+
+
 def _address(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?", value):
+    if not _is_host(value):
         host = re.sub(r"^[a-z]+://|/.*$", "", value)
         form = "write host or host:port, with no scheme and no path"
         raise _mistake(f"{shown(value)} is not a registry", meant(host) if host != value else form)
@@ -91,7 +103,8 @@ def _address(value: str) -> str:
 
 
 def _url(value: str) -> str:
-    if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+(/\S*)?", value):
+    found = re.fullmatch(r"https?://([^/\s]+)(/\S*)?", value)
+    if found is None or not _is_host(found[1]):
         raise _mistake(
             f"{shown(value)} is not an http or https URL", "write scheme and host: http://host:port"
         )
@@ -102,7 +115,7 @@ def _path(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        if value.isprintable():
+        if value.isprintable() and not re.search(r"\$(?!\{state\})", value):
             return Path(value.replace("${state}", str(places.state()))).expanduser()
     except RuntimeError:  # nobody here is called as after its `~`
         pass
@@ -169,7 +182,13 @@ class Target(_Model):
     metrics: _Url
     """The Prometheus that scrapes this target's pods."""
     gateway: _Url
-    hostname: str
+    hostname: Annotated[
+        str,
+        _written_as(
+            r"(?=.{1,253}$)[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*",
+            "names joined by dots, each of at most 63 small letters, digits and hyphens, none at an end",
+        ),
+    ]
     """The name that the gateway routes to this target."""
 
     @property
@@ -423,12 +442,17 @@ def read_environment(estate: str, name: str, root: Path | None = None) -> Enviro
             f"unknown environment {name!r} of estate {estate}",
             hint=did_you_mean(name, known),
         )
-    document = yamlfile.load_overlaid(folder / estate / f"{name}.yaml", within=folder)
+    document = _document(estate, name, folder)
     _say_names(document, estate, name)
     environment = yamlfile.checked(Environment, document)
     for loc, mistake in _inconsistencies(environment, known):
         raise BadInput(mistake, place=document.place(*loc), hint="nothing was touched: mend the file")
     return environment
+
+
+def _document(estate: str, name: str, root: Path | None) -> yamlfile.Document:
+    folder = root or places.checkout() / "environments"
+    return yamlfile.load_overlaid(folder / estate / f"{name}.yaml", within=folder)
 
 
 def read_environments(
@@ -442,7 +466,11 @@ def read_environments(
 
     def add(name: str, below: tuple[str, ...]) -> None:
         if name in below:
-            raise BadInput(f"environments of {estate} wait for each other: {' -> '.join((*below, name))}")
+            raise BadInput(
+                f"environments of {estate} wait for each other: {' -> '.join((*below, name))}",
+                place=_document(estate, below[-1], root).place("after"),
+                hint="one of them comes first: take its `after` out",
+            )
         if any(environment.name == name for environment in ordered):
             return
         environment = read_environment(estate, name, root)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ci.complaints import in_words, shown
 from ci.errors import BadInput
+from ci.scan import read_policy
 from ci.yamlfile import checked, load_overlaid, parse
 
 
@@ -152,6 +153,16 @@ def test_words_and_no_types(written: str, said: str) -> None:
     assert said in str(caught.value)
     for foreign in ("dictionary", "tuple", "instance", "[A-Z]", "Input", "NoneType", "datetime", "literal"):
         assert foreign not in str(caught.value)
+
+
+def test_a_wrong_item_is_no_name_and_its_list_is_not_too_short_for_it(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("vulnerabilities: {block: [HIGH, critical]}\nAllow: []\n")
+    with pytest.raises(BadInput) as caught:
+        read_policy(tmp_path / "policy.yaml")
+
+    said = f"{caught.value}; {caught.value.hint}"
+    assert "(vulnerabilities.block[1]): it must be 'CRITICAL', " in said
+    assert "did you mean 'CRITICAL'?" in said and "did you mean 'allow'?" in said
 
 
 def test_json_is_told_in_one_line() -> None:

@@ -101,6 +101,14 @@ def test_an_environment_is_its_own_file_over_the_base(root: Path) -> None:
         ("[[eastus]]", "[]", "dev.yaml:2 (waves)"),
         ("namespace: va-dev", "namespace: 7", "dev.yaml:7 (targets.eastus.namespace): text is expected, not 7"),
         ("namespace: va-dev", "namespace: a\n    namespace: b", "dev.yaml:8 (targets.eastus.namespace): the key 'namespace' is given twice (first on line 7)"),
+        ("[[eastus]]", "[eastus]", "dev.yaml:2 (waves[0]): a list is expected, not 'eastus'"),
+        ("127.0.0.1:5501", "127.0.0.1:70000", "dev.yaml:8 (targets.eastus.registry): '127.0.0.1:70000' is not a registry"),
+        ("127.0.0.1:5501", "[::g]:5000", "dev.yaml:8"),
+        ("http://127.0.0.1:8480", "http://[::1", "'http://[::1/' is not an http or https URL"),
+        ("http://127.0.0.1:8480", "http://::1/", "is not an http or https URL"),
+        ("http://127.0.0.1:8480", "https://host:0", "is not an http or https URL"),
+        ("api.localhost", "Api_localhost", "dev.yaml:11 (targets.eastus.hostname): 'Api_localhost' is not how it is written"),
+        ("${state}/kubeconfig", "${stat}/kubeconfig", "dev.yaml:5 (targets.eastus.kubeconfig): '${stat}/kubeconfig' is no name of a file"),
         ("waves:", "after: prod\nwaves:", "dev.yaml:2 (after): no environment 'prod'"),
         ("waves:", "name: x\nwaves:", "dev.yaml:2 (name): the file's own name and folder say this"),
         ("waves: [[eastus]]", "waves: [[eastus]", "dev.yaml:3: not YAML"),
@@ -184,8 +192,20 @@ def test_environments_come_in_promotion_order_up_to_the_one_asked_for(root: Path
     assert order(None) == ["dev", "staging", "aprod"]
     assert order("staging") == ["dev", "staging"]
     (root / "here" / "dev.yaml").write_text("after: aprod\n" + OWN)
-    with pytest.raises(BadInput, match="wait for each other"):
+    with pytest.raises(BadInput, match=r"dev.yaml:1 \(after\): environments of here wait for each other"):
         order(None)
+
+
+@pytest.mark.parametrize("registry", ["[::1]:5000", "registry.example:443", "10.0.0.1", "[fd00::1]"])
+def test_a_registry_is_a_host_by_name_or_by_either_kind_of_address(root: Path, registry: str) -> None:
+    own = (root / "here" / "dev.yaml").read_text()
+    (root / "here" / "dev.yaml").write_text(
+        own.replace("127.0.0.1:5501", f'"{registry}"').replace("http://127.0.0.1:8480", "http://[::1]:8480/x")
+    )
+
+    target = read_environment("here", "dev", root).target("eastus")
+
+    assert (target.registry, target.gateway) == (registry, "http://[::1]:8480/x")
 
 
 @given(st.text(max_size=200))

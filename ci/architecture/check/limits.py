@@ -368,15 +368,18 @@ def names_are_of_azure(estate: Estate) -> Iterator[Broken]:
     Source: azure/azure-resource-manager/management/resource-name-rules.
     """
     a = estate.architecture
-    for region in a.order:
-        for kind, (least, expression, words) in _NAMES.items():
-            found, most = names.name(a, kind, region), names.KINDS[kind][1]
-            if not least <= len(found) <= most or not re.fullmatch(expression, found):
-                yield Broken(
-                    ("product",),
-                    f"the {kind} would be called {found}; Azure takes {least} to {most} {words}",
-                    "another product, or a shorter name of the environment",
-                )
+    # One is enough: the others, of each kind and region, have the same product in them.
+    for kind, found, (least, expression, words) in (
+        (kind, names.name(a, kind, region), form) for region in a.order for kind, form in _NAMES.items()
+    ):
+        most = names.KINDS[kind][1]
+        if not least <= len(found) <= most or not re.fullmatch(expression, found):
+            yield Broken(
+                ("product",),
+                f"the {kind} would be called {found}; Azure takes {least} to {most} {words}",
+                "another product, or a shorter name of the environment",
+            )
+            break
     for container in a.storage.containers:
         if not re.fullmatch("[a-z0-9](-?[a-z0-9])*", container) or not 3 <= len(container) <= 63:
             yield Broken(

@@ -137,6 +137,16 @@ def test_what_azure_refuses(tmp_path: Path, old: str, new: str, code: str, reaso
     assert code == "NAME-AZURE" or line not in text.splitlines(), "the line that was changed"
 
 
+def test_a_product_that_is_no_name_is_one_finding(tmp_path: Path) -> None:
+    for file in model.folder().glob("*.yaml"):
+        text = file.read_text().replace("product: voiceassistant", "product: voice-assistant-")
+        (tmp_path / file.name).write_text(text)
+
+    found = check(model.read("prod", tmp_path), today=TODAY, budgeted=False)
+
+    assert [one.code for one in found if one.severity is Severity.ERROR] == ["NAME-AZURE"]
+
+
 def test_each_limit_has_its_source() -> None:
     assert all("Source" in rule.holds for rule in limits.RULES)
     assert set(limits.RULES) <= set(RULES)
