@@ -194,7 +194,9 @@ def password_tokens(
 
     async def fetch(challenge: Challenge) -> Token:
         realm = _realm(challenge)
-        words: list[tuple[str, str | int | float | bool | None]] = [*realm.params.multi_items()]
+        # What the realm itself says of the service is said again by the challenge.
+        words: list[tuple[str, str | int | float | bool | None]]
+        words = [one for one in realm.params.multi_items() if one[0] != "service" or not challenge.service]
         words += [("service", challenge.service)] if challenge.service else []
         words += [("scope", scope) for scope in challenge.scope.split()]
         async with Connection(

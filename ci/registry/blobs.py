@@ -43,6 +43,8 @@ _ENOUGH_AT_ONCE = 8
 _NOTHING = digest_of(b"")
 _NO_HEAD = frozenset({400, 403, 405, 501})
 """What answers a HEAD where only GETs are known, such as storage by a link that was signed for one."""
+_NO_RANGE = frozenset({400, 403, 416, 501})
+"""What answers a Range where none is known, or where a link was signed for a request without."""
 _NO_MOUNT = frozenset({400, 401, 403, 404, 405, 501})
 _RANGE = re.compile(r"bytes\s+(?:(\d{1,18})-(\d{1,18})|\*)/(\d{1,18}|\*)", re.ASCII | re.IGNORECASE)
 
@@ -115,11 +117,15 @@ class Blobs:
 
     async def _size_by_get(self, path: str) -> int | None:
         """The same by its first byte, and where even that does not tell, by all of them."""
-        for headers in ({"Range": "bytes=0-0"}, {}):
+        part: dict[str, str] = {"Range": "bytes=0-0"}
+        for headers, expect in ((part, {200, 206, 404, *_NO_RANGE}), ({}, {200, 404})):
             async for attempt in self._connection.retrying():
                 with attempt:
                     async with self._connection.opened(
-                        "GET", path, headers=headers, expect={200, 206, 404, 416} if headers else {200, 404}
+                        "GET",
+                        path,
+                        headers=headers,
+                        expect=expect,
                     ) as response:
                         if response.status_code == HTTPStatus.NOT_FOUND:
                             return None

@@ -112,7 +112,8 @@ def a_cluster_holds_them(estate: Estate) -> Iterator[Broken]:
 def pods_have_names_of_kubernetes(estate: Estate) -> Iterator[Broken]:
     """Service accounts are namespace/name, and labels and taints as Kubernetes takes them.
 
-    Source: kubernetes.io/docs/concepts/overview/working-with-objects, "Names" and "Labels and Selectors".
+    Sources: kubernetes.io/docs/concepts/overview/working-with-objects, "Names" and "Labels and Selectors";
+    azure/aks/use-labels, "Reserved system labels".
     """
     label = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
     value = "([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?"
@@ -134,6 +135,12 @@ def pods_have_names_of_kubernetes(estate: Estate) -> Iterator[Broken]:
                 yield Broken(
                     ("kubernetes", "pools", name, *at),
                     f"{one}={text} is no label or taint: letters, digits and ._- between them, 63 at most",
+                    "as voice/pool: agents",
+                )
+            elif one.startswith("kubernetes.azure.com/"):
+                yield Broken(
+                    ("kubernetes", "pools", name, *at),
+                    f"{one}: AKS keeps labels of kubernetes.azure.com for itself",
                     "as voice/pool: agents",
                 )
 
@@ -202,6 +209,30 @@ def retentions_are_of_azure(estate: Estate) -> Iterator[Broken]:
                 f"kept for {_said(found)}; Azure keeps it {least} to {most} whole days",
                 f"{at[-1]}: {min(max(found.days, least), most)}d",
             )
+
+
+@error("DNS-TTL")
+def records_live_for_a_time(estate: Estate) -> Iterator[Broken]:
+    """A public name is kept for at least a second.
+
+    Source: azure/dns/dns-zones-records, "Time-to-live".
+    """
+    for name, record in estate.architecture.dns.records.items():
+        if record.ttl.total_seconds() < 1:
+            yield Broken(
+                ("dns", "records", name, "ttl"), "Azure DNS keeps a name for at least a second", "ttl: 60s"
+            )
+
+
+@error("LOG-CAP")
+def logs_have_a_cap_that_azure_takes(estate: Estate) -> Iterator[Broken]:
+    """The daily cap of a workspace lets something in: at least 0.023 GB.
+
+    Source: azure/azure-monitor/logs/daily-cap; Microsoft.OperationalInsights/workspaces, "dailyQuotaGb".
+    """
+    cap = estate.architecture.monitoring.daily_log_cap
+    if cap <= 0:
+        yield Broken(("monitoring", "daily_log_cap"), f"a cap of {cap} GB a day", "daily_log_cap: 1 GB")
 
 
 @error("TM-INTERVAL")
@@ -438,6 +469,7 @@ RULES: tuple[Rule, ...] = (
     pools_have_names_of_azure, the_version_is_offered, disks_have_sizes_of_azure, drains_end_in_time,
     a_cluster_holds_them, pods_have_names_of_kubernetes, the_database_has_a_size_of_azure,
     the_database_is_offered, replicas_are_few, retentions_are_of_azure, probes_are_of_azure,
+    records_live_for_a_time, logs_have_a_cap_that_azure_takes,
     subnets_hold_what_is_in_them, ranges_are_free, security_rules_are_of_azure, api_ranges_are_ranges,
     the_gateway_can_grow, countries_have_codes, contacts_are_addresses, names_are_of_azure,
 )  # fmt: skip

@@ -113,6 +113,21 @@ REFUSED = [
         "",
     ),
     ("alert_at: [50%, 80%, 100%]", "alert_at: []", "CONTACT-ADDRESS", "a budget has 1 to 5", ""),
+    (
+        "labels: {voice/pool: livekit}",
+        "labels: {kubernetes.azure.com/mode: livekit}",
+        "K8S-NAME",
+        "AKS keeps labels",
+        "voice/pool",
+    ),
+    (
+        "api: {to: traffic-manager, ttl: 60s}",
+        "api: {to: traffic-manager, ttl: 0s}",
+        "DNS-TTL",
+        "at least",
+        "ttl: 60s",
+    ),
+    ("daily_log_cap: 20 GB", "daily_log_cap: 0 GB", "LOG-CAP", "a cap of 0 GB", "daily_log_cap: 1 GB"),
     ("product: voiceassistant", "product: voice--x", "NAME-AZURE", "single hyphens", ""),
     ("    uploads: {", "    up--loads: {", "NAME-AZURE", "no container's name", ""),
 ]

@@ -252,6 +252,11 @@ def test_each_scope_is_a_parameter_of_its_own_and_what_is_not_said_is_not_asked_
         f'Bearer realm="https://token.example/t",scope="{BOTH}"': [("scope", one) for one in BOTH.split()],
         'Bearer realm="https://token.example/t",service="r"': [("service", "r")],
         'Bearer realm="https://token.example/t"': [],
+        'Bearer realm="https://token.example/t?service=r&account=a",service="r"': [
+            ("account", "a"),
+            ("service", "r"),
+        ],
+        'Bearer realm="https://token.example/t?service=r"': [("service", "r")],
     }.items():
         net = Net(guarded(header, given(httpx.Response(200, json=GOOD))))
         net.run(lambda registry: registry.tags("app"))
@@ -829,6 +834,16 @@ SIZES: dict[str, Callable[[httpx.Request], httpx.Response]] = {
 @pytest.mark.parametrize("how", SIZES)
 def test_a_size_that_a_head_does_not_tell_is_asked_otherwise(how: str) -> None:
     assert Net(SIZES[how]).run(lambda registry: registry.blob_size("app", DIGEST)) == len(CONTENT)
+
+
+@pytest.mark.parametrize("status", [400, 403, 416, 501])
+def test_who_knows_no_ranges_is_asked_without_one(status: int) -> None:
+    def serve(request: httpx.Request) -> Answer:
+        if request.method == "HEAD":
+            return streamed(b"")
+        return httpx.Response(status) if "Range" in request.headers else streamed(CONTENT)
+
+    assert Net(serve).run(lambda registry: registry.blob_size("app", DIGEST)) == len(CONTENT)
 
 
 def test_a_blob_of_nothing_has_a_size_and_one_that_is_absent_has_none() -> None:
