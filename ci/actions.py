@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from ci.errors import BadInput, SystemUnavailable
+from ci.reasons import reason_of
 
 __all__ = ["Job", "gives_tokens", "id_token", "run_of", "this_job"]
 
@@ -108,7 +109,7 @@ def id_token(audience: str) -> str:
                     continue
                 value = httpx.Response(200, content=body).json()["value"]
         except httpx.HTTPError as error:
-            problem = str(error) or type(error).__name__
+            problem = reason_of(error)
         except (ValueError, KeyError, TypeError):
             problem = "its answer is no token"
             break

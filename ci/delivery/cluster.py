@@ -20,6 +20,7 @@ from kubernetes import client, config
 
 from ci.errors import BadInput, SystemUnavailable
 from ci.quantities import quantity
+from ci.reasons import reason_of
 
 __all__ = ["Cluster", "Pod", "PodImage", "connect", "understood_pod"]
 
@@ -169,7 +170,7 @@ class Cluster:
                 return _said(error)
             raise SystemUnavailable(f"the cluster {self.name} answered: {_said(error)}") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise SystemUnavailable(f"the cluster {self.name} does not answer: {_root(error)}") from error
+            raise SystemUnavailable(f"the cluster {self.name} does not answer: {reason_of(error)}") from error
         return ""
 
     async def ensure_namespace(self, namespace: str, labels: Mapping[str, str]) -> None:
@@ -240,7 +241,7 @@ class Cluster:
             raise SystemUnavailable(f"the cluster {self.name} answered: {said}", hint=hint) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise SystemUnavailable(
-                f"the cluster {self.name} does not answer: {_root(error)}",
+                f"the cluster {self.name} does not answer: {reason_of(error)}",
                 hint="va status says which part is down, va up starts it again; then run the same command",
             ) from error
 
@@ -338,8 +339,3 @@ def _said(error: client.ApiException) -> str:
         return str(json.loads(error.body or "")["message"])
     except (TypeError, ValueError, KeyError):
         return f"{error.status} {error.reason}"
-
-
-def _root(error: BaseException) -> str:
-    reason = getattr(error, "reason", None)
-    return _root(reason) if isinstance(reason, BaseException) else f"{type(error).__name__}: {error}"

@@ -24,6 +24,7 @@ import httpx
 
 from ci.delivery.gates import Tally
 from ci.errors import SystemUnavailable
+from ci.reasons import reason_of
 
 __all__ = [
     "NoData",
@@ -110,7 +111,7 @@ class Prometheus:
             answer = response.json()
         except (httpx.HTTPError, ValueError) as error:
             raise SystemUnavailable(
-                f"Prometheus at {self.url} did not answer: {type(error).__name__} {error}".strip(),
+                f"Prometheus at {self.url} did not answer: {reason_of(error)}",
                 hint="va status says which part is down; then run the same command",
             ) from error
         if not isinstance(answer, dict) or answer.get("status") != "success" or not response.is_success:

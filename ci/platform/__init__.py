@@ -29,6 +29,7 @@ from ci.platform.instance import REGIONS, Instance, instance
 from ci.platform.part import PartStatus, bring_up, look, take_down
 from ci.platform.plan import all_parts, chosen, tools_of
 from ci.platform.processes import end, marked
+from ci.reasons import reason_of
 from ci.reporting import Reporter, SilentReporter
 
 __all__ = [
@@ -150,7 +151,7 @@ def _said_plainly(place: Instance) -> Iterator[None]:
         yield
     except httpx.HTTPError as error:
         raise SystemUnavailable(
-            f"a part of the platform does not answer: {str(error) or type(error).__name__}",
+            f"a part of the platform does not answer: {reason_of(error)}",
             hint="va status says which; the same command goes on",
         ) from error
     except OSError as error:

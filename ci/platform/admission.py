@@ -26,6 +26,7 @@ from ci.platform.daemon import Daemon, answers, as_part
 from ci.platform.instance import REGIONS, Instance
 from ci.platform.objects import apply
 from ci.platform.part import Part, PartStatus, Say
+from ci.reasons import reason_of
 from ci.supply.signing import KeyPair, make_key_pair
 
 __all__ = ["admission", "signing_key"]
@@ -98,7 +99,7 @@ def admission(place: Instance) -> Part:
                 )
                 found = await api.get(path, timeout=3)
         except (OSError, httpx.HTTPError) as error:
-            return PartStatus(name=said.name, problem=str(error) or type(error).__name__, pid=said.pid)
+            return PartStatus(name=said.name, problem=reason_of(error), pid=said.pid)
         return said if found.is_success else PartStatus(name=said.name, problem="not asked", pid=said.pid)
 
     return Part(name="admission", up=up, status=status, down=process.down, needs=process.needs)

@@ -27,6 +27,7 @@ from ci.platform.node import enter, first_process, node_folder
 from ci.platform.part import Part, PartStatus, Say
 from ci.platform.sandbox import SANDBOX_IMAGE, busybox_archive
 from ci.process import run
+from ci.reasons import reason_of
 
 __all__ = ["CLUSTER_TOOLS", "client", "cluster"]
 
@@ -384,7 +385,7 @@ def _asks(home: Path, path: str) -> Check:
         try:
             response = await _get(home, path)
         except (OSError, httpx.HTTPError) as error:
-            return f"{path}: {str(error) or type(error).__name__}"
+            return f"{path}: {reason_of(error)}"
         return "" if response.is_success else f"{path}: {_last_line(response.text)}"
 
     return check
@@ -405,7 +406,7 @@ def _node_ready(region: Region, home: Path) -> Check:
         try:
             response = await _get(home, f"/api/v1/nodes/{region.node}")
         except (OSError, httpx.HTTPError) as error:
-            return str(error) or type(error).__name__
+            return reason_of(error)
         if not response.is_success:
             return "the node is not registered"
         for condition in response.json()["status"].get("conditions", []):

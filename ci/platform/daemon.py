@@ -19,6 +19,7 @@ from ci.errors import PipelineError, SystemUnavailable
 from ci.platform.instance import Instance
 from ci.platform.part import Part, PartStatus, Say
 from ci.platform.processes import Marked, end, is_ending, marked, port_owner
+from ci.reasons import reason_of
 
 __all__ = ["Daemon", "answers", "as_part", "connects", "last_words"]
 
@@ -240,7 +241,7 @@ def answers(url: str) -> Check:
             async with httpx.AsyncClient(timeout=3, trust_env=False, verify=False) as client:  # noqa: S501  # nosec B501  # plain HTTP to this machine
                 response = await client.get(url)
         except httpx.HTTPError as error:
-            return f"{url}: {str(error) or type(error).__name__}"
+            return f"{url}: {reason_of(error)}"
         return "" if response.is_success else f"{url}: status {response.status_code}"
 
     return check

@@ -22,6 +22,7 @@ from ci.platform.instance import ENVIRONMENTS, Instance
 from ci.platform.livekit import API_KEY, livekit_secret
 from ci.platform.part import Part, PartStatus, Say
 from ci.platform.secret import secret
+from ci.reasons import reason_of
 
 __all__ = ["apply", "objects"]
 
@@ -89,7 +90,7 @@ def objects(place: Instance) -> Part:
             async with client(place.kubeconfig) as api:
                 found = await api.get(_path(_gateway(place)), timeout=3)
         except (OSError, httpx.HTTPError) as error:
-            return PartStatus(name=name, problem=str(error) or type(error).__name__)
+            return PartStatus(name=name, problem=reason_of(error))
         return PartStatus(name=name, problem="" if found.is_success else "not applied")
 
     async def down() -> None:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import httpx
 
 from ci.errors import BadInput, SystemUnavailable
+from ci.reasons import reason_of
 from ci.registry.connection import (
     CUT,
     SMALL,
@@ -238,7 +239,7 @@ class Blobs:
                     arrived.add(piece)
                     progress(arrived.size)
             except CUT as error:
-                return f"{type(error).__name__} {error}".strip()
+                return reason_of(error)
         return None
 
     def _absent(self, repository: str, digest: str) -> BadInput:

@@ -26,6 +26,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from tenacity.wait import wait_exponential, wait_random
 
 from ci.errors import PipelineError, SystemUnavailable
+from ci.reasons import reason_of
 from ci.registry.content import read_json, unzip
 from ci.registry.headers import next_link, number
 from ci.registry.loopback import LoopbackTransport
@@ -236,7 +237,7 @@ class Connection:
             finally:
                 await response.aclose()
         except CUT as error:
-            raise Again(f"{type(error).__name__} {error}".strip()) from error
+            raise Again(reason_of(error)) from error
 
     async def pages(
         self,

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import aiohttp
 import httpx
 
+from ci.reasons import reason_of
+
 __all__ = ["LoopbackTransport"]
 
 _AT_ONCE = 8
@@ -107,4 +109,4 @@ def _as_httpx(request: httpx.Request, body: _Body | None = None) -> Iterator[Non
             kind = httpx.ReadTimeout
         elif isinstance(error, aiohttp.ClientConnectorError):
             kind = httpx.ConnectError
-        raise kind(str(error) or type(error).__name__, request=request) from error
+        raise kind(reason_of(error), request=request) from error

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from ci.complaints import in_words
 from ci.concurrency import together
 from ci.errors import SystemUnavailable
+from ci.reasons import reason_of
 from ci.registry import Blob, Descriptor, Outcome, Registry, artifact, push
 
 __all__ = [
@@ -400,7 +401,7 @@ async def _call(
             response = await client.request(method, url)
     except httpx.HTTPError as error:
         raise SystemUnavailable(
-            f"the replicator {url} does not answer: {str(error) or type(error).__name__}",
+            f"the replicator {url} does not answer: {reason_of(error)}",
             hint="va status says which part is down, va up starts it again",
         ) from error
     if not response.is_success:
