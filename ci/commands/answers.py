@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
-from ci.errors import Interrupted, PipelineError, RootNeeded, SystemUnavailable
+from ci.errors import Interrupted, PipelineError, RootNeeded
 from ci.files import refused
 
 if TYPE_CHECKING:
@@ -106,13 +106,9 @@ def failing(json: bool) -> Iterator[None]:
     except PipelineError as error:
         fail(error, json=json)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            fail(refused(error), json=json)
-        if error.filename is None:  # no file was asked for: a fault of ours
-            raise
-        said = f"{error.filename} cannot be used: {(error.strerror or str(error)).lower()}"
-        hint = "choose another place: by the option that names it, or VA_STATE and VA_CACHE for what va keeps"
-        fail(SystemUnavailable(said, hint=hint), json=json)
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise  # no file was asked for: a fault of ours
+        fail(refused(error), json=json)
 
 
 def fail(error: PipelineError, *, json: bool) -> NoReturn:

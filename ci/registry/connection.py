@@ -460,7 +460,7 @@ async def pieces(response: httpx.Response) -> AsyncIterator[bytes]:
         yield piece
         if (now := time.monotonic()) - since > _WINDOW:
             if come < _WINDOW_BYTES:
-                raise httpx.ReadTimeout(f"{come} bytes in {now - since:.0f} s")
+                raise httpx.ReadTimeout(f"no more than {come} bytes came in {now - since:.0f} s")
             since, come = now, 0
 
 

@@ -93,9 +93,9 @@ def test_root_is_not_asked_for_an_exception(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("file/inside", "not a directory"),
-        ("file-that/is/not", "no such file or directory"),
-        (".", "is a directory"),
+        ("file/inside", "{folder}/file is a file, and a folder is wanted"),
+        ("file-that/is/not", "No such file or directory"),
+        (".", "Is a directory"),
     ],
 )
 def test_a_place_that_cannot_be_used_is_named(
@@ -104,8 +104,20 @@ def test_a_place_that_cannot_be_used_is_named(
     (tmp_path / "file").touch()
     with pytest.raises(typer.Exit) as ended, failing(json=False):
         (tmp_path / file).write_text("x")
+    assert ended.value.exit_code == 2
+    assert (
+        f"error: {tmp_path / file} cannot be used: {said.format(folder=tmp_path)}" in capsys.readouterr().err
+    )
+
+
+def test_a_place_that_va_keeps_things_in_is_named_with_its_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VA_STATE", str(tmp_path))
+    with pytest.raises(typer.Exit) as ended, failing(json=False):
+        (tmp_path / "ledger" / "dev").write_text("x")
     assert ended.value.exit_code == 6
-    assert f"error: {tmp_path / file} cannot be used: {said}" in capsys.readouterr().err
+    assert "VA_STATE and VA_CACHE" in capsys.readouterr().err
 
 
 def test_an_error_of_the_system_about_no_file_is_a_fault_of_ours() -> None:
@@ -121,4 +133,4 @@ def test_the_program_itself_ends_with_the_code(monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "no").touch()
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code in (2, 6)
+    assert ended.value.code == 2
