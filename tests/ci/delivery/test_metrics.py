@@ -400,7 +400,7 @@ def test_an_instant_query() -> None:
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (httpx.ConnectError("refused"), "did not answer: ConnectError refused"),
+        (httpx.ConnectError("refused"), "did not answer: refused"),
         (httpx.ReadTimeout("slow"), "did not answer"),
         (httpx.Response(502, text="<html>"), "did not answer"),
         (httpx.Response(400, json={"status": "error", "error": "parse error"}), "refused 'up': parse error"),
