@@ -67,7 +67,7 @@ class Pod:
     """Of all its containers that run as long as it does."""
     out_of_memory: bool
     memory_limit: float | None
-    """Bytes, over all containers; None when one has no limit."""
+    """Bytes, over all containers; None when one has no limit, and neither has the pod."""
     trouble: str
     """Why a container does not start, in Kubernetes's words; empty when nothing is wrong."""
     phase: str = "Running"
@@ -322,7 +322,10 @@ def _containers(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _memory_limit(spec: Mapping[str, Any]) -> float | None:
-    resources = [item.get("resources") or {} for item in _containers(spec)]
+    """That of the pod itself (Kubernetes 1.34 has one on), or else of its containers together."""
+    whole = spec.get("resources") or {}
+    each = [item.get("resources") or {} for item in _containers(spec)]
+    resources = [whole] if "memory" in (whole.get("limits") or {}) else each
     limits: list[str] = [
         one["limits"]["memory"] for one in resources if "memory" in (one.get("limits") or {})
     ]

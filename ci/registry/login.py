@@ -38,10 +38,12 @@ def _credentials(endpoint: str) -> tuple[str, str]:
         written = [endpoint, *(f"https://{endpoint}{path}" for path in ("", "/", "/v2/", "/v1/"))]
         written += [_DOCKER_HUBS_ENTRY] if endpoint == _DOCKER_HUB else []
         entry: dict[str, str] = next((known[name] for name in written if known.get(name)), {})
-        user, _, password = base64.b64decode(entry.get("auth", "")).decode().partition(":")
+        user, _, password = base64.b64decode(entry.get("auth") or "").decode().partition(":")
+        if not user:  # as Kubernetes' secrets of registries may have them
+            user, password = str(entry.get("username") or ""), str(entry.get("password") or "")
     except FileNotFoundError:
         return "", ""
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise BadInput(  # without the error's own text: the file holds passwords
             f"{folder / 'config.json'} cannot be read: {type(error).__name__}",
             hint="docker login writes it; DOCKER_CONFIG names another folder",

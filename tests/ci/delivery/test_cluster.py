@@ -121,6 +121,15 @@ def test_a_pod_that_does_not_start_says_why() -> None:
     assert (made.ready, made.trouble) == (False, "ImagePullBackOff: no such image")
 
 
+@pytest.mark.parametrize("each", [None, "1Gi"])
+def test_a_limit_of_the_pod_itself_is_the_one_that_holds(each: str | None) -> None:
+    made = pod(phase="Running")
+    one = {"name": "api", "resources": {"limits": {"memory": each} if each else None}}
+    made["spec"] = {"resources": {"limits": {"memory": "1.5Gi"}}, "containers": [one, {"name": "proxy"}]}
+
+    assert cluster.understood_pod(made).memory_limit == 1.5 * 2**30
+
+
 def test_a_kill_for_memory_is_seen_after_the_restart_too() -> None:
     killed = {"restartCount": 1, "lastState": {"terminated": {"reason": "OOMKilled"}}}
 

@@ -68,13 +68,30 @@ def test_a_login_of_docker_is_used_for_its_registry_only(
     assert who_asks(monkeypatch, "third.example") is None
 
 
+@pytest.mark.parametrize("entry", [{}, {"auth": None}, {"auth": ""}])
+def test_user_and_password_may_stand_beside_each_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, entry: dict[str, object]
+) -> None:
+    config(folder, {"r.example": {**entry, "username": "me", "password": _PASSWORD}})
+    assert who_asks(monkeypatch) == f"Basic {base64.b64encode(f'me:{_PASSWORD}'.encode()).decode()}"
+
+
 def test_without_a_login_a_token_is_asked_for_as_nobody(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert who_asks(monkeypatch) is None
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"auths": {"r.example": {"auth": "%%%"}}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"auths": {"r.example": {"auth": "%%%"}}}',
+        '{"auths": {"r.example": {"auth": 5}}}',
+        '{"auths": {"r.example": "%%%"}}',
+    ],
+)
 def test_a_file_that_cannot_be_read_is_named_and_its_content_is_not(folder: Path, text: str) -> None:
     (folder / "config.json").write_text(text.replace("%%%", "\x00%" + _PASSWORD))
     with pytest.raises(BadInput, match=r"config\.json") as caught:
