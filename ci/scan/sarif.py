@@ -100,6 +100,7 @@ def _places(locations: Iterable[dict[str, Any]], name: str) -> Iterable[dict[str
         }
         start = max(1, int(region.get("startLine") or 1))
         region |= {"startLine": start, "endLine": max(start, int(region.get("endLine") or start))}
+        region |= {key: max(1, int(region[key])) for key in ("startColumn", "endColumn") if key in region}
         fitted = place | {"artifactLocation": file | {"uri": uri}, "region": {**_REGION, **region}}
         yield location | {"physicalLocation": fitted}
 

@@ -126,6 +126,16 @@ def test_what_github_asks_for_is_there_and_what_it_does_not_take_is_not() -> Non
     }
 
 
+def test_a_place_begins_with_one_whatever_is_said_of_it() -> None:
+    region = {"startLine": -3, "startColumn": -1, "endLine": 0, "endColumn": -2}
+    place = {"physicalLocation": {"artifactLocation": {"uri": "a"}, "region": region}}
+
+    run = fitted([{"id": "CVE-1"}], [{"ruleId": "CVE-1", "message": {"text": "x"}, "locations": [place]}])
+
+    (told,) = run["results"][0]["locations"]
+    assert set(told["physicalLocation"]["region"].values()) == {1}
+
+
 def test_a_file_that_is_too_large_keeps_the_most_severe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sarif, "_BYTES", 20_000)
     dice = random.Random(7)
