@@ -30,6 +30,8 @@ from ci.registry.platforms import parse_platform, this_machine
 
 __all__: list[str] = []
 
+_MOST = 2**20
+"""Bytes of a Dockerfile, and of what it ignores."""
 _RUN = re.compile(r"\s*(?:ONBUILD\s+)*RUN\s+", re.IGNORECASE)
 _OPTION = re.compile(
     r"""--((?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\\.|[^\s"'\\])*)\s*""", re.IGNORECASE | re.DOTALL
@@ -60,7 +62,7 @@ async def docker_build(engine: Engine, parent: Directory, call: Call) -> Contain
         raise NotSupported("Directory.dockerBuild(ssh, platform)")
     secrets: list[Secret] = list(await asyncio.gather(*(engine.value(item) for item in args["secrets"])))
     tree = engine.tree(parent.layers)
-    dockerfile = await asyncio.to_thread(tree.read, f"/{parent.path}/{args['dockerfile']}")
+    dockerfile = await asyncio.to_thread(tree.read, f"/{parent.path}/{args['dockerfile']}", _MOST)
     exclude = await asyncio.to_thread(_ignored, tree, f"/{parent.path}", args["dockerfile"])
 
     def context() -> list[tuple[str, Entry]]:
@@ -99,7 +101,7 @@ def _ignored(tree: Tree, folder: str, dockerfile: str) -> list[str]:
     for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
         file = tree.find(f"{folder}/{name}")
         if file is not None and file.is_file:
-            return ignore_file(tree.read(file.path))
+            return ignore_file(tree.read(file.path, _MOST))
     return []
 
 

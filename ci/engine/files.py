@@ -27,7 +27,6 @@ from ci.errors import BadInput
 __all__ = ["base_name", "copied_directory", "copied_file", "imported_file", "inside", "numeric_owner"]
 
 _LARGE = 1 << 20
-_MOST_TEXT = 128 * 2**20
 _PERMISSIONS = 0o777
 """What an export keeps of a mode: no program of a step becomes one that runs as root for all."""
 
@@ -535,9 +534,7 @@ def _told(write: Any, target: Path) -> str:
 
 @answer("File.contents")
 async def file_contents(engine: Engine, parent: File, call: Call) -> str:
-    data = await asyncio.to_thread(engine.tree(parent.layers).read, parent.path, _MOST_TEXT + 1)
-    if len(data) > _MOST_TEXT:
-        raise BadInput(f"/{parent.path} has more than {_MOST_TEXT // 2**20} MiB: export it")
+    data = await asyncio.to_thread(engine.tree(parent.layers).read, parent.path)
     text = data.decode("utf-8", errors="replace")
     start, limit = call.args["offsetLines"], call.args["limitLines"]
     if start is None and limit is None:

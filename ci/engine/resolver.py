@@ -22,6 +22,9 @@ __all__ = ["Resolver", "nameservers"]
 
 _ATTEMPT_SECONDS = 1.0
 _ATTEMPTS = 9
+_AT_ONCE = 256
+"""Questions of one asker that are under way; each may hold a socket. What more it asks is lost, as on any
+network."""
 _SERVES_SECONDS = 5.0
 _HEADER = 12
 _FALLBACK = "127.0.0.1"
@@ -44,7 +47,7 @@ class Resolver(asyncio.DatagramProtocol):
 
     def __init__(self) -> None:
         self._answers: dict[bytes, tuple[float, asyncio.Task[bytes]]] = {}
-        self._asked: set[asyncio.Task[None]] = set()
+        self._asked: dict[asyncio.Task[None], str | object] = {}
         self._transport: asyncio.DatagramTransport | None = None
 
     async def serve(self, door: socket.socket) -> None:
@@ -57,10 +60,11 @@ class Resolver(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
         """asyncio's: a question."""
-        if len(data) > _HEADER:
+        busy = sum(asker == addr[0] for asker in self._asked.values())
+        if len(data) > _HEADER and busy < _AT_ONCE:
             task = asyncio.ensure_future(self._answer(data, addr))
-            self._asked.add(task)
-            task.add_done_callback(self._asked.discard)
+            self._asked[task] = addr[0]
+            task.add_done_callback(self._asked.pop)
 
     async def close(self) -> None:
         if self._transport:

@@ -30,6 +30,8 @@ __all__ = ["Entry", "Layer", "Tree", "content_digest", "is_whiteout", "make_opaq
 _OPAQUE = "trusted.overlay.opaque"
 _LINKS = 40
 _CHUNK = 1 << 20
+MOST_BYTES = 128 * 2**20
+"""What is read of a file into memory: its size is whatever a step says, and costs it nothing."""
 _NOWHERE = os.stat_result((0o40755, 0, 0, 1, 0, 0, 0, 0, 0, 0), {"st_mtime_ns": 0})
 """The root of a tree without layers."""
 
@@ -167,13 +169,16 @@ class Tree:
             here.append(entry)
         return here[-1], ""
 
-    def read(self, path: str, limit: int | None = None) -> bytes:
-        """A file's bytes; BadInput when it is none."""
+    def read(self, path: str, most: int = MOST_BYTES) -> bytes:
+        """A file's bytes; BadInput when it is none, or has more than `most`."""
         entry = self.need(path)
         if not entry.is_file:
             raise BadInput(f"{path} is not a file")
         with entry.open() as file:
-            return file.read() if limit is None else file.read(limit)
+            data = file.read(min(most, entry.stat.st_size) + 1)
+        if len(data) > most:
+            raise BadInput(f"/{path.lstrip('/')} has more than {most // 2**20} MiB: export it")
+        return data
 
 
 class Layer:
@@ -342,7 +347,8 @@ def content_digest(
         bits = 0o777 if entry.is_link else entry.mode if mode is None else mode
         total.update(f"{name}\0{kind:o} {bits:o} {uid} {gid}\0".encode("utf-8", "surrogateescape"))
         if entry.is_link:
-            total.update(entry.link().encode("utf-8", "surrogateescape"))
+            # With an end: where a link leads is not to run on into the next name.
+            total.update(f"{entry.link()}\0".encode("utf-8", "surrogateescape"))
         elif entry.is_file:
             with entry.open() as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
