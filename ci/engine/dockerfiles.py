@@ -34,10 +34,24 @@ _MOST = 2**20
 """Bytes of a Dockerfile, and of what it ignores."""
 _RUN = re.compile(r"\s*(?:ONBUILD\s+)*RUN\s+", re.IGNORECASE)
 _OPTION = re.compile(
-    r"""--((?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\\.|[^\s"'\\])*)\s*""", re.IGNORECASE | re.DOTALL
+    r"""--((?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\\.|[^\s"'\\])*)\s*""", re.ASCII | re.DOTALL
 )
-_ORDINARY = {"network": ("default", "none"), "security": ("sandbox",)}
-"""What the options of a RUN that give it rights may say."""
+_ORDINARY = {
+    "network": re.compile("default|none"),
+    "security": re.compile("sandbox"),
+    "mount": re.compile(
+        "type=(?:secret|tmpfs)"
+        r"(?:,(?:id|target|dst|destination|required|mode|uid|gid|size|tmpfs-size|tmpfs-mode)(?:=[\w./-]*)?)*"
+    ),
+}
+"""What the options of a RUN that give it rights may say. Of mounts not bind and cache: as buildah 1.28 makes
+them, a link of another stage or `..` in an id leads to any folder of this machine, to be written
+(CVE-2024-1753, CVE-2024-9675)."""
+_POLICY = {
+    "default": [{"type": "reject"}],
+    "transports": {"docker": {"": [{"type": "insecureAcceptAnything"}]}},
+}
+"""containers-policy.json(5): a FROM takes images of registries, and no archive or folder of this machine."""
 
 _BUILD = """
 set -eu
@@ -122,11 +136,12 @@ async def _buildah(
     files |= {"Dockerfile": dockerfile, "ignore": b""}
     if asks_for_more(dockerfile.decode("utf-8-sig", errors="replace")):
         raise BadInput(
-            f"{args['dockerfile']}: a RUN asks for this machine's network or root, and is refused",
-            hint="take --network=host and --security=insecure out",
+            f"{args['dockerfile']}: a RUN asks for this machine's network, folders or root, and is refused",
+            hint="it may have --mount=type=secret and type=tmpfs; a Dagger engine has the others",
         )
     # buildah itself pulls by this machine's network, from its own registries too; a RUN is a step as others.
     boundary = await engine.boundary()
+    files["policy.json"] = json.dumps(_POLICY).encode()
     files["seccomp.json"] = json.dumps(profile([f"CAP_{name}" for name in CAPABILITIES.split()])).encode()
     group = f"{store.tmp.name}-{bundle.name}"
     storage = [
@@ -140,7 +155,8 @@ async def _buildah(
     argv = [
         *storage, "build", "--layers", "--format", "oci", "--isolation", "oci",
         "--dns", NAMES, "--cap-drop", "all", "--cap-add", CAPABILITIES.replace(" ", ","),
-        "--security-opt", f"seccomp={bundle}/seccomp.json", "--cgroup-parent", limits.parent_of(group),
+        "--security-opt", f"seccomp={bundle}/seccomp.json", "--cgroup-parent", limits.path_of(group),
+        "--signature-policy", f"{bundle}/policy.json",
         "--runtime", "runc", "--timestamp", str(engine.epoch), "--iidfile", str(out / "id"),
         "--file", f"{bundle}/Dockerfile", "--ignorefile", f"{bundle}/ignore",
     ]  # fmt: skip
@@ -199,7 +215,8 @@ async def _in_namespace(
         "sh", "-c", 'exec "$@" 9<"$0"', network,
         "setpriv", "--pdeathsig", "KILL", "--", "unshare", "--mount", "--pid", "--fork", "--kill-child=KILL",
         "--mount-proc", "--", "sh", "-c", _BUILD, "va-engine", str(bundle), *argv,
-        env={"CONTAINERS_REGISTRIES_CONF": f"{bundle}/registries.conf"},
+        # Its temporary files are the session's: one that was killed leaves them to the next to remove.
+        env={"CONTAINERS_REGISTRIES_CONF": f"{bundle}/registries.conf", "TMPDIR": str(bundle.parent)},
         stdin=buffer.getvalue(),
         on_line=told,
         check=False,
@@ -207,7 +224,7 @@ async def _in_namespace(
 
 
 def asks_for_more(dockerfile: str) -> bool:
-    """Whether a RUN may ask for this machine's network or root, by an option before its command.
+    """Whether a RUN may ask for this machine's network, folders or root, by an option before its command.
 
     Lines are joined as Docker's parser joins them, by either escape and over comments. Each line is taken for
     the beginning of an instruction, so that none hides behind what only looks as if it went on (a heredoc).
@@ -235,7 +252,7 @@ def _options(text: str, at: int) -> Iterator[str]:
 
 def _is_more(option: str) -> bool:
     name, _, value = option.lower().partition("=")
-    return name in _ORDINARY and value not in _ORDINARY[name]
+    return name in _ORDINARY and not _ORDINARY[name].fullmatch(value)
 
 
 def _plain_http(dockerfile: bytes, pairs: list[tuple[str, str]]) -> str:
