@@ -6,7 +6,6 @@ import asyncio
 import errno
 import os
 import posixpath
-import shutil
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from ci.engine.chain import Call
 from ci.engine.engine import Engine, NotSupported, answer
 from ci.engine.patterns import choose, glob
 from ci.engine.store import digest_of
-from ci.engine.tree import Entry, Layer, Tree, content_digest
+from ci.engine.tree import Entry, Layer, Tree, content_digest, copy_data
 from ci.engine.values import Directory, File, Host, Place, Record
 from ci.errors import BadInput
 
@@ -512,7 +511,7 @@ def _copy(entry: Entry, folder: int, name: str) -> None:
     everybody."""
     made = open_below(folder, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with entry.open() as source, open(made, "wb") as file:
-        shutil.copyfileobj(source, file, _LARGE)
+        copy_data(source, file)
         os.fchmod(file.fileno(), entry.mode & _PERMISSIONS)
 
 

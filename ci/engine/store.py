@@ -363,13 +363,15 @@ def _remove(folder: Path) -> None:
 
 def _size(folder: Path) -> int:
     """Bytes on disk of a tree, as du counts them; a file that vanishes meanwhile counts nothing."""
-    total = 0
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            try:
-                total += os.lstat(os.path.join(parent, name)).st_blocks * 512
-            except OSError:
-                continue
+    total, todo = 0, [str(folder)]
+    while todo:  # a loop: a step nests folders deeper than Python calls functions
+        with suppress(OSError), os.scandir(todo.pop()) as found:
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                    continue
+                with suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
     return total
 
 

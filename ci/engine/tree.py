@@ -13,7 +13,6 @@ import errno
 import hashlib
 import os
 import posixpath
-import shutil
 import stat
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,11 +20,21 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import IO
 
 from ci.below import make_folder, open_below, open_file
 from ci.errors import BadInput
 
-__all__ = ["Entry", "Layer", "Tree", "content_digest", "is_whiteout", "make_opaque", "make_whiteout"]
+__all__ = [
+    "Entry",
+    "Layer",
+    "Tree",
+    "content_digest",
+    "copy_data",
+    "is_whiteout",
+    "make_opaque",
+    "make_whiteout",
+]
 
 _OPAQUE = "trusted.overlay.opaque"
 _LINKS = 40
@@ -262,7 +271,7 @@ class Layer:
                 if link and same and _linked(entry, folder, name):
                     return
                 with entry.open() as source, open(_created(folder, name), "wb") as file:
-                    shutil.copyfileobj(source, file, _CHUNK)
+                    copy_data(source, file)
                     _copy_xattrs(source.fileno(), file.fileno())
                     os.fchown(file.fileno(), *own)
                     os.fchmod(file.fileno(), entry.mode if mode is None else mode)
@@ -326,6 +335,24 @@ class Layer:
             yield folder, name
         finally:
             os.close(folder)
+
+
+def copy_data(source: IO[bytes], target: IO[bytes]) -> None:
+    """Copy a file to one that is empty. Holes stay holes: they cost a step nothing, and shall cost nothing
+    here."""
+    size, end = os.fstat(source.fileno()).st_size, 0
+    while end < size:
+        try:
+            start = os.lseek(source.fileno(), end, os.SEEK_DATA)
+        except OSError:
+            break  # ENXIO: nothing but a hole is left
+        end = os.lseek(source.fileno(), start, os.SEEK_HOLE)
+        source.seek(start)
+        target.seek(start)
+        while start < end and (data := source.read(min(_CHUNK, end - start))):
+            target.write(data)
+            start += len(data)
+    target.truncate(size)
 
 
 def _created(folder: int, name: str) -> int:
