@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from typing import TYPE_CHECKING
 
 import dagger
@@ -40,3 +41,4 @@ def test_a_volume_of_folders_without_end(machine: Machine, tmp_path: Path) -> No
     assert machine.run(pipeline) == "made\n"
     assert machine.step("echo fine") == "fine\n"
     assert usage(tmp_path / "cache" / "engine").volumes == 0
+    subprocess.run(["rm", "-rf", tmp_path / "cache"], check=True)  # pytest could not

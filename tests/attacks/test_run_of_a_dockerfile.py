@@ -82,7 +82,7 @@ _FOLDER = "../../../../../../../../../../../..{folder}"
         "RUN \\\n  # in between\n\n  --mount=type=cache,target=/m {write} /m",
         "R\\\nUN --mo\\ \nunt=type=cache,target=/m {write} /m",
         '\trun\t--mo"unt"=type=cache,target=/m {write} /m',
-        "RUN echo \\\\\n--mount=type=tmpfs\nRUN --\\mount=type=cache,target=/m {write} /m",
+        "RUN echo \\\\\n--mount=type=tmpfs\nRUN --'mount'=type=cache,target=/m {write} /m",
         "ONBUILD RUN --mount=type=cache,target=/m {write} /m",
         "# a comment does not go on \\\nRUN --mount=type=cache,target=/m {write} /m",
         "ARG KIND=cache\nRUN --mount=type=$KIND,target=/m {write} /m",

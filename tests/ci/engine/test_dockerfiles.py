@@ -26,6 +26,7 @@ from ci.engine.dockerfiles import asks_for_more
         "ARG n=host\nFROM a\nRUN --network=$n id",
         "FROM a\n# a comment that does not go on \\\nRUN --network=host id",
         "FROM a\nRUN <<'E\\'\necho\nE\\\nRUN --network=host id",
+        'FROM a\nRUN --mount="unfinished --network=host',
     ],
 )
 def test_what_asks_for_more(dockerfile: str) -> None:
@@ -43,7 +44,6 @@ def test_what_asks_for_more(dockerfile: str) -> None:
         "FROM a\nCMD --network=host\nLABEL a=b \\\n --network=host",
         'FROM a\nRUN ["a", "--network=host"]',
         "FROM a\nRUN -- network=host",
-        'FROM a\nRUN --mount="unfinished --network=host',
         "",
     ],
 )
