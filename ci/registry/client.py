@@ -271,7 +271,14 @@ class Registry(Blobs):
         return found
 
     async def _by_tag(self, repository: str, digest: str) -> list[dict[str, Any]]:
+        """What the fallback tag lists. Unusable when something else has that name: it is not overwritten."""
         index = await self._fetched(repository, _fallback_tag(digest))
+        if index is not None and "manifests" not in index.fields():
+            raise Unusable(
+                f"{self._called(repository, _fallback_tag(digest))} is no list of what is attached, "
+                f"but {index.media_type or 'something else'}",
+                hint="that tag is for such a list alone: give what is there another one",
+            )
         return _manifests(index) if index else []
 
     async def _by_tag_or_why_not(

@@ -861,6 +861,27 @@ def test_a_blob_of_nothing_has_a_size_and_one_that_is_absent_has_none() -> None:
     assert gone.run(lambda registry: registry.blob_size("app", DIGEST)) is None
 
 
+def test_what_has_the_name_of_a_list_of_referrers_and_is_none_is_told_and_left_alone() -> None:
+    image = {"schemaVersion": 2, "mediaType": IMAGE_MANIFEST, "config": {}, "layers": []}
+    subject = artifact(artifact_type="x/image", layers=()).root.descriptor
+    attached = artifact(artifact_type="x/note", layers=(), subject=subject).root
+
+    def serve(request: httpx.Request) -> Answer:
+        if request.method == "PUT":
+            return httpx.Response(201)
+        if "/referrers/" in request.url.path:
+            return error(404, "UNSUPPORTED")
+        return httpx.Response(200, json=image, headers={"Content-Type": IMAGE_MANIFEST})
+
+    net = Net(serve)
+    with pytest.raises(Unusable, match="is no list of what is attached, but application/vnd"):
+        net.run(lambda registry: registry.referrers("app", DIGEST))
+    with pytest.raises(Unusable, match="is no list"):
+        net.run(lambda registry: registry.put_manifest("app", attached))
+    put = [request.url.path.rpartition("/")[2] for request in net.asked if request.method == "PUT"]
+    assert put == [attached.descriptor.digest]
+
+
 # --- downloads -----------------------------------------------------------------------------
 
 
