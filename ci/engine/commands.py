@@ -11,7 +11,6 @@ import hashlib
 import os
 import posixpath
 import shlex
-import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
@@ -227,8 +226,10 @@ async def _watch(engine: Engine, launched: Launched, title: str) -> None:
 
 
 def _is_full(engine: Engine) -> bool:
-    disk = shutil.disk_usage(engine.store.root)
-    return disk.free < max(_LEAST_FREE, min(disk.total // 100, _MOST_FREE))
+    disk = os.statvfs(engine.store.root)
+    least = max(_LEAST_FREE, min(disk.f_blocks * disk.f_frsize // 100, _MOST_FREE))
+    # Files without content take none of the room, but all of the inodes.
+    return disk.f_bavail * disk.f_frsize < least or disk.f_favail < disk.f_files // 100
 
 
 def _complain_of_full_disk(engine: Engine, title: str, ended: bool) -> None:

@@ -160,7 +160,8 @@ class Network:
         try:
             self._slirp = await asyncio.create_subprocess_exec(
                 "slirp4netns", "--netns-type=path", f"--cidr={_NET}", f"--mtu={_MTU}",
-                "--disable-host-loopback", f"--ready-fd={told}", f"--exit-fd={ends}",
+                "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp",
+                f"--ready-fd={told}", f"--exit-fd={ends}",
                 f"/proc/{os.getpid()}/fd/{self._bridge}", "tap0", stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, pass_fds=(told, ends),
                 start_new_session=True,

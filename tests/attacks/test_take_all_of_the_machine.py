@@ -70,15 +70,24 @@ def test_a_bound_that_is_no_number(
         machine.step("true")
 
 
-def test_the_disk(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("bound", "takes"),
+    [
+        ("size=80m", "cat /bin/busybox >> /big; sleep 0.02"),
+        ("size=80m,nr_inodes=9000", "i=$((i+1)); mkdir /$i; test $((i % 50)) = 0 && sleep 0.05"),
+    ],
+)
+def test_the_disk(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, takes: str
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=80m", "va-test", disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", bound, "va-test", disk], check=True)
     try:
         monkeypatch.setenv("VA_CACHE", str(disk))
 
         async def pipeline(_: dagger.Client, base: dagger.Container) -> str:
-            fill = base.with_exec(["sh", "-c", "while true; do cat /bin/busybox >> /big; sleep 0.02; done"])
+            fill = base.with_exec(["sh", "-c", f"while true; do {takes}; done 2> /dev/null"])
             with pytest.raises(
                 dagger.QueryError, match=r"is full: sh -c .* was ended, what it wrote is removed"
             ):
