@@ -65,9 +65,9 @@ _TRIED = (
     "ip address add 10.9.9.9/32 dev eth0",
     "ip route add 169.254.169.254 dev eth0",
     "ip route del 169.254.0.0/16",
-    "chroot /proc/1/root ls /root/.cache",
+    "chroot /proc/1/root ls /var/lib/dpkg",
     "swapoff -a && false",
-    "ls /proc/1/root/work",
+    "ls /proc/1/root/var/lib/dpkg",
     "nice -n -5 true",
 )
 

@@ -1,7 +1,7 @@
 """Whoever may press the button of the promotion types a path where a name belongs, or an option.
 
 The estate was free text that went into a list of paths to be uploaded, and a release's name from a registry
-became a file's: `../../../root/.ssh` was one.
+became a file's: `../../../etc/ssh` was one.
 """
 
 from __future__ import annotations
