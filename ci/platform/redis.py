@@ -1,7 +1,7 @@
 """Redis, in memory only: the state of voice sessions, one server an environment.
 
 It runs as Debian's user `redis`, from a folder below /run that only that user can read. Who logs in is
-either `voice`, with the environment's password, for its own keys; or `backup`, who may do everything, with a
+either `voice`, with the environment's password, to read and write; or `backup`, who may do everything, with a
 password that only this user of the host can read.
 """
 
@@ -61,7 +61,9 @@ def redis_folder(place: Instance, name: str) -> Path:
     return Path("/run") / f"va-{platform}-{name.replace(' ', '-')}"
 
 
-_VOICE = "~va:* +@all -@admin -@dangerous"
+_VOICE = (
+    "~* &* +@all -@admin -@dangerous"  # LiveKit's server keeps its rooms there, beside the api's sessions
+)
 
 
 def _user(name: str, password: str, may: str) -> str:
