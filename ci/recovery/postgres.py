@@ -189,11 +189,8 @@ async def check(backup: PostgresBackup, folder: Path, programs: Path) -> list[Ch
         cluster = Path(work) / "data"
         try:
             await asyncio.to_thread(unpack, folder, cluster)
-        except (OSError, EOFError, tarfile.TarError, ValueError) as error:
-            return [
-                *found,
-                Check(part="postgres", what="pg_verifybackup", problem=f"cannot be unpacked: {error}"),
-            ]
+        except (OSError, PipelineError) as error:
+            return [*found, Check(part="postgres", what="pg_verifybackup", problem=str(error))]
         done = await run(programs / "pg_verifybackup", cluster, check=False)
     problem = _last(done.stderr) if done.code else ""
     return [*found, Check(part="postgres", what="pg_verifybackup", problem=problem, detail="files and log")]
@@ -246,7 +243,7 @@ def unpack(folder: Path, data: Path) -> None:
         try:
             with tarfile.open(source / name) as archive:
                 extract(archive, into)
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except (tarfile.TarError, EOFError, ValueError, zlib.error) as error:
             raise BadInput(f"{source / name} cannot be unpacked: {error}", hint="va dr verify") from error
     shutil.copy(source / _FILES, data / _FILES)
 
