@@ -324,8 +324,9 @@ def test_prometheus_sees_the_pods_with_their_labels(up: platform.Platform, tmp_p
 def test_a_pod_reaches_redis_and_livekit_by_name_and_its_own_logs_are_readable(
     up: platform.Platform, tmp_path: Path
 ) -> None:
+    password = instance().redis_password("dev").read_text()
     script = (
-        "busybox printf 'PING\\r\\nQUIT\\r\\n' | "
+        f"busybox printf 'PING\\r\\nAUTH voice {password}\\r\\nPING\\r\\nQUIT\\r\\n' | "
         "busybox timeout 30 busybox nc redis-dev.va-system.svc.cluster.local 6379;"
         "busybox wget -qO- http://livekit.va-system.svc.cluster.local:7880; echo;"
         "busybox nslookup nothing.example; echo done"
@@ -346,7 +347,7 @@ def test_a_pod_reaches_redis_and_livekit_by_name_and_its_own_logs_are_readable(
 
     said = asyncio.run(story())
 
-    assert "+PONG" in said
+    assert "-NOAUTH" in said and "+PONG" in said
     assert "\nOK\n" in said
     assert said.endswith("done\n")
 
