@@ -5,7 +5,7 @@ compiles 30 MB of Azure's models again.
 
     ./nox -s demo      set this machine up and run the main job on it: build, test, scan, publish, promote
                        dev -> staging -> prod behind canary gates; then a bad release that the gates catch
-    ./nox -s tests     the unit suite (about a minute), then the end-to-end suite on the embedded platform
+    ./nox -s tests     the unit suite (about two minutes), then the end-to-end suite on the embedded platform
     ./nox -s lint      ruff, mypy --strict, import-linter, bandit, zizmor, actionlint, helm lint, kubeconform
     ./nox -s bench     the speed claims, each a ratio against a peer in the same run
     ./nox -s ship      build, test, scan and publish: one release        (what follows -- goes to `va ship`)
@@ -37,7 +37,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def unit(session: nox.Session) -> None:
-    """Run the unit suite: no network, no platform, about a minute."""
+    """Run the unit suite: no network, no platform, about two minutes."""
     session.run("va", "doctor", "--install", "git")
     chosen = ("-m", "not e2e and not conformance", "--ignore=tests/e2e", "--ignore=tests/helm")
     session.run("pytest", *chosen, "-n", "auto", "--dist", "worksteal", *session.posargs)
