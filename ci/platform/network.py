@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+from pathlib import Path
 
 from ci import tools
 from ci.errors import SystemUnavailable
@@ -15,6 +16,8 @@ from ci.platform.part import Part, PartStatus, Say
 from ci.process import run
 
 __all__ = ["network"]
+
+_NAMED = Path("/run/netns")
 
 
 def network(region: Region) -> Part:
@@ -58,6 +61,9 @@ def network(region: Region) -> Part:
 async def _problem(region: Region) -> str:
     if region.node not in await _namespaces():
         return "no network namespace"
+    # `ip` lists names: one whose mount is gone is a plain file.
+    if (_NAMED / region.node).stat().st_dev != Path("/proc/self/ns/net").stat().st_dev:
+        return "its network namespace is gone"
     routes = _parsed(await _ip("-json", "route", "show", region.services))
     if not any(route.get("dev") == region.link for route in routes):
         return f"no route to {region.services}"
