@@ -137,7 +137,11 @@ def refused(error: OSError, path: Path | None = None) -> PipelineError:
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         above = next((one for one in where.parents if one.exists() and not one.is_dir()), None)
         said = f"{above} is a file, and a folder is wanted" if above else said
-    if any(where.is_relative_to(folder) for folder in (places.state(), places.cache())):
+    # A home that nobody may write to is named by its outermost folder: mkdir begins there.
+    if any(
+        where.is_relative_to(folder) or (path is None and folder.is_relative_to(where))
+        for folder in (places.state(), places.cache())
+    ):
         return SystemUnavailable(
             f"{where} cannot be used: {said}", hint="VA_STATE and VA_CACHE name where va keeps things"
         )

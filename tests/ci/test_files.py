@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ci.errors import BadInput, PipelineError, SystemUnavailable
-from ci.files import extract, new_file, new_folder, write_whole
+from ci.files import extract, new_file, new_folder, refused, write_whole
 
 
 def test_a_file_is_written_whole_with_its_folders(tmp_path: Path) -> None:
@@ -154,6 +154,18 @@ def test_a_path_that_cannot_be_written_is_told_in_one_line(
     assert "Errno" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "loop"]
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_home_that_nobody_may_write_to_is_no_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mkdir names the outermost folder that it could not make, above the one where va keeps things."""
+    monkeypatch.setenv("VA_STATE", str(tmp_path / "home/.local/state/va"))
+    outermost = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "home"))
+    told = refused(outermost)
+    assert isinstance(told, SystemUnavailable) and str(tmp_path / "home") in str(told)
+    assert "VA_STATE" in (told.hint or "")
+    assert isinstance(refused(outermost, tmp_path / "home"), BadInput)  # a path that somebody typed
 
 
 def test_a_device_stays_one_and_a_link_is_followed(tmp_path: Path) -> None:
