@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ci import engine, platform, tools
-from ci.delivery.promotion import PromotionResult, summary
+from ci.delivery.results import PromotionResult, summary
 from ci.environments import read_environments
 from ci.errors import GateFailed, PipelineError, StepFailed
 from ci.layout import Line, Page, page, words

@@ -26,10 +26,10 @@ from ci.concurrency import both, together
 from ci.delivery import load
 from ci.delivery.bake import Observed, bake
 from ci.delivery.gates import Carried, Finding, Verdict
-from ci.delivery.helm import Revision, changes, pull_chart
+from ci.delivery.helm import changes, pull_chart
 from ci.delivery.ledger import Event, Ledger
 from ci.delivery.origins import origins
-from ci.delivery.promotion import (
+from ci.delivery.results import (
     Outcome,
     PromotionResult,
     Requests,
@@ -39,7 +39,8 @@ from ci.delivery.promotion import (
     milliseconds,
     number,
 )
-from ci.delivery.site import Site, chart_values, open_site
+from ci.delivery.revisions import Revision
+from ci.delivery.site import TRACKS, Site, chart_values, open_site
 from ci.environments import (
     CanaryStep,
     Environment,
@@ -256,8 +257,9 @@ class _Work:
 async def _promote_target(work: _Work) -> TargetResult:
     started = time.monotonic()
     site = work.site
-    for mended in await site.mend():
-        work.reporter.note(f"{work.name}: {mended}")
+    for track in TRACKS:
+        if mended := await site.mend(track):
+            work.reporter.note(f"{work.name}: {mended}")
     stable = await site.running("stable")
     wanted = chart_values(site.environment, site.target, work.release, "stable")
     if stable is None:

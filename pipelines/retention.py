@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ci.complaints import in_words
 from ci.concurrency import together
 from ci.delivery.ledger import Ledger
-from ci.delivery.promotion import TargetStatus
+from ci.delivery.results import TargetStatus
 from ci.environments import read_environments
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
 from ci.layout import Column, Line, Page, Table, page, words

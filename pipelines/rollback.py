@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 
 from ci.concurrency import together
-from ci.delivery.helm import Revision
 from ci.delivery.ledger import Event, Ledger
-from ci.delivery.promotion import Outcome, PromotionResult, TargetResult
-from ci.delivery.site import STABLE, Site, open_site
+from ci.delivery.results import Outcome, PromotionResult, TargetResult
+from ci.delivery.revisions import Revision
+from ci.delivery.site import TRACKS, Site, open_site
 from ci.environments import Environment, read_environment
 from ci.errors import BadInput
 from ci.reporting import Reporter
@@ -55,8 +55,9 @@ async def _roll_back(
 ) -> TargetResult:
     started = time.monotonic()
     async with open_site(environment, region) as site:
-        for mended in await site.mend():
-            reporter.note(f"{site.target.name}: {mended}")
+        for track in TRACKS:
+            if mended := await site.mend(track):
+                reporter.note(f"{site.target.name}: {mended}")
         canary = await site.running("canary")
         if canary is not None or not await site.on_stable():
             with reporter.step(f"{site.target.name}: traffic to stable, remove the canary"):
@@ -68,7 +69,7 @@ async def _roll_back(
             )
             if to is None:
                 canary_only = True
-        history = await site.helm.history(STABLE)
+        history = await site.history("stable")
         if not history:
             raise BadInput(f"nothing is installed on {site.target.name}", hint="va status shows what runs")
         current = history[0]

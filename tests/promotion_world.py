@@ -20,9 +20,9 @@ from typing import Any
 import httpx
 
 from ci.delivery.cluster import Pod
-from ci.delivery.helm import Revision
 from ci.delivery.load import Answer
 from ci.delivery.metrics import Prometheus
+from ci.delivery.revisions import Revision
 from ci.delivery.site import CANARY, STABLE, Site
 from ci.environments import (
     Canary,
@@ -200,18 +200,19 @@ class Place:
 
     # Helm.
 
-    async def mend(self, name: str, *, timeout: float) -> str:
-        return ""
+    async def idle(self) -> None:
+        pass
 
-    async def revision(self, name: str) -> Revision | None:
-        return self.revisions[name][-1] if self.revisions[name] else None
-
-    async def history(self, name: str) -> tuple[Revision, ...]:
-        return tuple(reversed(self.revisions[name]))
+    async def helm_revisions(
+        self, namespace: str, *, name: str | None = None, history: bool = False
+    ) -> tuple[Revision, ...]:
+        found = [one for key, kept in self.revisions.items() if name in (None, key) for one in kept]
+        shown = [one for one in found if history or one.status != "superseded"]
+        return tuple(sorted(shown, key=lambda one: -one.number))
 
     async def upgrade(
         self, name: str, chart: Path, values: dict[str, Any], *, timeout: float, description: str
-    ) -> Revision:
+    ) -> None:
         self.world.event(f"{self.target} install {name} {values['release']}")
         if self.upgrade_fails == name:
             raise StepFailed(f"{name} was not installed: timed out")
@@ -223,7 +224,6 @@ class Place:
         if name == STABLE and self.http_route is None:
             backend = {"name": f"{STABLE}-api", "port": 80, "weight": 100}
             self.http_route = {"metadata": {}, "spec": {"rules": [{"backendRefs": [backend]}]}}
-        return made
 
     async def rollback(self, name: str, number: int, *, timeout: float) -> None:
         self.world.event(f"{self.target} rollback {name} {number}")

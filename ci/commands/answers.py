@@ -20,7 +20,7 @@ from ci.errors import Interrupted, PipelineError, RootNeeded
 from ci.files import refused
 
 if TYPE_CHECKING:
-    from ci.delivery.promotion import PromotionResult
+    from ci.delivery.results import PromotionResult
     from ci.layout import Page
     from ci.reporting import Reporter
     from ci.tools import GoTool

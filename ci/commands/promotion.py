@@ -12,7 +12,7 @@ from ci.commands.machine import needs_platform
 from ci.commands.options import Estate, Json, Only, ReleaseName, Reports, check_only
 
 if TYPE_CHECKING:
-    from ci.delivery.promotion import PromotionResult, TargetStatus
+    from ci.delivery.results import PromotionResult, TargetStatus
     from ci.reporting import Reporter
     from pipelines.demo import Demonstrated
 
@@ -34,7 +34,7 @@ def promote(
 
     Stopped anywhere, traffic goes back to stable; the same command goes on. Example: va promote --to staging
     """
-    from ci.delivery.promotion import summary
+    from ci.delivery.results import summary
     from ci.release import find_release
     from pipelines.promote import promote as pipeline
 
@@ -60,7 +60,7 @@ def rollback(
 
     Needs nothing but the target's cluster. Example: va rollback prod/eastus
     """
-    from ci.delivery.promotion import summary
+    from ci.delivery.results import summary
     from pipelines.rollback import rollback as pipeline
 
     async def flow(reporter: Reporter) -> PromotionResult:
@@ -84,7 +84,7 @@ def status(
 
     Example: va status prod --json
     """
-    from ci.delivery.promotion import images_table, status_table
+    from ci.delivery.results import images_table, status_table
     from pipelines.promote import status as pipeline
 
     async def flow(reporter: Reporter) -> tuple[TargetStatus, ...]:

@@ -3,7 +3,7 @@
     site.py        a target at work: what pipelines do to it, in their words
     helm.py  cluster.py  traffic.py  metrics.py    the rooms for Helm, Kubernetes, routes and Prometheus
     gates.py       how a canary is judged: pure functions over counts; bake.py asks and waits
-    promotion.py   what a promotion says of itself; ledger.py keeps what was done
+    results.py     what a promotion says of itself; ledger.py keeps what was done
     origins.py     which registry each container's image came from
     chart.py  chart_values.py  manifests.py    the chart as an artifact, its values by type, what it renders
     load.py        traffic of our own, for drills and the demo

@@ -11,7 +11,7 @@ from ci.delivery import gates, metrics
 from ci.delivery.cluster import Cluster, Pod
 from ci.delivery.gates import NOTHING_CARRIED, Carried, Finding, Verdict
 from ci.delivery.metrics import NoData, Prometheus, Reading, Window
-from ci.delivery.promotion import StepResult, headline
+from ci.delivery.results import StepResult, headline
 from ci.environments import CanaryStep, Environment, Gates
 from ci.errors import SystemUnavailable
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import urllib3
 from kubernetes import client, config
 
+from ci.delivery.revisions import Revision, read_revision
 from ci.errors import BadInput, SystemUnavailable
 from ci.quantities import quantity
 from ci.reasons import reason_of
@@ -26,6 +27,7 @@ __all__ = ["Cluster", "Pod", "PodImage", "connect", "understood_pod"]
 
 _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 10.0
+_HELM_KIND = "helm.sh/release.v1"
 _GATEWAY_API = ("gateway.networking.k8s.io", "v1")
 _RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
 """What the chart's pods keep to: kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
@@ -105,6 +107,39 @@ class Cluster:
         found = await self._call(self._core.list_namespaced_pod, namespace, label_selector="va.dev/track")
         plain = self._api.sanitize_for_serialization(found)  # type: ignore[no-untyped-call]
         return tuple(understood_pod(pod) for pod in plain["items"])
+
+    async def helm_revisions(
+        self, namespace: str, *, name: str | None = None, history: bool = False
+    ) -> tuple[Revision, ...]:
+        """Helm's revisions in a namespace (of one Helm release), the newest first.
+
+        Those that another one has superseded only with `history`.
+        """
+        labels = ["owner=helm"]
+        labels += [f"name={name}"] if name else []
+        labels += [] if history else ["status!=superseded"]
+        path = f"/api/v1/namespaces/{namespace}/secrets"
+        found = await self.objects(path, labels=",".join(labels)) or ()
+        made = (read_revision(one) for one in found if one.get("type") == _HELM_KIND)
+        return tuple(sorted(made, key=lambda one: one.number, reverse=True))
+
+    async def objects(
+        self, path: str, *, labels: str = "", names_only: bool = False
+    ) -> tuple[dict[str, Any], ...] | None:
+        """What is listed at a path of the API, as plain data; None when there is no such kind.
+
+        `names_only`: their metadata alone (kubernetes.io/docs/reference/using-api/api-concepts, partial
+        objects), which is all that it takes to see that something is there.
+        """
+        accept = "application/json"
+        if names_only:
+            accept += ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+        found = await self._call(
+            self._api.call_api, path, "GET", {}, [("labelSelector", labels)] if labels else [],
+            {"Accept": accept}, auth_settings=["BearerToken"], allowed=(404,),
+            _return_http_data_only=True, _preload_content=False,
+        )  # fmt: skip
+        return None if found is None else tuple(json.loads(found.data).get("items") or ())
 
     async def images_on_nodes(self) -> dict[str, frozenset[str]]:
         """By node, the references that its container runtime lists; none where nodes may not be read."""

@@ -1,8 +1,8 @@
 """Helm releases of a target, through pyhelm3 and the `helm` program. The only place that runs it.
 
-An upgrade is atomic: it is there with all pods ready, or the revision before is back. A promotion that was
-killed may leave a release `pending-…`; `mend` brings it to where it can go on. Charts are pulled by digest
-from the target's registry and verified before Helm sees them.
+An upgrade is atomic: it is there with all pods ready, or the revision before is back. What is installed
+is read from Helm's own Secrets, without it (ci.delivery.revisions). Charts are pulled by digest from the
+target's registry and verified before Helm sees them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,45 +22,20 @@ from pyhelm3.errors import Error as HelmError
 from pyhelm3.errors import ReleaseNotFoundError
 
 from ci import places, tools
+from ci.delivery.revisions import Values
 from ci.errors import BadInput, StepFailed, SystemUnavailable
 from ci.registry import Registry, digest_of
 from ci.release import Chart
 
-__all__ = ["Helm", "Revision", "Values", "changes", "pull_chart"]
+__all__ = ["Helm", "changes", "pull_chart"]
 
 CHART_LAYER = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 _CHARTS = "charts"
-_SETTLED = ("deployed", "superseded", "failed", "uninstalled")
 _DOWN = re.compile(
     r"kubernetes cluster unreachable|connection refused|no route to host|i/o timeout|etcdserver|"
     r"tls handshake timeout|context deadline exceeded.*(get|post) \"https",
     re.IGNORECASE,
 )
-
-Values = Mapping[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Revision:
-    """One revision of a Helm release. `values` are those that were given, without the chart's defaults."""
-
-    name: str
-    number: int
-    status: str
-    """Helm's word: deployed, failed, superseded, pending-upgrade, …"""
-    updated: datetime
-    description: str
-    values: Values
-
-    @property
-    def release(self) -> str:
-        """The name of our Release that it installed; empty when it was not us."""
-        return str(self.values.get("release", ""))
-
-    @property
-    def deployed(self) -> bool:
-        """Whether this revision is what runs."""
-        return self.status == "deployed"
 
 
 class Helm:
@@ -82,53 +55,9 @@ class Helm:
         )
         self._client = pyhelm3.Client(self._command, executable=str(tools.path("helm")))
 
-    async def revision(self, name: str) -> Revision | None:
-        """The newest revision of a release, whatever its status; None when it is not installed."""
-        try:
-            found = await self._client.get_current_revision(name, namespace=self._namespace)
-            values = await found.values()
-        except ReleaseNotFoundError:
-            return None
-        except HelmError as error:
-            raise self._failed(error, f"cannot read the release {name}") from error
-        return Revision(
-            name=name,
-            number=found.revision,
-            status=str(found.status.value),
-            updated=found.updated,
-            description=found.description or "",
-            values=values or {},
-        )
-
-    async def history(self, name: str) -> tuple[Revision, ...]:
-        """All revisions that Helm keeps, the newest first; none when it is not installed."""
-        try:
-            rows = await self._command.history(name, max_revisions=20, namespace=self._namespace)
-            numbers = sorted((int(row["revision"]) for row in rows), reverse=True)
-            values = [
-                await self._command.get_values(name, namespace=self._namespace, revision=number)
-                for number in numbers
-            ]
-        except ReleaseNotFoundError:
-            return ()
-        except HelmError as error:
-            raise self._failed(error, f"cannot read the history of {name}") from error
-        by_number = {int(row["revision"]): row for row in rows}
-        return tuple(
-            Revision(
-                name=name,
-                number=number,
-                status=str(by_number[number]["status"]),
-                updated=datetime.fromisoformat(str(by_number[number]["updated"])[:19] + "+00:00"),
-                description=str(by_number[number].get("description") or ""),
-                values=given or {},
-            )
-            for number, given in zip(numbers, values, strict=True)
-        )
-
     async def upgrade(
         self, name: str, chart: Path, values: Values, *, timeout: float, description: str
-    ) -> Revision:
+    ) -> None:
         """Install or upgrade, atomically: returns when all pods are ready, within `timeout` seconds.
 
         StepFailed when the release does not get ready; the revision before is then back (or, at a first
@@ -150,9 +79,6 @@ class Helm:
             )
         except HelmError as error:
             raise self._failed(error, f"{name} was not installed to {self._namespace}") from error
-        revision = await self.revision(name)
-        assert revision is not None
-        return revision
 
     async def rollback(self, name: str, number: int, *, timeout: float) -> None:
         """Make revision `number` the current one again and wait until its pods are ready."""
@@ -177,21 +103,18 @@ class Helm:
         except HelmError as error:
             raise self._failed(error, f"{name} was not removed") from error
 
-    async def mend(self, name: str, *, timeout: float) -> str:
-        """Bring a release that an interrupted run left in between to where it can go on.
+    async def test(self, name: str, *, timeout: float) -> None:
+        """Run the tests that the release's chart has (`helm test`); StepFailed when one fails."""
+        try:
+            await self._command.run(
+                ["test", name, "--namespace", self._namespace, "--timeout", f"{timeout:.0f}s"]
+            )
+        except HelmError as error:
+            raise self._failed(error, f"the tests of {name} did not pass") from error
 
-        Returns what was done, or an empty string when nothing had to be. Nobody else is at it: this run
-        holds the namespace's lock, which a `helm` of a killed run would hold.
-        """
-        revision = await self.revision(name)
-        if revision is None or revision.status in _SETTLED:
-            return ""
-        good = [past for past in await self.history(name) if past.status in ("deployed", "superseded")]
-        if not good or revision.status == "uninstalling":
-            await self.uninstall(name, timeout=timeout)
-            return f"{name} was left {revision.status}: removed"
-        await self.rollback(name, good[0].number, timeout=timeout)
-        return f"{name} was left {revision.status}: back at revision {good[0].number}"
+    async def idle(self) -> None:
+        """Return when no `helm` of ours is at work there: that of a run which was killed goes on."""
+        os.close(await _locked(self._command.lock))
 
     def _failed(self, error: HelmError, what: str) -> SystemUnavailable | StepFailed:
         said = error.stderr.decode(errors="replace").strip().removeprefix("Error: ")
@@ -256,12 +179,12 @@ class _Command(Command):  # type: ignore[misc]  # pyhelm3 has no types
     def __init__(self, *, executable: str, kubeconfig: Path, kubecontext: str, lock: Path) -> None:
         super().__init__(executable=executable, kubeconfig=kubeconfig, kubecontext=kubecontext)
         self._access = ["--kubeconfig", str(kubeconfig), "--kube-context", kubecontext]
-        self._lock = lock
+        self.lock = lock
 
     async def run(self, command: list[Any], input: bytes | None = None) -> bytes:
         """Run `helm` with these arguments; pyhelm3's errors for what went wrong."""
         words = [self._executable, *(str(part) for part in command), *self._access]
-        held = await _locked(self._lock)
+        held = await _locked(self.lock)
         try:
             child = await asyncio.create_subprocess_exec(
                 *words,

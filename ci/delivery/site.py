@@ -18,9 +18,10 @@ from ci.delivery import cluster as clusters
 from ci.delivery import traffic
 from ci.delivery.chart_values import laid_over
 from ci.delivery.cluster import Cluster, Pod
-from ci.delivery.helm import Helm, Revision, Values
+from ci.delivery.helm import Helm
 from ci.delivery.load import Send
 from ci.delivery.metrics import Prometheus
+from ci.delivery.revisions import ONCE_RAN, Revision, Values, newest
 from ci.environments import Environment, Target
 from ci.errors import StepFailed, SystemUnavailable
 from ci.release import Release
@@ -29,6 +30,7 @@ __all__ = [
     "CANARY",
     "REGION_LABEL",
     "STABLE",
+    "TRACKS",
     "Site",
     "Track",
     "chart_values",
@@ -44,6 +46,7 @@ _SPLIT = {f"{STABLE}-{part}": f"{CANARY}-{part}" for part in ("api", "web")}
 """The services of each track that the route splits."""
 
 Track = Literal["stable", "canary"]
+TRACKS: tuple[Track, ...] = ("stable", "canary")
 _NAME: dict[Track, str] = {"stable": STABLE, "canary": CANARY}
 
 
@@ -62,17 +65,34 @@ class Site:
 
     async def running(self, track: Track) -> Revision | None:
         """The Helm release of that track; None when there is none."""
-        return await self.helm.revision(_NAME[track])
+        name = _NAME[track]
+        return newest(await self.cluster.helm_revisions(self.target.namespace, name=name), name)
 
-    async def mend(self) -> list[str]:
-        """Bring what an interrupted run left in between to where it can go on; says what was done."""
-        timeout = self.environment.canary.install
-        done = [await self.helm.mend(name, timeout=timeout) for name in (STABLE, CANARY)]
-        return [text for text in done if text]
+    async def history(self, track: Track) -> tuple[Revision, ...]:
+        """All its revisions that Helm keeps, the newest first."""
+        return await self.cluster.helm_revisions(self.target.namespace, name=_NAME[track], history=True)
 
-    async def install(
-        self, release: Release, chart: Path, track: Track, show: Callable[[str], None]
-    ) -> Revision:
+    async def mend(self, track: Track) -> str:
+        """Bring a track that Helm left in between to where it can go on.
+
+        Returns what was done, or an empty string when nothing had to be: a `helm` of a killed run is waited
+        for, and may have ended well. A roll-back goes on to where it was going.
+        """
+        await self.helm.idle()
+        history = await self.history(track)
+        name, timeout = _NAME[track], self.environment.canary.install
+        if not history or not history[0].in_between:
+            return ""
+        left, good = history[0], [one for one in history[1:] if one.status in ONCE_RAN]
+        if left.status == "pending-rollback":
+            good = [one for one in good if one.values == left.values] or good
+        if not good or left.status == "uninstalling":
+            await self.helm.uninstall(name, timeout=timeout)
+            return f"{name} was left {left.status}: removed"
+        await self.helm.rollback(name, good[0].number, timeout=timeout)
+        return f"{name} was left {left.status}: back at revision {good[0].number}"
+
+    async def install(self, release: Release, chart: Path, track: Track, show: Callable[[str], None]) -> None:
         """Install or upgrade that track to the release and wait until all its pods are ready.
 
         StepFailed says why they do not get ready; what was there before is then there again.
@@ -92,7 +112,7 @@ class Site:
         troubles: dict[str, str] = {}
         watcher = asyncio.create_task(self._watch(release.name, track, show, troubles))
         try:
-            return await self.helm.upgrade(
+            await self.helm.upgrade(
                 _NAME[track],
                 chart,
                 chart_values(self.environment, self.target, release, track),

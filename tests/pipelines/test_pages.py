@@ -23,7 +23,7 @@ import pytest
 from rich.cells import cell_len
 
 from ci import places
-from ci.delivery.promotion import Outcome
+from ci.delivery.results import Outcome
 from ci.layout import Line, Page, Table, lines
 
 _FLOWS = ("ci", "pipelines")
@@ -155,7 +155,7 @@ def _text(page: Page, width: int | None) -> list[str]:
 
 def test_they_are_found() -> None:
     assert len(FUNCTIONS) > 25
-    assert {"ci.delivery.promotion.summary", "pipelines.demo.show_demonstrated"} <= set(FUNCTIONS)
+    assert {"ci.delivery.results.summary", "pipelines.demo.show_demonstrated"} <= set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)

@@ -8,7 +8,7 @@ from promotion_world import AnyRegistry, World, environment, release
 
 from ci.delivery.gates import Verdict
 from ci.delivery.ledger import Event, Ledger
-from ci.delivery.promotion import Outcome, PromotionResult
+from ci.delivery.results import Outcome, PromotionResult
 from ci.delivery.site import CANARY
 from ci.environments import Environment
 from ci.errors import GateFailed, GateInconclusive, PolicyBlocked, StepFailed, SystemUnavailable

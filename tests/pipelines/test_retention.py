@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 from ci.commands.cli import app
 from ci.delivery.ledger import Event, Ledger
-from ci.delivery.promotion import TargetStatus
+from ci.delivery.results import TargetStatus
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
 from ci.files import write_whole
 from ci.registry import AzureRegistry, Registry, artifact, open_archive, push

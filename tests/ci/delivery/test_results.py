@@ -5,9 +5,9 @@ import math
 
 from rich.console import Console
 
-from ci.delivery import promotion
+from ci.delivery import results
 from ci.delivery.gates import Exposure, Finding, Tally, Verdict
-from ci.delivery.promotion import Outcome, PromotionResult, Requests, StepResult, TargetResult, TargetStatus
+from ci.delivery.results import Outcome, PromotionResult, Requests, StepResult, TargetResult, TargetStatus
 from ci.errors import GateFailed, GateInconclusive
 
 FINDING = Finding(
@@ -23,7 +23,7 @@ FINDING = Finding(
 STEP = StepResult(
     weight=20,
     verdict=Verdict.FAIL,
-    reason=promotion.headline(FINDING),
+    reason=results.headline(FINDING),
     seconds=12.3,
     findings=(FINDING,),
     exposure=Exposure(intended=0.2, observed=0.2, log_e=-1.0, mismatch=False),
@@ -61,7 +61,7 @@ def test_the_error_of_a_result_is_the_worst_of_its_targets() -> None:
 def test_the_table_shows_the_numbers_and_json_the_same() -> None:
     shown = Console(width=140, record=True, file=None, quiet=False)
     with shown.capture() as captured:
-        shown.print(promotion.summary(result(target(Outcome.FAILED))))
+        shown.print(results.summary(result(target(Outcome.FAILED))))
     text = captured.get()
 
     row = next(line for line in text.splitlines() if "20 %" in line)
@@ -81,13 +81,13 @@ def test_a_step_without_numbers_can_be_shown() -> None:
     held = target(Outcome.HELD).model_copy(update={"steps": (blind,), "requests": None, "moving": None})
     console = Console(width=140)
     with console.capture() as captured:
-        console.print(promotion.summary(result(held)))
+        console.print(results.summary(result(held)))
 
     assert "inconclusive" in captured.get()
 
 
 def test_numbers_are_short_however_large() -> None:
-    assert [promotion.number(value) for value in (0.0, math.log(0.0123), math.log(180.4), 5000.0)] == [
+    assert [results.number(value) for value in (0.0, math.log(0.0123), math.log(180.4), 5000.0)] == [
         "1", "0.012", "180", "1e2171",
     ]  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_status_says_what_runs_where() -> None:
                      digests={}, pods="0/0", canary=None, weight=0),
     ]  # fmt: skip
     with console.capture() as captured:
-        console.print(promotion.status_table(rows))
+        console.print(results.status_table(rows))
     text = captured.get()
 
     assert "deployed (rev. 3)" in text and "api aaaaaaaaaaaa" in text and "20 %" in text

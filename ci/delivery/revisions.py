@@ -1,0 +1,108 @@
+"""What Helm itself keeps of its releases: Secrets of type helm.sh/release.v1, read as they are.
+
+No `helm` process is asked, so nobody waits for one that is at work. A revision is the JSON of Helm's
+`release.Release`, gzipped, in base64, and once more in base64 as every Secret is (helm.sh/helm/v3,
+pkg/storage/driver/util.go); labels say name, status and version.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from ci.errors import SystemUnavailable
+
+__all__ = ["IN_BETWEEN", "ONCE_RAN", "Revision", "Values", "newest", "read_revision"]
+
+Values = Mapping[str, Any]
+
+IN_BETWEEN = ("pending-install", "pending-upgrade", "pending-rollback", "uninstalling")
+"""The statuses that Helm gives while it works: found when it does not, something killed it."""
+ONCE_RAN = ("deployed", "superseded")
+_LARGEST = 64 * 2**20
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revision:
+    """One revision of a Helm release. `values` are those that were given, without the chart's defaults."""
+
+    name: str
+    number: int
+    status: str
+    """Helm's word: deployed, failed, superseded, pending-upgrade, …"""
+    updated: datetime
+    description: str
+    values: Values
+    manifest: str = field(default="", repr=False)
+    """What it installed, as YAML; hooks are not in it."""
+    tests: tuple[str, ...] = ()
+    """The names of its hooks that `helm test` runs."""
+
+    @property
+    def release(self) -> str:
+        """The name of our Release that it installed; empty when it was not us."""
+        return str(self.values.get("release", ""))
+
+    @property
+    def deployed(self) -> bool:
+        """Whether this revision is what runs."""
+        return self.status == "deployed"
+
+    @property
+    def in_between(self) -> bool:
+        """Whether Helm was (or is) at work on it."""
+        return self.status in IN_BETWEEN
+
+
+def read_revision(secret: Mapping[str, Any]) -> Revision:
+    """The revision in a Secret of Helm's; SystemUnavailable names one that is damaged."""
+    try:
+        packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
+        if packed[:2] == b"\x1f\x8b":
+            unpacked = zlib.decompressobj(_GZIP)
+            packed = unpacked.decompress(packed, _LARGEST)
+        release = json.loads(packed)
+        info = release["info"]
+        return Revision(
+            name=str(release["name"]),
+            number=int(release["version"]),
+            status=str(info["status"]),
+            updated=_time(info.get("last_deployed") or ""),
+            description=str(info.get("description") or ""),
+            values=release.get("config") or {},
+            manifest=str(release.get("manifest") or ""),
+            tests=tuple(str(hook["name"]) for hook in release.get("hooks") or () if _tests(hook)),
+        )
+    except (KeyError, TypeError, AttributeError, ValueError, binascii.Error, zlib.error) as error:
+        name = (secret.get("metadata") or {}).get("name", "without a name")
+        raise SystemUnavailable(
+            f"what Helm keeps in the Secret {name} cannot be read",
+            hint="kubectl delete it when another revision is deployed: Helm goes on with those that are left",
+        ) from error
+
+
+def newest(revisions: Iterable[Revision], name: str) -> Revision | None:
+    """The newest revision of that Helm release, whatever its status; None when it is not installed.
+
+    What was uninstalled with its history kept is not installed.
+    """
+    found = max((one for one in revisions if one.name == name), key=lambda one: one.number, default=None)
+    return None if found is None or found.status == "uninstalled" else found
+
+
+def _tests(hook: Mapping[str, Any]) -> bool:
+    return "test" in (hook.get("events") or ())
+
+
+def _time(text: str) -> datetime:
+    """Go's RFC 3339, with nanoseconds; that of a revision which was never deployed is in year 1."""
+    if text[:4] <= "0001":
+        return datetime.fromtimestamp(0, UTC)
+    return datetime.fromisoformat(text).astimezone(UTC)
