@@ -111,6 +111,22 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _container(value: str) -> str:
+    found = re.fullmatch(r"(https?)://([^/\s]+)((?:/[A-Za-z0-9-]+){1,2})/?", value)
+    at_home = found is not None and (urlsplit(value).hostname or "") in ("127.0.0.1", "::1", "localhost")
+    if found is None or not _is_host(found[2]) or (found[1] == "http" and not at_home):
+        raise _mistake(
+            f"{shown(value)} is no container of blobs",
+            "write https://ACCOUNT.blob.core.windows.net/CONTAINER; who may write to it is for Entra to say",
+        )
+    if not re.fullmatch(r"(?=.{3,63}$)[a-z0-9]+(-[a-z0-9]+)*", found[3].rpartition("/")[2]):
+        raise _mistake(
+            f"{shown(value)} is no container of blobs",
+            "a container's name has 3 to 63 small letters, digits and single hyphens",
+        )
+    return value.rstrip("/")
+
+
 def _path(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -387,6 +403,8 @@ class Environment(_Model):
     registries: Registries | None = None
     load: Load | None = None
     secrets: Annotated[tuple[SecretCopy, ...], Field(strict=False)] = ()
+    ledger: Annotated[str, AfterValidator(_container)] | None = None
+    """The container of blobs that all who promote here share a ledger in; None: each machine has its own."""
     values: dict[str, JsonValue] = {}
     """Chart values of this environment."""
 

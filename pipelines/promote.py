@@ -27,7 +27,7 @@ from ci.delivery import load
 from ci.delivery.bake import Observed, bake
 from ci.delivery.gates import Carried, Finding, Verdict
 from ci.delivery.helm import changes, pull_chart
-from ci.delivery.ledger import Event, Ledger
+from ci.delivery.ledger import Event, Journal
 from ci.delivery.origins import origins
 from ci.delivery.results import (
     Outcome,
@@ -84,7 +84,7 @@ async def promote(
     sources = await _check(release, environments, reporter)
     done: list[TargetResult] = []
     for environment in environments:
-        ledger = Ledger(estate, environment.name)
+        ledger = Journal(estate, environment.name, shared=environment.ledger)
         with ledger.alone():
             fresh = False
             for wave in environment.waves:
@@ -194,7 +194,7 @@ async def _promote_wave(
     environment: Environment,
     regions: Sequence[str],
     sources: dict[str, Source],
-    ledger: Ledger,
+    ledger: Journal,
     reporter: Reporter,
 ) -> list[TargetResult]:
     """All regions of a wave at once; a gate that fails in one of them stops the others."""
@@ -215,7 +215,7 @@ async def _promote_wave(
 
 
 def _not_there(
-    release: Release, target: Target, found: Availability, ledger: Ledger, reporter: Reporter
+    release: Release, target: Target, found: Availability, ledger: Journal, reporter: Reporter
 ) -> TargetResult:
     """The region's registry has not got all of it: the target is not touched."""
     reason = _lack(found)
@@ -234,7 +234,7 @@ class _Work:
     release: Release
     chart: Path
     site: Site
-    ledger: Ledger
+    ledger: Journal
     reporter: Reporter
     harm: asyncio.Event
 

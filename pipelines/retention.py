@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ci.complaints import in_words
 from ci.concurrency import together
-from ci.delivery.ledger import Ledger
+from ci.delivery.ledger import Journal
 from ci.delivery.results import TargetStatus
 from ci.environments import read_environments
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
@@ -222,7 +222,7 @@ async def purge_estate(
     since = datetime.now(UTC) - older_than
     with ExitStack() as held:
         for environment in () if dry_run else read_environments(estate):
-            held.enter_context(Ledger(estate, environment.name).alone())
+            held.enter_context(Journal(estate, environment.name, shared=environment.ledger).alone())
         needed, running = needed_by(estate, await status(estate, reporter=reporter), since=since)
         async with estate_registries(estate) as registries:
             done = await purge(
@@ -277,7 +277,7 @@ def needed_by(
     """The releases that targets and the estate's ledger have need of, and the images that run by digest."""
     needed: dict[str, str] = {}
     for environment in read_environments(estate):
-        needed |= in_the_ledger(Ledger(estate, environment.name).entries(), since)
+        needed |= in_the_ledger(Journal(estate, environment.name, shared=environment.ledger).entries(), since)
     running: set[Place] = set()
     for target in targets:
         for name, what in ((target.canary, "is the canary on"), (target.release, "runs on")):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from ci.concurrency import together
-from ci.delivery.ledger import Event, Ledger
+from ci.delivery.ledger import Event, Journal
 from ci.delivery.results import Outcome, PromotionResult, TargetResult
 from ci.delivery.revisions import Revision
 from ci.delivery.site import TRACKS, Site, open_site
@@ -33,7 +33,7 @@ async def rollback(
     name, _, region = place.partition("/")
     environment = read_environment(estate, name)
     regions = [environment.target(region).region] if region else sorted(environment.targets)
-    ledger = Ledger(estate, name)
+    ledger = Journal(estate, name, shared=environment.ledger)
     with ledger.alone():
         results = await together(
             _roll_back(environment, one, ledger, reporter, to=to, canary_only=canary_only) for one in regions
@@ -47,7 +47,7 @@ async def rollback(
 async def _roll_back(
     environment: Environment,
     region: str,
-    ledger: Ledger,
+    ledger: Journal,
     reporter: Reporter,
     *,
     to: str | None,
@@ -89,7 +89,7 @@ async def _roll_back(
 
 
 async def _stable_back(
-    site: Site, history: tuple[Revision, ...], to: str | None, ledger: Ledger, reporter: Reporter
+    site: Site, history: tuple[Revision, ...], to: str | None, ledger: Journal, reporter: Reporter
 ) -> tuple[Outcome, str, str]:
     current, name = history[0], site.target.name
     if to is not None and current.release == to and current.deployed:

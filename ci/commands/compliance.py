@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ci.commands.answers import failing, show_result, write_json
+from ci.commands.answers import answer, failing, show_result, write_json
 from ci.commands.options import Env, Json, Local, Subscription, load, on_azure
 from ci.errors import PolicyBlocked
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ci.architecture.compliance import Item
     from ci.delivery.ledger import Entry
     from ci.layout import Page
+    from ci.reporting import Reporter
 
 __all__ = ["app"]
 
@@ -52,31 +53,29 @@ def compliance_audit(
     estate: Annotated[str, typer.Option(envvar="VA_ESTATE", help="A folder of environments/.")] = "local",
     json: Json = False,
 ) -> None:
-    """Who promoted or rolled back what, from the ledgers of this machine, which nothing ever removes.
+    """Who promoted, ordered or rolled back what, from the estate's ledgers, which nothing ever removes.
 
     What people did to the resources themselves is in Azure's logs, kept as long: the saved search
     "who did what" of each region's workspace. Example: va compliance audit --days 90 --who alice
     """
     from datetime import UTC, datetime, timedelta
 
-    from ci import places
-    from ci.delivery.ledger import Ledger
-    from ci.layout import show
+    from ci.delivery.ledger import all_entries, person
 
-    with failing(json):
+    async def flow(_: Reporter) -> list[Entry]:
         since = datetime.now(UTC) - timedelta(days=days)
-        ledgers = (places.state() / "ledger" / estate).glob("*.jsonl")
-        found = [
+        return [
             entry
-            for file in ledgers
-            for entry in Ledger(estate, file.stem).entries()
-            if entry.time >= since and who in (None, entry.who)
+            for entry in await all_entries(estate)
+            if entry.when >= since and who in (None, entry.by, person(entry.by))
         ]
-        found.sort(key=lambda entry: entry.time)
-        if json:
-            write_json(found)
-            return
-        show(_audit_page(found) if found else f"nothing in {days} days")
+
+    def shown(found: list[Entry]) -> Page:
+        from ci.layout import page
+
+        return _audit_page(found) if found else page(f"nothing in {days} days")
+
+    answer(flow, json=json, show=shown)
 
 
 @app.command("secrets")
@@ -129,7 +128,6 @@ def _audit_page(entries: Sequence[Entry]) -> Page:
         Column(name="why", rank=3, below=True, prose=True),
     )
     for entry in entries:
-        when = entry.time.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        what = f"{entry.event} {entry.weight} %" if entry.weight is not None else entry.event
-        table.add(when, entry.who, what, entry.target, entry.release, entry.reason)
+        when = entry.when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        table.add(when, entry.by, entry.words, entry.target, entry.release, entry.reason)
     return page(table)

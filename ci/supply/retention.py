@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ci.delivery.ledger import Entry, Event
+from ci.delivery.ledger import Event, Happened
 from ci.registry import Held
 from ci.release import Release
 
@@ -64,7 +64,7 @@ class Plan:
     left: tuple[Unneeded, ...]
 
 
-def in_the_ledger(entries: Iterable[Entry], since: datetime) -> dict[str, str]:
+def in_the_ledger(entries: Iterable[Happened], since: datetime) -> dict[str, str]:
     """Releases that one environment's ledger still has need of, each with the reason.
 
     What each target runs by its word and what it would go back to; and all that anything happened with

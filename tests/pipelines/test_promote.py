@@ -7,7 +7,7 @@ import pytest
 from promotion_world import AnyRegistry, World, environment, release
 
 from ci.delivery.gates import Verdict
-from ci.delivery.ledger import Event, Ledger
+from ci.delivery.ledger import Event, Journal
 from ci.delivery.results import Outcome, PromotionResult
 from ci.delivery.site import CANARY
 from ci.environments import Environment
@@ -57,7 +57,7 @@ def promote(monkeypatch: pytest.MonkeyPatch):
 
 
 def events(name: str = "prod") -> list[str]:
-    return [entry.event.value for entry in Ledger("test", name).entries()]
+    return [entry.event.value for entry in Journal("test", name).entries()]
 
 
 def test_the_first_release_is_installed_and_tried(world: World, promote) -> None:
@@ -121,7 +121,7 @@ def test_a_bad_release_is_caught_and_traffic_leaves_it_before_it_is_removed(worl
     assert world.log[-2:] == ["prod/eastus weight 0", "prod/eastus uninstall voice-canary"]
     assert not any("install voice bad" in event for event in world.log)
     assert target.moving is not None and target.moving.lost == 0
-    last = Ledger("test", "prod").entries()[-1]
+    last = Journal("test", "prod").entries()[-1]
     assert last.event is Event.ROLLED_BACK
     assert [finding.metric for finding in last.findings] == ["errors", "latency"]
 
@@ -383,10 +383,10 @@ def test_a_held_canary_keeps_its_evidence_when_another_release_is_not_there(
 ) -> None:
     asyncio.run(promote(GOOD))
     asyncio.run(promote(BETTER, environment("prod", deadline="0s")))
-    before = Ledger("test", "prod").carried("prod/eastus", "better")
-    Ledger("test", "prod").write(Event.NOT_THERE, target="prod/eastus", release="bad")
+    before = Journal("test", "prod").carried("prod/eastus", "better")
+    Journal("test", "prod").write(Event.NOT_THERE, target="prod/eastus", release="bad")
 
-    assert Ledger("test", "prod").carried("prod/eastus", "better") == before
+    assert Journal("test", "prod").carried("prod/eastus", "better") == before
     assert before[1]
 
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from ci.commands.cli import app
-from ci.delivery.ledger import Event, Ledger
+from ci.delivery.ledger import Event, Journal
 from ci.delivery.results import TargetStatus
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
 from ci.files import write_whole
@@ -361,7 +361,7 @@ def test_endpoints_of_one_registry_are_purged_once(tmp_path: Path) -> None:
 
 def test_targets_and_the_ledger_say_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VA_STATE", str(tmp_path))
-    Ledger("local", "prod").write(
+    Journal("local", "prod").write(
         Event.PROMOTED, target="prod/eastus", release="before", time=SINCE - timedelta(1)
     )
     target = TargetStatus(
@@ -449,7 +449,7 @@ def test_the_commands_print_what_they_did(estate: AzureStandIn) -> None:
     assert (purged["releases"], purged["dry_run"], len(purged["gone"])) == (["r1"], False, 6)
     assert sorted(tag for one in estate.manifests["api"].values() for tag in one.tags) == ["r2", "r3"]
 
-    with Ledger("local", "prod").alone():
+    with Journal("local", "prod").alone():
         done = va("purge", "--keep", "1")
     assert done.exit_code == 2 and "is being worked on by" in done.output
 

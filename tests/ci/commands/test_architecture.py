@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from ci.architecture import model
 from ci.commands.cli import app
-from ci.delivery.ledger import Event, Ledger
+from ci.delivery.ledger import Event, Journal
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_gap_ends_the_report_with_an_error(va: typer.Typer, monkeypatch: pytes
 
 def test_audit_says_who_did_what(va: typer.Typer) -> None:
     assert "nothing in 90 days" in _run(va, "compliance", "audit").stdout
-    ledger = Ledger("local", "prod")
+    ledger = Journal("local", "prod")
     ledger.write(Event.PROMOTED, target="prod/eastus", release="r1", time=datetime.now(UTC))
     ledger.write(
         Event.PROMOTED, target="prod/eastus", release="old", time=datetime.now(UTC) - timedelta(days=91)

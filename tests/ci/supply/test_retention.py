@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.delivery.ledger import Entry, Event
+from ci.delivery.ledger import Event, Happened
 from ci.registry import Held, digest_of
 from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
 from ci.supply.retention import AGE_UNKNOWN, in_the_ledger, plan, staying
@@ -32,8 +32,8 @@ def release(name: str, created: datetime) -> Release:
     )
 
 
-def entry(release: str, event: Event, time: datetime, target: str = "prod/eastus") -> Entry:
-    return Entry(time=time, who="me", event=event, target=target, release=release)
+def entry(release: str, event: Event, time: datetime, target: str = "prod/eastus") -> Happened:
+    return Happened(time=time, who="me", event=event, target=target, release=release)
 
 
 def test_the_newest_stay_and_the_young_and_the_needed() -> None:

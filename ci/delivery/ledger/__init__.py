@@ -1,0 +1,45 @@
+"""The ledger: who promoted what where, what was intended, ordered and done, with its numbers and reasons.
+
+    async with open_ledger(environment) as ledger:
+        await ledger.append(Draft(promotion=…, kind=Kind.INTENT, action=Action.MOVE, weight=25))
+
+Append-only, one an environment: the memory of a promotion that was interrupted, the way for orders from any
+terminal, and the answer to "why is this not in prod". The world comes first: what runs is asked from the
+cluster, the ledger says what was decided.
+
+    entry.py       what an entry says;   who.py who says it
+    chain.py       the lines, their hashes, and how damage is found
+    ledger.py      append, read, verify;   opening.py where each ledger is
+    sqlite.py      in a file of this machine, for several processes;   blob.py in Azure, for several machines
+    taken_over.py  the JSON lines of before
+    events.py      the same in the words of pipelines/promote.py, as long as that has states of its own
+"""
+
+from ci.delivery.ledger.chain import Damaged, Problem
+from ci.delivery.ledger.entry import Action, Draft, Entry, Kind, promotion_id
+from ci.delivery.ledger.events import Event, Happened, Journal
+from ci.delivery.ledger.ledger import Conflict, Ledger
+from ci.delivery.ledger.opening import all_entries, folder, open_ledger, open_named, order
+from ci.delivery.ledger.who import person, whoami
+
+__all__ = [
+    "Action",
+    "Conflict",
+    "Damaged",
+    "Draft",
+    "Entry",
+    "Event",
+    "Happened",
+    "Journal",
+    "Kind",
+    "Ledger",
+    "Problem",
+    "all_entries",
+    "folder",
+    "open_ledger",
+    "open_named",
+    "order",
+    "person",
+    "promotion_id",
+    "whoami",
+]
