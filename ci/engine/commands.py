@@ -21,7 +21,8 @@ from ci.below import open_below, open_file, read_file
 from ci.engine import run
 from ci.engine.boundary import privileged_allowed
 from ci.engine.chain import Call
-from ci.engine.containers import absolute, expanded, grown_by, owner_of, place_of
+from ci.engine.containers import absolute, expanded, grown_by, owner_of
+from ci.engine.contents import place_of
 from ci.engine.engine import Engine, ExecFailed, LogLine, NotSupported, answer
 from ci.engine.network import Plug
 from ci.engine.secrets import plaintext

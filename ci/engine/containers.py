@@ -1,4 +1,4 @@
-"""Answers of Container: what an image says, what is mounted, and the commands that run."""
+"""Answers of Container about its image: where it comes from, and what its config says."""
 
 from __future__ import annotations
 
@@ -12,21 +12,13 @@ from typing import Any
 from ci.engine import oci
 from ci.engine.chain import Call
 from ci.engine.engine import Engine, NotSupported, answer
-from ci.engine.files import base_name, copied_directory, copied_file, exists, inside, removed, status
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.users import group_id, ids
 from ci.engine.values import (
-    CacheVolume,
     Container,
-    Directory,
     File,
-    MountKind,
-    MountPoint,
-    Place,
     Port,
     Record,
-    Secret,
-    Service,
 )
 from ci.errors import BadInput
 from ci.registry.platforms import parse_platform, this_machine
@@ -37,7 +29,6 @@ __all__ = [
     "grown_by",
     "owner_of",
     "path_of",
-    "place_of",
     "port_record",
     "ports_of",
     "with_image",
@@ -321,263 +312,7 @@ async def image_ref(engine: Engine, parent: Container, call: Call) -> str:
     return parent.ref
 
 
-# its tree
-
-
-def _mounted(parent: Container, path: str) -> tuple[MountPoint, str] | None:
-    """The mount that a path is in, and the path within it."""
-    best = None
-    for mount in parent.mounts:
-        inner = mount.path.lstrip("/")
-        if path == inner or path.startswith(inner + "/"):
-            best = (mount, path[len(inner) :].lstrip("/"))
-    return best
-
-
-def writable(parent: Container, path: str) -> str:
-    found = _mounted(parent, path)
-    if found:
-        raise NotSupported(f"a change of /{path}, which is in the mount {found[0].path}")
-    return path
-
-
-def place_of(parent: Container, path: str) -> Place:
-    found = _mounted(parent, path)
-    if found is None:
-        return Place(parent.layers, path)
-    mount, rest = found
-    if mount.kind not in (MountKind.DIRECTORY, MountKind.FILE):
-        raise BadInput(f"/{path}: cannot be read from a mounted {mount.kind}")
-    return Place(mount.place.layers, inside(mount.place, rest) if rest else mount.place.path)
-
-
 def grown_by(parent: Container, layers: tuple[str, ...], comment: str) -> Container:
     """The container on more layers; the history tells which call made each."""
     new = len(layers) - len(parent.layers)
     return replace(parent, layers=layers, comments=(*parent.comments, *([comment] * new)), ref="")
-
-
-@answer("Container.rootfs")
-async def rootfs(engine: Engine, parent: Container, call: Call) -> Directory:
-    return Directory(parent.layers)
-
-
-@answer("Container.withRootfs")
-async def with_rootfs(engine: Engine, parent: Container, call: Call) -> Container:
-    source: Directory = await engine.value(call.args["directory"])
-    layers = await copied_directory(engine, (), "", source, {}, None) if source.path else source.layers
-    image = {key: value for key, value in parent.image.items() if key != "history"}
-    return replace(parent, layers=layers, image=image, comments=("withRootfs",) * len(layers), ref="")
-
-
-@answer("Container.directory")
-async def container_directory(engine: Engine, parent: Container, call: Call) -> Directory:
-    place = place_of(parent, path_of(parent, call))
-    if not engine.tree(place.layers).need("/" + place.path).is_dir:
-        raise BadInput(f"/{place.path} is not a directory")
-    return Directory(place.layers, place.path)
-
-
-@answer("Container.file")
-async def container_file(engine: Engine, parent: Container, call: Call) -> File:
-    path = path_of(parent, call)
-    place = place_of(parent, path)
-    if not engine.tree(place.layers).need("/" + place.path).is_file:
-        raise BadInput(f"/{place.path} is not a file")
-    return File(place.layers, place.path, posixpath.basename(path))
-
-
-@answer("Container.exists")
-async def container_exists(engine: Engine, parent: Container, call: Call) -> bool:
-    place = place_of(parent, path_of(parent, call))
-    return exists(engine.tree(place.layers), place.path, call.args)
-
-
-@answer("Container.stat")
-async def container_stat(engine: Engine, parent: Container, call: Call) -> Record:
-    place = place_of(parent, path_of(parent, call))
-    return status(engine.tree(place.layers), place.path, follow=not call.args["doNotFollowSymlinks"])
-
-
-@answer("Container.withDirectory")
-async def with_directory(engine: Engine, parent: Container, call: Call) -> Container:
-    source: Directory = await engine.value(call.args["source"])
-    path = writable(parent, path_of(parent, call))
-    owner = owner_of(engine, parent, call.args["owner"])
-    layers = await copied_directory(engine, parent.layers, path, source, call.args, owner)
-    return grown_by(parent, layers, f"withDirectory /{path}")
-
-
-@answer("Container.withFile")
-async def with_file(engine: Engine, parent: Container, call: Call) -> Container:
-    source: File = await engine.value(call.args["source"])
-    path = writable(parent, path_of(parent, call))
-    owner = owner_of(engine, parent, call.args["owner"])
-    layers = await copied_file(engine, parent.layers, path, source, call.args["permissions"], owner)
-    return grown_by(parent, layers, f"withFile /{path}")
-
-
-@answer("Container.withFiles")
-async def with_files(engine: Engine, parent: Container, call: Call) -> Container:
-    path = writable(parent, path_of(parent, call))
-    owner = owner_of(engine, parent, call.args["owner"])
-    layers = parent.layers
-    for source in await asyncio.gather(*(engine.value(item) for item in call.args["sources"])):
-        target = posixpath.join(path, base_name(source))
-        layers = await copied_file(engine, layers, target, source, call.args["permissions"], owner)
-    return grown_by(parent, layers, f"withFiles /{path}")
-
-
-@answer("Container.withNewFile")
-async def with_new_file(engine: Engine, parent: Container, call: Call) -> Container:
-    path, mode = writable(parent, path_of(parent, call)), call.args["permissions"]
-    owner = owner_of(engine, parent, call.args["owner"]) or (0, 0)
-    data = call.args["contents"].encode("utf-8", "surrogateescape")
-    layers = await engine.layered(
-        parent.layers,
-        ("new file", path, call.args["contents"], mode, owner),
-        lambda layer: layer.write(layer.target(path), data, mode=mode, owner=owner),
-    )
-    return grown_by(parent, layers, f"withNewFile /{path}")
-
-
-@answer("Container.withSymlink")
-async def with_symlink(engine: Engine, parent: Container, call: Call) -> Container:
-    path = writable(parent, path_of(parent, call, "linkName"))
-    target = expanded(parent, call.args["target"], call.args["expand"])
-    layers = await engine.layered(
-        parent.layers,
-        ("symlink", path, target),
-        lambda layer: layer.symlink(
-            posixpath.join(layer.target(posixpath.dirname(path)), posixpath.basename(path)), target
-        ),
-    )
-    return grown_by(parent, layers, f"withSymlink /{path}")
-
-
-@answer("Container.withoutDirectory", "Container.withoutFile", "Container.withoutFiles")
-async def without_paths(engine: Engine, parent: Container, call: Call) -> Container:
-    given = call.args.get("paths") or [call.args["path"]]
-    paths = [expanded(parent, path, call.args["expand"]) for path in given]
-    targets = [writable(parent, absolute(parent, path).lstrip("/")) for path in paths]
-    return grown_by(parent, await removed(engine, parent.layers, targets), "without " + " ".join(given))
-
-
-# mounts, secrets, services
-
-
-def _with_mount(parent: Container, mount: MountPoint) -> Container:
-    others = tuple(item for item in parent.mounts if item.path != mount.path)
-    return replace(parent, mounts=(*others, mount))
-
-
-@answer("Container.withMountedDirectory")
-async def with_mounted_directory(engine: Engine, parent: Container, call: Call) -> Container:
-    source: Directory = await engine.value(call.args["source"])
-    owner = owner_of(engine, parent, call.args["owner"])
-    place: Place = source
-    if owner:
-        place = Place(await copied_directory(engine, (), "", source, {}, owner))
-    return _with_mount(
-        parent,
-        MountPoint(
-            kind=MountKind.DIRECTORY,
-            path="/" + path_of(parent, call),
-            place=Place(place.layers, place.path),
-            read_only=call.args["readOnly"],
-        ),
-    )
-
-
-@answer("Container.withMountedFile")
-async def with_mounted_file(engine: Engine, parent: Container, call: Call) -> Container:
-    source: File = await engine.value(call.args["source"])
-    owner = owner_of(engine, parent, call.args["owner"])
-    place: Place = source
-    if owner:
-        place = Place(await copied_file(engine, (), "file", source, None, owner), "file")
-    return _with_mount(
-        parent,
-        MountPoint(
-            kind=MountKind.FILE, path="/" + path_of(parent, call), place=Place(place.layers, place.path)
-        ),
-    )
-
-
-@answer("Container.withMountedCache")
-async def with_mounted_cache(engine: Engine, parent: Container, call: Call) -> Container:
-    cache: CacheVolume = await engine.value(call.args["cache"])
-    if call.args["sharing"] != "SHARED":
-        cache = replace(cache, sharing=call.args["sharing"])
-    if call.args["source"]:
-        cache = replace(cache, source=await engine.value(call.args["source"]))
-    return _with_mount(
-        parent,
-        MountPoint(
-            kind=MountKind.CACHE,
-            path="/" + path_of(parent, call),
-            cache=cache,
-            owner=call.args["owner"] or cache.owner,
-        ),
-    )
-
-
-@answer("Container.withMountedTemp")
-async def with_mounted_temp(engine: Engine, parent: Container, call: Call) -> Container:
-    mount = MountPoint(kind=MountKind.TEMP, path="/" + path_of(parent, call), size=call.args["size"])
-    return _with_mount(parent, mount)
-
-
-@answer("Container.withMountedSecret")
-async def with_mounted_secret(engine: Engine, parent: Container, call: Call) -> Container:
-    secret: Secret = await engine.value(call.args["source"])
-    return _with_mount(
-        parent,
-        MountPoint(
-            kind=MountKind.SECRET,
-            path="/" + path_of(parent, call),
-            secret=secret,
-            owner=call.args["owner"],
-            mode=call.args["mode"],
-        ),
-    )
-
-
-@answer("Container.withoutMount")
-async def without_mount(engine: Engine, parent: Container, call: Call) -> Container:
-    path = "/" + path_of(parent, call)
-    return replace(parent, mounts=tuple(item for item in parent.mounts if item.path != path))
-
-
-@answer("Container.mounts")
-async def mounts(engine: Engine, parent: Container, call: Call) -> list[str]:
-    return [mount.path for mount in parent.mounts]
-
-
-@answer("Container.withSecretVariable")
-async def with_secret_variable(engine: Engine, parent: Container, call: Call) -> Container:
-    secret: Secret = await engine.value(call.args["secret"])
-    others = tuple(item for item in parent.secret_env if item[0] != call.args["name"])
-    return replace(parent, secret_env=(*others, (call.args["name"], secret)))
-
-
-@answer("Container.withoutSecretVariable")
-async def without_secret_variable(engine: Engine, parent: Container, call: Call) -> Container:
-    return replace(
-        parent, secret_env=tuple(item for item in parent.secret_env if item[0] != call.args["name"])
-    )
-
-
-@answer("Query.cacheVolume")
-async def cache_volume(engine: Engine, parent: None, call: Call) -> CacheVolume:
-    source = await engine.value(call.args["source"]) if call.args["source"] else None
-    return CacheVolume(
-        key=call.args["key"], sharing=call.args["sharing"], source=source, owner=call.args["owner"]
-    )
-
-
-@answer("Container.withServiceBinding")
-async def with_service_binding(engine: Engine, parent: Container, call: Call) -> Container:
-    service: Service = await engine.value(call.args["service"])
-    others = tuple(item for item in parent.services if item[0] != call.args["alias"])
-    return replace(parent, services=(*others, (call.args["alias"], service)))

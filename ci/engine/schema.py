@@ -28,7 +28,7 @@ from graphql import (
     validate,
 )
 
-from ci.engine import commands, containers, dockerfiles, files, images, secrets, services
+from ci.engine import commands, containers, contents, dockerfiles, files, images, secrets, services
 from ci.engine.chain import Call, decode, encode
 from ci.engine.engine import Engine, ExecFailed, NotSupported, answers
 from ci.engine.values import Record
@@ -40,7 +40,7 @@ _LOG = logging.getLogger(__name__)
 
 VERSION = "v0.21.0-embedded"
 
-_ROOMS = (commands, containers, dockerfiles, files, images, secrets, services)
+_ROOMS = (commands, containers, contents, dockerfiles, files, images, secrets, services)
 """Imported for the answers that they register."""
 
 

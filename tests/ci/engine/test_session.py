@@ -6,7 +6,6 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +14,12 @@ import gql
 import httpx
 import pytest
 
-from ci.engine import explained, session
+from ci.engine import explained
 from ci.engine.server import embedded
 from ci.errors import BadInput, StepFailed
 from ci.reporting import SilentReporter
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded engine needs root")
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Callable[[dagger.Client], Awaitable[Any]]], Any]:
-    """Run a piece of pipeline in a session whose working folder is tmp_path/work."""
-    monkeypatch.setenv("VA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("VA_ENGINE", "embedded")
-    monkeypatch.delenv("DAGGER_SESSION_PORT", raising=False)
-    (tmp_path / "work").mkdir()
-
-    def go(pipeline: Callable[[dagger.Client], Awaitable[Any]]) -> Any:
-        async def main() -> Any:
-            async with session(SilentReporter(), workdir=tmp_path / "work") as (client, engine):
-                assert engine == "embedded"
-                return await pipeline(client)
-
-        return asyncio.run(main())
-
-    return go
 
 
 def test_files_go_in_and_out(run: Any, tmp_path: Path) -> None:
