@@ -20,9 +20,9 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
-__all__ = ["Complaint", "Loc", "complaints", "did_you_mean", "dotted", "in_words", "shown"]
+__all__ = ["Complaint", "Loc", "complaints", "did_you_mean", "dotted", "in_words", "mistake", "shown"]
 
 _SHOWN_CHARACTERS = 60
 _NAMED_KEYS = 6
@@ -141,6 +141,11 @@ def shown(value: object) -> str:
         case list() | tuple() | set():
             return "a list"
     return "something else"
+
+
+def mistake(message: str, hint: str) -> PydanticCustomError:
+    """For a validator to raise: what is wrong with a value, and what to do."""
+    return PydanticCustomError("value", "{message}", {"message": message, "hint": hint})
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
