@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
 
 from ci.complaints import did_you_mean, mistake, shown
@@ -184,10 +185,15 @@ def _known(zone: str) -> None:
             pass
         else:
             return
-    places = {name for name in available_timezones() if "/" in name and not name.startswith("Etc/")}
-    near = did_you_mean(zone, places)
+    near = did_you_mean(zone, _places())
     hint = near if near.startswith("did you") else "write the name of a place, as Europe/Amsterdam, or UTC"
     raise mistake(f"{shown(zone)} is no time zone", hint)
+
+
+@cache
+def _places() -> frozenset[str]:
+    names = available_timezones()
+    return frozenset(name for name in names if "/" in name and not name.startswith("Etc/"))
 
 
 def _clock(text: str, of: str) -> int:

@@ -1,0 +1,56 @@
+"""The environments that a release moves through, read from `environments/<estate>/<name>.yaml`.
+
+An estate is a set of environments on one kind of infrastructure: `local` is the embedded platform. Files are
+overlays (`extends: ../base.yaml`, see ci.yamlfile): mappings are laid over each other key by key, a list
+replaces a list. A wrong file is one BadInput that names file, line and key of every mistake, raised before
+anything is touched.
+
+    model.py    what an environment is;   written.py its values as people write them;   reading.py its files
+"""
+
+from ci.environments.model import (
+    Canary,
+    CanaryStep,
+    Environment,
+    ErrorGate,
+    Gates,
+    Geography,
+    LatencyGate,
+    Load,
+    OnInconclusive,
+    Registries,
+    RestartGate,
+    SaturationGate,
+    SecretCopy,
+    Target,
+    Trust,
+    TrustedSigner,
+    geography,
+)
+from ci.environments.reading import estates, names, read_environment, read_environments
+from ci.environments.written import parse_seconds
+
+__all__ = [
+    "Canary",
+    "CanaryStep",
+    "Environment",
+    "ErrorGate",
+    "Gates",
+    "Geography",
+    "LatencyGate",
+    "Load",
+    "OnInconclusive",
+    "Registries",
+    "RestartGate",
+    "SaturationGate",
+    "SecretCopy",
+    "Target",
+    "Trust",
+    "TrustedSigner",
+    "estates",
+    "geography",
+    "names",
+    "parse_seconds",
+    "read_environment",
+    "read_environments",
+]

@@ -1,0 +1,144 @@
+"""How environments are read from their files, and what no single key of them can show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ci import places, yamlfile
+from ci.complaints import did_you_mean
+from ci.environments.model import Environment
+from ci.errors import BadInput
+
+__all__ = ["estates", "names", "read_environment", "read_environments"]
+
+_ARCHITECTURE = "architecture"
+"""What the targets are made of is declared there: see ci.architecture."""
+
+
+def estates(root: Path | None = None) -> tuple[str, ...]:
+    """The estates there are: the folders with environments, but not the one with the architecture."""
+    folder = root or places.checkout() / "environments"
+    found = (path.parent.name for path in folder.glob("*/*.yaml"))
+    return tuple(sorted({name for name in found if _is_name(name)} - {_ARCHITECTURE}))
+
+
+def _is_name(text: str) -> bool:
+    """Whether it can be one of an estate or environment: both are parts of paths, and typed by people."""
+    return re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?", text) is not None
+
+
+def _name(text: str, what: str) -> None:
+    if not _is_name(text):
+        raise BadInput(
+            f"{text[:80]!r} is not the name of {what}", hint="it has small letters, digits and dashes"
+        )
+
+
+def names(estate: str, root: Path | None = None) -> tuple[str, ...]:
+    """The environments of an estate, by name; BadInput lists the known estates."""
+    _name(estate, "an estate")
+    folder = root or places.checkout() / "environments"
+    known = estates(folder)
+    if estate not in known:
+        raise BadInput(
+            f"unknown estate {estate!r} (the folders of {folder} are estates)",
+            hint=did_you_mean(estate, known),
+        )
+    return tuple(sorted(path.stem for path in (folder / estate).glob("*.yaml") if _is_name(path.stem)))
+
+
+def read_environment(estate: str, name: str, root: Path | None = None) -> Environment:
+    """Read and check one environment; BadInput names every mistake with its file, line and key."""
+    folder = root or places.checkout() / "environments"
+    known = names(estate, folder)
+    _name(name, "an environment")
+    if name not in known:
+        raise BadInput(
+            f"unknown environment {name!r} of estate {estate}",
+            hint=did_you_mean(name, known),
+        )
+    document = _document(estate, name, folder)
+    _say_names(document, estate, name)
+    environment = yamlfile.checked(Environment, document)
+    for loc, mistake in _inconsistencies(environment, known):
+        raise BadInput(mistake, place=document.place(*loc), hint="nothing was touched: mend the file")
+    return environment
+
+
+def _document(estate: str, name: str, root: Path | None) -> yamlfile.Document:
+    folder = root or places.checkout() / "environments"
+    return yamlfile.load_overlaid(folder / estate / f"{name}.yaml", within=folder)
+
+
+def read_environments(
+    estate: str, through: str | None = None, root: Path | None = None
+) -> tuple[Environment, ...]:
+    """The environments of an estate in promotion order (`after`), up to and with `through`.
+
+    Only environments on the way to `through` are returned; all of the estate's when it is None.
+    """
+    ordered: list[Environment] = []
+
+    def add(name: str, below: tuple[str, ...]) -> None:
+        if name in below:
+            raise BadInput(
+                f"environments of {estate} wait for each other: {' -> '.join((*below, name))}",
+                place=_document(estate, below[-1], root).place("after"),
+                hint="one of them comes first: take its `after` out",
+            )
+        if any(environment.name == name for environment in ordered):
+            return
+        environment = read_environment(estate, name, root)
+        if environment.after:
+            add(environment.after, (*below, name))
+        ordered.append(environment)
+
+    for name in [through] if through else names(estate, root):
+        add(name, ())
+    return tuple(ordered)
+
+
+def _say_names(document: yamlfile.Document, estate: str, name: str) -> None:
+    """A file's own place says its environment's name: it is put in here, and refused inside the file."""
+    for key in ("estate", "name"):
+        if key in document.data:
+            raise BadInput("the file's own name and folder say this: leave it out", place=document.place(key))
+    document.data.update(estate=estate, name=name)
+    targets = document.data.get("targets")
+    for region, target in targets.items() if isinstance(targets, dict) else ():
+        if isinstance(target, dict):
+            target.update(environment=name, region=region)
+
+
+_Loc = tuple[str | int, ...]
+
+
+def _inconsistencies(environment: Environment, known: tuple[str, ...]) -> Iterator[tuple[_Loc, str]]:
+    """What no single key can show: where it is, and what is wrong."""
+    seen: set[str] = set()
+    for number, wave in enumerate(environment.waves):
+        for index, region in enumerate(wave):
+            if region not in environment.targets:
+                hint = did_you_mean(region, environment.targets)
+                yield ("waves", number, index), f"region {region!r} has no target; {hint}"
+            if region in seen:
+                yield ("waves", number, index), f"region {region!r} is in two waves"
+            seen.add(region)
+    for region in sorted(environment.targets.keys() - seen):
+        yield ("targets", region), "is in no wave: it would never get a release"
+    steps = environment.canary.steps
+    for index, step in enumerate(steps):
+        if index and step.weight <= steps[index - 1].weight:
+            yield (
+                ("canary", "steps", index, "weight"),
+                f"steps grow: more than {steps[index - 1].weight} is expected",
+            )
+        if step.bake > environment.gates.deadline:
+            yield ("canary", "steps", index, "bake"), "is longer than gates.deadline: no step could pass"
+    if environment.after is not None and (
+        environment.after not in known or environment.after == environment.name
+    ):
+        others = [name for name in known if name != environment.name]
+        yield ("after",), f"no environment {environment.after!r}; there is {', '.join(others) or 'no other'}"
