@@ -157,16 +157,16 @@ def window(value: object) -> Window:
     _known(zone)
     times = re.sub(r" *([-,]) *", r"\1", rest.lower())
     if found := re.fullmatch(rf"({_WORD}(?:[-,]{_WORD})*)(?: ({_TIME})-({_TIME}))?", times):
-        return Window(text, zone, weekly=_weekly(*found.groups(), shown(value)))
+        return Window(text, zone, weekly=_weekly(found[1], found[2], found[3], shown(value)))
     if found := re.fullmatch(rf"({_WORD}) ({_TIME}) to ({_WORD}) ({_TIME})", times):
-        return Window(text, zone, weekly=_over_days(*found.groups(), shown(value)))
+        return Window(text, zone, weekly=_over_days(found[1], found[2], found[3], found[4], shown(value)))
     if found := re.fullmatch(rf"(?:from )?({_DATE})(?: ({_TIME}))?( to)?", times):
         if found[2] or found[3] or times.startswith("from"):
             hint = f"say until when: {found[1]} to {found[1]} {zone} is that day"
             raise mistake(f"{shown(value)} never ends", hint)
         return Window(text, zone, dated=_dated(found[1], None, found[1], None, shown(value)))
     if found := re.fullmatch(rf"({_DATE})(?: ({_TIME}))? to ({_DATE})(?: ({_TIME}))?", times):
-        return Window(text, zone, dated=_dated(*found.groups(), shown(value)))
+        return Window(text, zone, dated=_dated(found[1], found[2], found[3], found[4], shown(value)))
     raise mistake(f"{shown(value)} is no time of the week or of the calendar", f"write {_FORM}")
 
 
