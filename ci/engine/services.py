@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from ci.concurrency import within
 from ci.engine.chain import Call, encode
-from ci.engine.commands import Command, command_of, launch
 from ci.engine.containers import port_record, ports_of
 from ci.engine.engine import Engine, LogLine, NotSupported, answer
+from ci.engine.launching import launch
 from ci.engine.network import Plug, inside
+from ci.engine.steps import Command, command_of
 from ci.engine.values import Container, Record, Service
 from ci.errors import BadInput, StepFailed
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from ci.engine.commands import Launched
+    from ci.engine.launching import Launched
 
 __all__ = ["RunningServices"]
 
