@@ -26,10 +26,11 @@ from ci.errors import GateFailed, PipelineError, StepFailed
 from ci.layout import Line, Page, page, words
 from ci.release import Release
 from ci.reporting import Reporter
-from pipelines.promote import promote, status
+from pipelines.promote import promote
 from pipelines.registries import estate_registries
 from pipelines.ship import SHIP_TOOLS, Shipped, ship, show_shipped
 from pipelines.sign import signer_of
+from pipelines.status import answered, status
 from pipelines.tampering import Tampered, tamper
 
 __all__ = ["Demonstrated", "demo", "show_demonstrated"]
@@ -108,7 +109,7 @@ async def demo(*, reporter: Reporter, reports: Path) -> Demonstrated:
 
     with phase("ship the baseline: build, test, scan, publish"):
         baseline = await make(None)
-    installed = {target.release for target in await status(ESTATE, reporter=reporter)}
+    installed = {target.release for target in answered(await status(ESTATE, reporter=reporter))}
     if None in installed:
         with phase("install the baseline where nothing runs yet"):
             _raise(await promote(baseline.release, ESTATE, reporter=reporter))

@@ -22,20 +22,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ci.concurrency import both, together
+from ci.concurrency import together
 from ci.delivery import load
 from ci.delivery.bake import Observed, bake
 from ci.delivery.gates import Carried, Finding, Verdict
 from ci.delivery.helm import changes, pull_chart
 from ci.delivery.ledger import Event, Journal
-from ci.delivery.origins import origins
 from ci.delivery.results import (
     Outcome,
     PromotionResult,
     Requests,
     StepResult,
     TargetResult,
-    TargetStatus,
     milliseconds,
     number,
 )
@@ -50,14 +48,14 @@ from ci.environments import (
     read_environment,
     read_environments,
 )
-from ci.errors import BadInput, PipelineError, StepFailed, SystemUnavailable
+from ci.errors import PipelineError, StepFailed, SystemUnavailable
 from ci.registry import registry_at
 from ci.release import Release
 from ci.reporting import Reporter, Step
 from ci.supply.availability import Availability, Contents, State, contents, prove, survey
 from pipelines.verify import verify
 
-__all__ = ["promote", "status"]
+__all__ = ["promote"]
 
 _SMOKE_SECONDS = 3.0
 _SMOKE_RATE = 5.0
@@ -605,44 +603,3 @@ def _between(before: Requests | None, running: load.Load | None) -> Requests | N
         lost=now.lost - before.lost,
         lost_how=now.lost_how[len(before.lost_how) :],
     )
-
-
-async def status(
-    estate: str, names: Sequence[str] | None = None, *, reporter: Reporter
-) -> tuple[TargetStatus, ...]:
-    """What runs on each target of the named environments (all of them when None), asked from the clusters."""
-    environments = read_environments(estate)
-    known = {environment.name: environment for environment in environments}
-    for name in names or ():
-        if name not in known:
-            raise BadInput(f"unknown environment {name!r}", hint=f"environments: {', '.join(known)}")
-    chosen = [known[name] for name in names] if names else list(environments)
-    with reporter.step("ask the targets"):
-        return tuple(
-            await together(
-                _status(environment, region)
-                for environment in chosen
-                for wave in environment.waves
-                for region in wave
-            )
-        )
-
-
-async def _status(environment: Environment, region: str) -> TargetStatus:
-    async with open_site(environment, region) as site:
-        stable, canary = await together([site.running("stable"), site.running("canary")])
-        found, on_nodes = await both(site.pods(), site.cluster.images_on_nodes())
-        pods = tuple(pod for pod in found if not pod.ended)
-        images = stable.values.get("images", {}) if stable else {}
-        return TargetStatus(
-            target=site.target.name,
-            release=stable.release or None if stable else None,
-            state=stable.status if stable else "nothing installed",
-            revision=stable.number if stable else None,
-            digests={name: str(image.get("digest", "")) for name, image in images.items()},
-            pods=f"{sum(pod.ready for pod in pods)}/{len(pods)}",
-            canary=canary.release if canary else None,
-            weight=await site.weight() if canary else 0,
-            endpoint=site.target.registry,
-            origins=origins(pods, endpoint=site.target.registry, on_nodes=on_nodes),
-        )

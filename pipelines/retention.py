@@ -24,9 +24,9 @@ from ci.release import Release
 from ci.reporting import Reporter
 from ci.supply.attestations import RELEASE_TYPE, RELEASES, release_bundle
 from ci.supply.retention import AGE_UNKNOWN, Kept, Place, Unneeded, in_the_ledger, plan, staying
-from pipelines.promote import status
 from pipelines.registries import EstateRegistries, estate_registries
 from pipelines.releases import releases
+from pipelines.status import answered, status
 
 __all__ = [
     "Locked",
@@ -223,7 +223,7 @@ async def purge_estate(
     with ExitStack() as held:
         for environment in () if dry_run else read_environments(estate):
             held.enter_context(Journal(estate, environment.name, shared=environment.ledger).alone())
-        needed, running = needed_by(estate, await status(estate, reporter=reporter), since=since)
+        needed, running = needed_by(estate, answered(await status(estate, reporter=reporter)), since=since)
         async with estate_registries(estate) as registries:
             done = await purge(
                 [registries.home] if registries.replication else registries.every,

@@ -155,11 +155,18 @@ class Place:
         self.upgrade_fails = ""
         self.unmigrated: dict[str, str] = {}
         self.restarts: Counter[str] = Counter()
+        self.listed: dict[str, tuple[dict[str, Any], ...]] = {}
+        """What the API lists at a path."""
 
     # The cluster.
 
     async def version(self) -> str:
         return "v1.34.4"
+
+    async def objects(
+        self, path: str, *, labels: str = "", names_only: bool = False
+    ) -> tuple[dict[str, Any], ...] | None:
+        return self.listed.get(path, ())
 
     async def images_on_nodes(self) -> dict[str, frozenset[str]]:
         return {}

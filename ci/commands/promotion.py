@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ci.commands.answers import answer, ended
+from ci.commands.answers import answer, ended, failing
 from ci.commands.machine import needs_platform
 from ci.commands.options import Estate, Json, Only, ReleaseName, Reports, check_only
 
@@ -74,23 +74,31 @@ def status(
     images: Annotated[
         bool, typer.Option("--images", help="Say of each container which registry its image came from.")
     ] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="A line a target: Helm's revision, digests, where they came from.")
+    ] = False,
     estate: Estate = "local",
     json: Json = False,
 ) -> None:
-    """Show what runs on each target.
+    """Show what runs where: environments down, regions across.
 
-    Asked from the clusters: release, digests, pods, canary and its weight, and where the images came from.
-    With --images exit code 8 when one is not from its own region's registry, by digest.
+    Asked from the clusters, without waiting for anybody: release, since when, ready pods, canary and its
+    weight, and what differs from what Helm installed. Exit code 6 when a target does not answer (the others
+    are shown); with --images 8 when an image is not from its own region's registry, by digest.
 
     Example: va status prod --json
     """
-    from ci.delivery.results import images_table, status_table
-    from pipelines.promote import status as pipeline
+    from ci.delivery.results import images_table, status_matrix, status_table
+    from pipelines.status import answered
+    from pipelines.status import status as pipeline
 
     async def flow(reporter: Reporter) -> tuple[TargetStatus, ...]:
         return await pipeline(estate, environments, reporter=reporter)
 
-    rows = answer(flow, json=json, show=images_table if images else status_table)
+    shown = images_table if images else status_table if wide else status_matrix
+    rows = answer(flow, json=json, show=shown)
+    with failing(json=False):  # stdout has the rows already
+        answered(rows)
     if images and any(one.problem for row in rows for one in row.origins):
         raise typer.Exit(8)
 

@@ -2,6 +2,8 @@
 
     site.py        a target at work: what pipelines do to it, in their words
     helm.py  cluster.py  traffic.py  metrics.py    the rooms for Helm, Kubernetes, routes and Prometheus
+    revisions.py   what Helm keeps of its releases, read without it
+    promotion/     what a target is, and the one next thing to do there
     gates.py       how a canary is judged: pure functions over counts; bake.py asks and waits
     results.py     what a promotion says of itself; ledger.py keeps what was done
     origins.py     which registry each container's image came from

@@ -134,12 +134,21 @@ class Cluster:
         accept = "application/json"
         if names_only:
             accept += ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-        found = await self._call(
-            self._api.call_api, path, "GET", {}, [("labelSelector", labels)] if labels else [],
-            {"Accept": accept}, auth_settings=["BearerToken"], allowed=(404,),
-            _return_http_data_only=True, _preload_content=False,
-        )  # fmt: skip
-        return None if found is None else tuple(json.loads(found.data).get("items") or ())
+        query = [("labelSelector", labels)] if labels else []
+
+        def ask(_request_timeout: tuple[float, float]) -> Any:
+            request = self._api.param_serialize(
+                "GET", path, query_params=query, header_params={"Accept": accept},
+                auth_settings=["BearerToken"],
+            )  # fmt: skip
+            answer = self._api.call_api(*request, _request_timeout=_request_timeout)
+            content = answer.read()  # type: ignore[no-untyped-call]
+            if answer.status != HTTPStatus.OK:
+                raise client.ApiException.from_response(http_resp=answer, body=content.decode(), data=None)
+            return json.loads(content)
+
+        found = await self._call(ask, allowed=(404,))
+        return None if found is None else tuple(found.get("items") or ())
 
     async def images_on_nodes(self) -> dict[str, frozenset[str]]:
         """By node, the references that its container runtime lists; none where nodes may not be read."""

@@ -6,7 +6,8 @@ The same values are printed as a table, as `--json` and (by entry) in the ledger
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from datetime import datetime
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
@@ -25,6 +26,7 @@ __all__ = [
     "TargetStatus",
     "headline",
     "images_table",
+    "status_matrix",
     "status_table",
     "summary",
 ]
@@ -151,6 +153,24 @@ class TargetStatus(_Record):
     """The registry that this target is to pull from."""
     origins: tuple[Origin, ...] = ()
     """Where the image of each of its containers came from."""
+    since: datetime | None = None
+    """When that release was installed."""
+    drift: tuple[str, ...] = ()
+    """What differs from what Helm installed."""
+    holder: str = ""
+    """Who works on it now."""
+    problem: str = ""
+    """Why nothing is known of it: the cluster does not answer, or may not be read."""
+
+    @property
+    def environment(self) -> str:
+        """`prod` of `prod/eastus`."""
+        return self.target.partition("/")[0]
+
+    @property
+    def region(self) -> str:
+        """`eastus` of `prod/eastus`."""
+        return self.target.partition("/")[2]
 
 
 def _after_failure(targets: Iterable[TargetResult]) -> str:
@@ -280,6 +300,49 @@ def status_table(rows: Iterable[TargetStatus]) -> Page:
             _pulled_from(row),
         )
     return page(table)
+
+
+def status_matrix(rows: Iterable[TargetStatus]) -> Page:
+    """Environments down, regions across: what runs, since when, how well; below it whatever is not so."""
+    rows = tuple(rows)
+    environments = list(dict.fromkeys(row.environment for row in rows))
+    regions = list(dict.fromkeys(row.region for row in sorted(rows, key=lambda row: row.region)))
+    by_place = {(row.environment, row.region): row for row in rows}
+    table = Table("environment", *regions)
+    for environment in environments:
+        cells = (by_place.get((environment, region)) for region in regions)
+        table.add(environment, *(_cell(row) if row else "-" for row in cells))
+    return page(table, *(line for row in rows for line in _remarks(row)))
+
+
+def _cell(row: TargetStatus) -> Line:
+    if row.problem:
+        return words(("does not answer", "red"))
+    if row.release is None:
+        return words(row.state)
+    ready, _, pods = row.pods.partition("/")
+    lines = [row.release, f"since {row.since:%Y-%m-%d %H:%M}" if row.since else row.state]
+    told: list[tuple[str, str]] = [(f"{row.pods} ready", "green" if ready == pods != "0" else "red")]
+    if row.drift:
+        told.append((f", {len(row.drift)} changed", "yellow"))
+    if row.canary:
+        told.append((f", canary at {row.weight} %", "cyan"))
+    if row.holder:
+        told.append((", held", "cyan"))
+    return words("\n".join(lines), "\n", *told)
+
+
+def _remarks(row: TargetStatus) -> Iterator[Line]:
+    if row.problem:
+        yield words((f"{row.target}: {row.problem}", "red"))
+    if row.release is not None and row.state != "deployed":
+        yield words((f"{row.target}: Helm says {row.state} (rev. {row.revision})", "yellow"))
+    if row.canary:
+        yield words(f"{row.target}: the canary {row.canary} has {row.weight} % of the requests")
+    if row.holder:
+        yield words(f"{row.target}: {row.holder} works on it")
+    for one in row.drift:
+        yield words((f"{row.target}: {one}", "yellow"))
 
 
 def _pulled_from(row: TargetStatus) -> str | tuple[str, str]:

@@ -29,6 +29,7 @@ from ci.release import Release
 __all__ = [
     "CANARY",
     "REGION_LABEL",
+    "SPLIT",
     "STABLE",
     "TRACKS",
     "Site",
@@ -42,7 +43,7 @@ STABLE = "voice"
 CANARY = "voice-canary"
 REGION_LABEL = "va.dev/region"
 _VALUES_KEY = {"fastapi-backend": "api", "livekit-agent": "agent", "web-client": "web"}
-_SPLIT = {f"{STABLE}-{part}": f"{CANARY}-{part}" for part in ("api", "web")}
+SPLIT = {f"{STABLE}-{part}": f"{CANARY}-{part}" for part in ("api", "web")}
 """The services of each track that the route splits."""
 
 Track = Literal["stable", "canary"]
@@ -135,16 +136,16 @@ class Site:
     async def weight(self) -> int:
         """Percent of the requests that the canary gets, as the route says."""
         route = await self.cluster.route(traffic.ROUTE, self.target.namespace)
-        return traffic.canary_weight(route, _SPLIT) if route else 0
+        return traffic.canary_weight(route, SPLIT) if route else 0
 
     async def on_stable(self) -> bool:
         """Whether the route sends everything to stable, and names the canary nowhere; so without a route."""
         route = await self.cluster.route(traffic.ROUTE, self.target.namespace)
-        return route is None or traffic.on_stable(route, _SPLIT)
+        return route is None or traffic.on_stable(route, SPLIT)
 
     async def move(self, weight: int) -> float:
         """Give the canary `weight` percent and wait until the gateway follows; returns seconds."""
-        before = await traffic.set_weight(self.cluster, self.target.namespace, _SPLIT, weight)
+        before = await traffic.set_weight(self.cluster, self.target.namespace, SPLIT, weight)
         return await traffic.followed(
             self.target.gateway,
             self.target.hostname,

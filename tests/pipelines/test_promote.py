@@ -427,18 +427,3 @@ def test_roll_back_mends_a_route_that_names_the_canary_alone(world: World, promo
 
     (rule,) = place.http_route["spec"]["rules"]
     assert [(one["name"], one["weight"]) for one in rule["backendRefs"]] == [("voice-api", 100)]
-
-
-def test_status_says_what_runs(world: World, promote) -> None:
-    asyncio.run(promote(GOOD))
-
-    (row,) = asyncio.run(flow.status("test", reporter=SilentReporter()))
-
-    assert (row.target, row.release, row.pods, row.canary, row.weight) == (
-        "prod/eastus",
-        "good",
-        "1/1",
-        None,
-        0,
-    )
-    assert row.digests == {"api": GOOD.images[0].digest}

@@ -1,0 +1,70 @@
+"""What runs on each target: asked from the clusters, which hold no lock and start no process for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ci.concurrency import both, together
+from ci.delivery import cluster as clusters
+from ci.delivery.origins import origins
+from ci.delivery.promotion.facts import drift, look
+from ci.delivery.results import TargetStatus
+from ci.environments import Target, read_environments
+from ci.errors import BadInput, SystemUnavailable
+from ci.reporting import Reporter
+
+__all__ = ["answered", "status"]
+
+
+async def status(
+    estate: str, names: Sequence[str] | None = None, *, reporter: Reporter
+) -> tuple[TargetStatus, ...]:
+    """What runs on each target of the named environments (all of them when None).
+
+    A target whose cluster does not answer says so (`problem`), and the others are told of.
+    """
+    environments = read_environments(estate)
+    known = {environment.name: environment for environment in environments}
+    for name in names or ():
+        if name not in known:
+            raise BadInput(f"unknown environment {name!r}", hint=f"environments: {', '.join(known)}")
+    chosen = [known[name] for name in names] if names else list(environments)
+    with reporter.step("ask the targets"):
+        targets = [one.target(region) for one in chosen for wave in one.waves for region in wave]
+        return tuple(await together(map(_status, targets)))
+
+
+def answered(rows: Sequence[TargetStatus]) -> tuple[TargetStatus, ...]:
+    """The rows, when every target answered; SystemUnavailable for whom a part of the truth will not do."""
+    if silent := [f"{row.target}: {row.problem}" for row in rows if row.problem]:
+        raise SystemUnavailable("; ".join(silent), hint="the others are as shown; va status asks again")
+    return tuple(rows)
+
+
+async def _status(target: Target) -> TargetStatus:
+    try:
+        cluster = clusters.connect(target.kubeconfig, target.context)
+        facts, on_nodes = await both(look(cluster, target.namespace), cluster.images_on_nodes())
+        stable, canary = facts.stable, facts.canary
+        changed = await drift(cluster, target.namespace, (stable, canary))
+    except SystemUnavailable as error:
+        return TargetStatus(
+            target=target.name, release=None, state="does not answer", revision=None, digests={}, pods="-",
+            canary=None, weight=0, endpoint=target.registry, problem=error.message,
+        )  # fmt: skip
+    pods = tuple(pod for pod in facts.pods if not pod.ended)
+    images = stable.values.get("images", {}) if stable else {}
+    return TargetStatus(
+        target=target.name,
+        release=facts.runs or None,
+        state=stable.status if stable else "nothing installed",
+        revision=stable.number if stable else None,
+        digests={name: str(image.get("digest", "")) for name, image in images.items()},
+        pods=f"{sum(pod.ready for pod in pods)}/{len(pods)}",
+        canary=canary.release if canary else None,
+        weight=facts.weight,
+        endpoint=target.registry,
+        origins=origins(pods, endpoint=target.registry, on_nodes=on_nodes),
+        since=stable.updated if stable else None,
+        drift=tuple(map(str, changed)),
+    )

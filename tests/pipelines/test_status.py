@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from promotion_world import World, environment, release
+
+from ci.delivery.results import TargetStatus, status_matrix
+from ci.delivery.site import STABLE, chart_values
+from ci.errors import SystemUnavailable
+from ci.layout import lines
+from ci.reporting import SilentReporter
+from pipelines import status as flow
+
+MANIFEST = """\
+apiVersion: v1
+kind: Service
+metadata: {name: voice-api}
+"""
+GOOD = release("good")
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """Two regions of prod: the good release runs in one, the cluster of the other does not answer."""
+    made = World()
+    prod = environment("prod", "eastus", "westeurope")
+    targets = {name: one.model_copy(update={"context": one.name}) for name, one in prod.targets.items()}
+    prod = prod.model_copy(update={"targets": targets})
+    monkeypatch.setattr(flow, "read_environments", lambda estate: (prod,))
+
+    def connect(_: Path, context: str) -> object:
+        if context == "prod/westeurope":
+            raise SystemUnavailable("the cluster c does not answer: refused")
+        return made.place(context)
+
+    monkeypatch.setattr(flow.clusters, "connect", connect)
+    place = made.place("prod/eastus")
+    values = chart_values(prod, prod.target("eastus"), GOOD, "stable")
+    asyncio.run(place.upgrade(STABLE, Path(), dict(values), timeout=1, description=""))
+    return made
+
+
+def status() -> tuple[TargetStatus, ...]:
+    return asyncio.run(flow.status("test", reporter=SilentReporter()))
+
+
+def test_what_runs_is_told_of_those_that_answer(world: World) -> None:
+    here, there = status()
+
+    assert (here.target, here.release, here.pods, here.canary, here.weight) == (
+        "prod/eastus", "good", "1/1", None, 0,
+    )  # fmt: skip
+    assert here.digests == {"api": GOOD.images[0].digest} and here.since is not None and not here.drift
+    assert (there.release, there.problem) == (None, "the cluster c does not answer: refused")
+
+
+def test_who_wants_the_whole_truth_gets_an_error(world: World) -> None:
+    with pytest.raises(SystemUnavailable, match="prod/westeurope: the cluster c does not answer"):
+        flow.answered(status())
+
+
+def test_the_matrix_says_what_is_not_well(world: World) -> None:
+    place = world.place("prod/eastus")
+    place.revisions[STABLE] = [
+        type(one)(**{**one.__dict__, "manifest": MANIFEST}) for one in place.revisions[STABLE]
+    ]
+
+    shown = [line.plain for line in lines(status_matrix(status()), 110)]
+
+    assert shown[0].split() == ["environment", "eastus", "westeurope"]
+    assert any("1/1 ready, 1 changed" in line for line in shown)
+    assert "prod/eastus: Service voice-api is not there any more" in shown
+    assert any("prod/westeurope: the cluster c does not answer" in line for line in shown)
