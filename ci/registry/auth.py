@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 
@@ -39,7 +40,9 @@ _SCHEME = re.compile(rf"({_TOKEN})(?=[\s,]|$)\s*(?:[A-Za-z0-9._~+/-]+=*\s*(?=,|$
 """A scheme, with the one value that Negotiate and its like have in place of parameters."""
 # An unquoted value may hold what no token may, `https://…` and `pull,push`: it ends where another begins.
 _PARAMETER = re.compile(
-    rf'({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^\s,"]*(?:,(?!{_TOKEN}(?:\s*=|\s+{_TOKEN}\s*=))[^\s,"]+)*))'
+    rf'({_TOKEN})\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|'
+    rf"'([^'\",]*(?:,(?!\s*{_TOKEN}\s*=)[^'\",]*)*)'|"  # no quotes by the grammar, and yet some write them
+    rf'([^\s,"]*(?:,(?!{_TOKEN}(?:\s*=|\s+{_TOKEN}\s*=))[^\s,"]+)*))'
 )
 _REPOSITORY = re.compile(r"/(v2|acr/v1)/(.+?)/(?:manifests|blobs|tags|referrers|_manifests|_tags)(?:/|$)")
 _USED_OF_ITS_LIFE = 0.9
@@ -75,7 +78,7 @@ def challenges(header: str) -> Iterator[tuple[str, dict[str, str]]]:
     while at < len(header):
         if found := _PARAMETER.match(header, at):
             name = found[1].lower()
-            value = re.sub(r"\\(.)", r"\1", found[2]) if found[2] is not None else found[3]
+            value = re.sub(r"\\(.)", r"\1", found[2]) if found[2] is not None else found[3] or found[4] or ""
             fields[name] = f"{fields[name]} {value}" if name == "scope" and fields.get(name) else value
         elif found := _SCHEME.match(header, at):
             if scheme:
@@ -155,6 +158,7 @@ class BearerAuth(httpx.Auth):
         if challenge := parse_challenge(asked):
             with suppress(httpx.InvalidURL):  # a realm may be a path of the registry's own
                 challenge = replace(challenge, realm=str(response.url.join(challenge.realm)))
+            _refuse_home(challenge, response.url)
             self._asked[kind] = challenge
             request.headers["Authorization"] = f"Bearer {await self.token(challenge, refused=used)}"
             yield request
@@ -162,6 +166,17 @@ class BearerAuth(httpx.Auth):
             self._asks_for_basic = True
             request.headers["Authorization"] = f"Basic {self._basic}"
             yield request
+
+
+def _refuse_home(challenge: Challenge, asked: httpx.URL) -> None:
+    """A registry elsewhere sends nobody, and no password, to a server of this machine's own."""
+    with suppress(httpx.InvalidURL):
+        realm = httpx.URL(challenge.realm)
+        if is_on_this_machine(realm.host) and not is_on_this_machine(asked.host):
+            raise SystemUnavailable(
+                f"the registry {asked.host} names {without_query(realm)} as where to sign in: this machine",
+                hint="its realm has to be an address of its own: that is in the registry's configuration",
+            )
 
 
 def _kind(request: httpx.Request) -> tuple[str, ...]:
@@ -172,10 +187,18 @@ def _kind(request: httpx.Request) -> tuple[str, ...]:
 
 
 def password_auth(
-    username: str, password: str, transport: httpx.AsyncBaseTransport | None = None, *, attempts: int = 5
+    username: str,
+    password: str,
+    transport: httpx.AsyncBaseTransport | None = None,
+    *,
+    identity: str = "",
+    attempts: int = 5,
 ) -> BearerAuth:
-    """A user and a password for either kind of registry; nobody, who may often pull, without a user."""
-    fetch = password_tokens(username, password, transport, attempts=attempts)
+    """A user and a password for either kind of registry; nobody, who may often pull, without a user.
+
+    `identity` is a refresh token, which then speaks for the user where tokens are given.
+    """
+    fetch = password_tokens(username, password, transport, identity=identity, attempts=attempts)
     return BearerAuth(fetch, basic=(username, password))
 
 
@@ -184,12 +207,15 @@ def password_tokens(
     password: str,
     transport: httpx.AsyncBaseTransport | None = None,
     *,
+    identity: str = "",
     attempts: int = 5,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Callable[[Challenge], Awaitable[Token]]:
     """Tokens for a user and password, from the realm that the registry names; for nobody without a user.
 
-    The realm is asked as a registry is: again when it is busy, and never in clear over a network.
+    The realm is asked as a registry is: again when it is busy, and never in clear over a network. An
+    `identity` token goes there by OAuth 2's refresh grant (distribution, "Docker Registry v2 authentication
+    using OAuth2"), as docker sends it.
     """
 
     async def fetch(challenge: Challenge) -> Token:
@@ -202,16 +228,27 @@ def password_tokens(
         async with Connection(
             str(realm.copy_with(path="/", query=None)),
             name=f"the token server {without_query(realm)}",
-            auth=httpx.BasicAuth(username, password) if username else None,
+            auth=httpx.BasicAuth(username, password) if username and not identity else None,
             transport=transport,
             attempts=attempts,
             sleep=sleep,
             elsewhere=False,
         ) as server:
-            url = realm.copy_with(params=httpx.QueryParams(words)) if words else realm
-            answer = await server.ask(
-                "GET", url, expect={200, *range(301, 309), 400, 401, 403, 404}, most=_LARGEST_TOKEN
-            )
+            expect = {200, *range(301, 309), 400, 401, 403, 404}
+            if identity:
+                grant = {"grant_type": "refresh_token", "client_id": "va", "refresh_token": identity}
+                grant |= {"service": challenge.service, "scope": challenge.scope}
+                answer = await server.ask(
+                    "POST",
+                    realm,
+                    expect=expect,
+                    headers={"Content-Type": "application/x-www-form-urlencoded"},
+                    content=urlencode({name: value for name, value in grant.items() if value}).encode(),
+                    most=_LARGEST_TOKEN,
+                )
+            else:
+                url = realm.copy_with(params=httpx.QueryParams(words)) if words else realm
+                answer = await server.ask("GET", url, expect=expect, most=_LARGEST_TOKEN)
         try:
             return _token_in(answer.status, answer.content)
         except ValueError as error:

@@ -1,7 +1,7 @@
 """Who we are at a registry that is not ours: as `docker login` left it, else nobody, which is enough to pull.
 
 Read: `auths` of $DOCKER_CONFIG/config.json (~/.docker by default), as docker, podman, helm, skopeo and
-`az acr login` write it. Credential helpers are not asked.
+`az acr login` write it, the identity token of the last one too. Credential helpers are not asked.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ def log_in(endpoint: str, *, attempts: int = 5) -> httpx.Auth:
 
     BadInput when the file cannot be read. `attempts`: as of Registry.
     """
-    return password_auth(*_credentials(endpoint), attempts=attempts)
+    username, password, identity = _credentials(endpoint)
+    return password_auth(username, password, identity=identity, attempts=attempts)
 
 
-def _credentials(endpoint: str) -> tuple[str, str]:
+def _credentials(endpoint: str) -> tuple[str, str, str]:
+    """User, password and identity token, as far as there are any."""
     folder = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
     try:
         known = read_json((folder / "config.json").read_bytes()).get("auths") or {}
@@ -41,11 +43,12 @@ def _credentials(endpoint: str) -> tuple[str, str]:
         user, _, password = base64.b64decode(entry.get("auth") or "").decode().partition(":")
         if not user:  # as Kubernetes' secrets of registries may have them
             user, password = str(entry.get("username") or ""), str(entry.get("password") or "")
+        identity = str(entry.get("identitytoken") or "")
     except FileNotFoundError:
-        return "", ""
+        return "", "", ""
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise BadInput(  # without the error's own text: the file holds passwords
             f"{folder / 'config.json'} cannot be read: {type(error).__name__}",
             hint="docker login writes it; DOCKER_CONFIG names another folder",
         ) from None
-    return user, password
+    return user, password, identity

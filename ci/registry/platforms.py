@@ -9,6 +9,7 @@ order a machine takes what is not made exactly for it: containerd's platforms pa
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -32,7 +33,10 @@ _ARCHITECTURES = {
     "loongarch64": "loong64",
 }
 _SYSTEMS = {"macos": "darwin"}
-_PLAIN = {("amd64", "v1"): "", ("arm64", "v8"): "", ("arm", ""): "v7"}
+_PLAIN = {
+    ("amd64", "v1"): "", ("arm64", "v8"): "", ("arm64", "v8.0"): "", ("arm64", "v9.0"): "v9",
+    ("arm", ""): "v7",
+}  # fmt: skip
 """Variants that are said by none, and the one that is meant by none."""
 _ATTESTATION = "vnd.docker.reference.type"
 """What BuildKit marks its attestations with, which lie between the images (platform unknown/unknown)."""
@@ -109,7 +113,7 @@ def _normal(system: str, architecture: str, variant: str = "") -> Platform:
     system, architecture, variant = system.lower(), architecture.lower(), variant.lower()
     architecture, _, own = _ARCHITECTURES.get(architecture, architecture).partition("/")
     variant = variant or own
-    if variant.isdigit():
+    if variant[:1].isdigit():
         variant = f"v{variant}"
     return Platform(
         os=_SYSTEMS.get(system, system),
@@ -128,8 +132,17 @@ def _runs(wanted: Platform) -> list[Platform]:
     if wanted.architecture == "arm":
         return [wanted, *of("arm", *(f"v{one}" for one in range(level - 1, 4, -1)))]
     if wanted.architecture == "arm64":
-        newer = [wanted] if wanted.variant else []
-        return [*newer, *of("arm64", "v8"), *of("arm", "v8", "v7", "v6", "v5")]
+        return [*of("arm64", *_arm64(wanted.variant)), *of("arm", "v8", "v7", "v6", "v5")]
     if wanted.architecture == "amd64":
         return [wanted, *of("amd64", *(f"v{one}" for one in range(level - 1, 0, -1))), *of("386", "")]
     return [wanted]
+
+
+def _arm64(variant: str) -> list[str]:
+    """That variant and those before it. v9.0 came of v8.5, and so v9.n runs what v8.(n+5) does."""
+    if not (found := re.fullmatch(r"v([89])(?:\.(\d))?", variant or "v8")):
+        return [variant, "v8"]
+    minor = int(found[2] or 0)
+    nines = [f"v9.{one}" for one in range(minor, -1, -1)] if found[1] == "9" else []
+    eights = range(min(minor + 5, 9) if nines else minor, -1, -1)
+    return [*nines, *(f"v8.{one}" for one in eights)]

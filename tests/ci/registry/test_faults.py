@@ -148,6 +148,14 @@ def test_what_is_no_challenge_for_a_token_is_none(header: str) -> None:
     assert parse_challenge(header) is None
 
 
+@pytest.mark.parametrize("realm", ["http://127.0.0.1:9/t", "https://localhost/t", "http://[::1]/t"])
+def test_a_registry_elsewhere_sends_nobody_to_a_server_of_this_machine(realm: str) -> None:
+    net = Net(lambda request: httpx.Response(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}"'}))
+    with pytest.raises(SystemUnavailable, match="this machine"):
+        net.run(lambda registry: registry.blob("app", DIGEST))
+    assert {request.url.host for request in net.asked} == {HOST}
+
+
 def test_several_headers_are_several_challenges() -> None:
     headers = httpx.Headers(
         [("WWW-Authenticate", 'Basic realm="x"'), ("www-authenticate", 'Bearer realm="y"')]

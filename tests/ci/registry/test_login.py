@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import urllib.parse
 from pathlib import Path
 
 import httpx
@@ -32,6 +33,9 @@ class Guarded(httpx.AsyncBaseTransport):
         self.asked: list[str | None] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/token" and request.method == "POST":
+            self.asked.append(request.content.decode())
+            return httpx.Response(200, json={"access_token": "t"})
         if request.url.path == "/token":
             self.asked.append(request.headers.get("Authorization"))
             return httpx.Response(200, json={"token": "t"})
@@ -46,7 +50,7 @@ def who_asks(monkeypatch: pytest.MonkeyPatch, endpoint: str = "r.example") -> st
     monkeypatch.setattr(
         login_module,
         "password_auth",
-        lambda user, password, attempts: password_auth(user, password, world, attempts=attempts),
+        lambda user, password, **kept: password_auth(user, password, world, **kept),
     )
 
     async def main() -> None:
@@ -74,6 +78,20 @@ def test_user_and_password_may_stand_beside_each_other(
 ) -> None:
     config(folder, {"r.example": {**entry, "username": "me", "password": _PASSWORD}})
     assert who_asks(monkeypatch) == f"Basic {base64.b64encode(f'me:{_PASSWORD}'.encode()).decode()}"
+
+
+def test_an_identity_token_is_what_signs_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `docker login` and `az acr login` leave it: a user, no password, and a refresh token."""
+    user = base64.b64encode(b"00000000-0000-0000-0000-000000000000:").decode()
+    config(folder, {"r.example": {"auth": user, "identitytoken": _PASSWORD}})
+    asked = dict(urllib.parse.parse_qsl(who_asks(monkeypatch) or ""))
+    assert asked.pop("client_id")
+    assert asked == {
+        "grant_type": "refresh_token",
+        "refresh_token": _PASSWORD,
+        "service": "r",
+        "scope": "repository:db:pull",
+    }
 
 
 def test_without_a_login_a_token_is_asked_for_as_nobody(
