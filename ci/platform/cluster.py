@@ -68,7 +68,10 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
         files: Callable[[], dict[Path, str]] = dict,
         env: dict[str, str] | None = None,
         up_within: float = 90.0,
+        beside: tuple[str, ...] = (),
     ) -> Part:
+        """A program as a part; `beside` are the tools that it starts itself."""
+
         def make() -> Daemon:
             return Daemon(
                 name=f"{region.node} {name}",
@@ -82,7 +85,14 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
 
         wanted = tuple(f"{region.node} {need}" for need in needs)
         # The API server would wait a minute for its watchers to leave.
-        return as_part(place, make, name=f"{region.node} {name}", needs=(space, *wanted), grace=3)
+        return as_part(
+            place,
+            make,
+            name=f"{region.node} {name}",
+            needs=(space, *wanted),
+            tools=(program, *beside),
+            grace=3,
+        )
 
     pki, conf = home / "pki", home / "kubernetes"
 
@@ -187,6 +197,7 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
             **_registry_hosts(place, region, home),
         },
         needs=(),
+        beside=("runc", "cni-plugins"),
     )
     sandbox = _sandbox(place, region)
     kubelet = inside(
@@ -215,6 +226,7 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
         # kube-proxy calls iptables by name, and Debian has it in sbin.
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         needs=("kube-apiserver",),
+        beside=("iptables",),
     )
     dns = inside(
         "coredns",
@@ -479,4 +491,6 @@ def _sandbox(place: Instance, region: Region) -> Part:
     async def down() -> None:
         """It goes with the node's folder."""
 
-    return Part(name=name, up=up, status=status, down=down, needs=(f"{region.node} containerd",))
+    return Part(
+        name=name, up=up, status=status, down=down, needs=(f"{region.node} containerd",), tools=("busybox",)
+    )
