@@ -21,6 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/helm/golden/ anew")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """End to end, a file is one worker's; all that use the one platform are the same one's."""
+    for item in items:
+        if item.get_closest_marker("e2e") and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A run of which every test was skipped has shown nothing: it fails."""
