@@ -18,7 +18,10 @@ from typing import Any
 
 from ci.errors import BadInput
 
-__all__ = ["Call", "decode", "encode"]
+__all__ = ["ITEM", "Call", "decode", "encode"]
+
+ITEM = "[]"
+"""The argument of a call that names one object of the list that the call gives: its position."""
 
 
 class Call:
@@ -54,6 +57,10 @@ class Call:
     def name(self) -> str:
         """`Container.withExec`: the type it was called on and the field."""
         return f"{self.parent.type if self.parent else 'Query'}.{self.field}"
+
+    def of_list(self) -> Call:
+        """The call that gives the list that this is an object of."""
+        return Call(self.parent, self.type, self.field, {k: v for k, v in self.args.items() if k != ITEM})
 
 
 def encode(call: Call) -> str:

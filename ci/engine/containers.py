@@ -21,7 +21,7 @@ from ci.engine.values import (
     Record,
 )
 from ci.errors import BadInput
-from ci.registry.platforms import parse_platform, this_machine
+from ci.registry.platforms import Platform, own_platform, this_machine
 
 __all__ = [
     "absolute",
@@ -29,6 +29,7 @@ __all__ = [
     "grown_by",
     "owner_of",
     "path_of",
+    "platform_of",
     "port_record",
     "ports_of",
     "with_image",
@@ -37,11 +38,16 @@ __all__ = [
 
 @answer("Query.container")
 async def container(engine: Engine, parent: None, call: Call) -> Container:
-    ours = this_machine()
-    platform = call.args["platform"] or str(ours)
-    if parse_platform(platform) != ours:
-        raise NotSupported(f"platform {platform} (this machine is {ours})")
+    ours = platform_of(call.args["platform"])
     return Container(platform=str(ours), image={**ours.as_json(), "config": {}})
+
+
+def platform_of(said: str | None) -> Platform:
+    """The platform that a pipeline names, which is to be one of this machine's own."""
+    ours = own_platform(said) if said else this_machine()
+    if ours is None:
+        raise NotSupported(f"platform {said} (this machine is {this_machine()})")
+    return ours
 
 
 @answer("Query.defaultPlatform", "Container.platform")

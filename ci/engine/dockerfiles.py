@@ -14,7 +14,7 @@ from typing import Any
 
 from ci.engine import limits, oci
 from ci.engine.chain import Call
-from ci.engine.containers import with_image
+from ci.engine.containers import platform_of, with_image
 from ci.engine.engine import Engine, LogLine, NotSupported, answer
 from ci.engine.network import NAMES
 from ci.engine.patterns import choose, ignore_file
@@ -26,7 +26,6 @@ from ci.engine.tree import Entry, Layer, Tree, content_digest
 from ci.engine.values import Container, Directory, Secret
 from ci.errors import BadInput, StepFailed, SystemUnavailable
 from ci.process import Completed, run
-from ci.registry.platforms import parse_platform, this_machine
 
 __all__: list[str] = []
 
@@ -71,9 +70,9 @@ exec buildah "$@"
 async def docker_build(engine: Engine, parent: Directory, call: Call) -> Container:
     """What buildah builds of a Dockerfile; known by the content of the folder and the arguments."""
     args = call.args
-    ours = this_machine()
-    if args["ssh"] or (args["platform"] and parse_platform(args["platform"]) != ours):
-        raise NotSupported("Directory.dockerBuild(ssh, platform)")
+    ours = platform_of(args["platform"])
+    if args["ssh"]:
+        raise NotSupported("Directory.dockerBuild(ssh)")
     secrets: list[Secret] = list(await asyncio.gather(*(engine.value(item) for item in args["secrets"])))
     tree = engine.tree(parent.layers)
     dockerfile = await asyncio.to_thread(tree.read, f"/{parent.path}/{args['dockerfile']}", _MOST)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ci.engine.boundary import Boundary
+from ci.engine.chain import ITEM, Call
 from ci.engine.masking import Masker, Secrets
 from ci.engine.store import Store, digest_of, full_disk_is_told
 from ci.engine.tree import Layer, Tree
@@ -22,7 +23,6 @@ from ci.engine.waiting import Spare
 from ci.errors import BadInput
 
 if TYPE_CHECKING:
-    from ci.engine.chain import Call
     from ci.engine.network import Plug
     from ci.engine.values import Container, Service
     from ci.reporting import Reporter
@@ -175,6 +175,8 @@ class Engine:
         return await self._shared.get(call.digest, lambda: self._evaluate(call))
 
     async def _evaluate(self, call: Call) -> Any:
+        if (number := call.args.get(ITEM)) is not None:  # one of the objects of a list
+            return (await self.value(call.of_list()))[number]
         parent = await self.value(call.parent) if call.parent else None
         return await answers[call.name](self, parent, call)
 

@@ -23,7 +23,15 @@ from ci.engine.tree import Entry, Layer, Tree, content_digest, copy_data
 from ci.engine.values import Directory, File, Host, Place, Record
 from ci.errors import BadInput
 
-__all__ = ["base_name", "copied_directory", "copied_file", "imported_file", "inside", "numeric_owner"]
+__all__ = [
+    "base_name",
+    "copied_directory",
+    "copied_file",
+    "imported_file",
+    "inside",
+    "numeric_owner",
+    "text_of",
+]
 
 _LARGE = 1 << 20
 _PERMISSIONS = 0o777
@@ -112,6 +120,15 @@ def _file(tree: Tree, place: Place) -> Entry:
     if not entry.is_file:
         raise BadInput(f"/{place.path} is not a file")
     return entry
+
+
+async def text_of(engine: Engine, file: File) -> str:
+    """A file that is to be text, in UTF-8."""
+    data = await asyncio.to_thread(engine.tree(file.layers).read, file.path)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"/{file.path} is no text in UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 # host

@@ -31,7 +31,7 @@ from ci.registry import (
     push,
     registry_at,
 )
-from ci.registry.platforms import choose, this_machine
+from ci.registry.platforms import Platform, choose, parse_platform, this_machine
 
 __all__ = ["reference_of"]
 
@@ -89,13 +89,16 @@ async def container_from(engine: Engine, parent: Container, call: Call) -> Conta
     if call.args["registryService"]:
         raise NotSupported("Container.from(registryService)")
     reference = reference_of(call.args["address"])
-    row = await engine.once(("from", str(reference)), lambda: _pulled(engine, reference))
+    wanted = parse_platform(parent.platform)
+    row = await engine.once(
+        ("from", str(reference), parent.platform), lambda: _pulled(engine, reference, wanted)
+    )
     name = reference.registry.replace(_DOCKER_HUB, "docker.io")
     tag = f":{reference.tag}" if reference.tag else ""
     return with_image(parent, row, f"{name}/{reference.repository}{tag}@{row['digest']}")
 
 
-async def _pulled(engine: Engine, reference: Reference) -> dict[str, Any]:
+async def _pulled(engine: Engine, reference: Reference, wanted: Platform) -> dict[str, Any]:
     store = engine.store
     last_seen = digest_of("tag", str(reference))
     async with _registry(engine, reference.registry) as registry:
@@ -113,14 +116,15 @@ async def _pulled(engine: Engine, reference: Reference) -> dict[str, Any]:
             else:
                 digest = manifest.descriptor.digest
                 store.keep(last_seen, {"digest": digest})
-        key = digest_of("image 2", digest)
+        variant = [wanted.variant] if wanted != this_machine() else []
+        key = digest_of("image 2", digest, *variant)
         known = await asyncio.to_thread(store.result, key)
         if known is not None:
             return known
         with engine.reporter.step(f"pull {reference}"):
             folder = store.scratch("pull")
             with full_disk_is_told(store.root):
-                await _download(registry, reference.repository, digest, folder)
+                await _download(registry, reference.repository, digest, folder, wanted)
                 image = await asyncio.to_thread(oci.read_layout, store, folder)
         return store.keep(
             key,
@@ -133,12 +137,12 @@ async def _pulled(engine: Engine, reference: Reference) -> dict[str, Any]:
         )
 
 
-async def _download(registry: Registry, repository: str, digest: str, folder: Path) -> None:
-    """An image of this platform, as an OCI layout in a folder."""
+async def _download(registry: Registry, repository: str, digest: str, folder: Path, wanted: Platform) -> None:
+    """An image of that platform, as an OCI layout in a folder."""
     manifest = await registry.manifest(repository, digest)
     while manifest.manifests:
         rows = json.loads(manifest.raw)["manifests"]
-        ours = choose(rows, this_machine(), of=f"{repository}@{digest}")
+        ours = choose(rows, wanted, of=f"{repository}@{digest}")
         manifest = await registry.manifest(repository, ours["digest"])
     (folder / "blobs" / "sha256").mkdir(parents=True)
 
@@ -158,20 +162,27 @@ async def publish(engine: Engine, parent: Container, call: Call) -> str:
     if call.args["registryService"]:
         raise NotSupported("Container.publish(registryService)")
     reference = reference_of(call.args["address"])
-    raw, config, layers = await built(engine, parent, call.args)
-    manifest = parse_manifest(raw)
+    images = await built(engine, parent, call.args)
+    manifests = [parse_manifest(image.manifest) for image in images]
     blobs = [
         Blob(descriptor=_descriptor(one), source=engine.store.blobs / one.digest.removeprefix("sha256:"))
-        for one in {layer.digest: layer for layer in layers}.values()
+        for one in {layer.digest: layer for image in images for layer in image.layers}.values()
     ]
-    blobs.append(Blob(descriptor=_config_descriptor(manifest), source=config))
+    blobs += [
+        Blob(descriptor=_config_descriptor(manifest), source=image.config)
+        for manifest, image in zip(manifests, images, strict=True)
+    ]
+    if len(images) > 1:
+        manifests.append(parse_manifest(oci.index_of(images, docker=_is_docker(call.args))))
+    bundle = Bundle(manifests=tuple(manifests), blobs=tuple(blobs))
     with engine.reporter.step(f"publish {reference}"):
         async with _registry(engine, reference.registry) as registry:
-            tags = [reference.tag] if reference.tag else []
-            await push(
-                registry, reference.repository, Bundle(manifests=(manifest,), blobs=tuple(blobs)), tags
-            )
-    return f"{call.args['address'].partition('@')[0]}@{manifest.descriptor.digest}"
+            await push(registry, reference.repository, bundle, [reference.tag] if reference.tag else [])
+    return f"{call.args['address'].partition('@')[0]}@{bundle.digest}"
+
+
+def _is_docker(args: Mapping[str, Any]) -> bool:
+    return bool(args["mediaTypes"] == "DockerMediaTypes")
 
 
 def _descriptor(blob: oci.Blob) -> Descriptor:
@@ -183,12 +194,21 @@ def _config_descriptor(manifest: Manifest) -> Descriptor:
     return Descriptor(media_type=row["mediaType"], digest=row["digest"], size=row["size"])
 
 
-async def built(
-    engine: Engine, parent: Container, args: Mapping[str, Any]
-) -> tuple[bytes, bytes, list[oci.Blob]]:
-    """The container as an image: manifest, config and layers' blobs."""
-    if args["platformVariants"]:
-        raise NotSupported("platformVariants")
+async def built(engine: Engine, parent: Container, args: Mapping[str, Any]) -> list[oci.Built]:
+    """The container and its variants for other platforms as images, but for those that hold nothing: one, or
+    more for an index. BadInput for two of one platform."""
+    variants: list[Container] = await asyncio.gather(*(engine.value(one) for one in args["platformVariants"]))
+    images = [one for one in (parent, *variants) if one.layers] or [parent]
+    platforms = [one.platform for one in images]
+    if twice := next((one for one in platforms if platforms.count(one) > 1), None):
+        raise BadInput(
+            f"duplicate platform {twice!r}: two of the containers are for it",
+            hint="leave the container that has the variants without files: dag.container().publish(…)",
+        )
+    return await asyncio.gather(*(_built(engine, one, args) for one in images))
+
+
+async def _built(engine: Engine, parent: Container, args: Mapping[str, Any]) -> oci.Built:
     compression = args["forcedCompression"]
     if compression not in (None, "Gzip", "Uncompressed"):
         raise NotSupported(f"compression {compression}")
@@ -202,23 +222,29 @@ async def built(
 
     made = dict(zip(parent.layers, await asyncio.gather(*map(blob, parent.layers)), strict=True))
     image = oci.Image(layers=parent.layers, config=parent.image, annotations=parent.annotations)
-    return oci.manifest_of(
+    manifest, config, layers = oci.manifest_of(
         engine.store,
         image,
         compression=compression,
-        docker=args["mediaTypes"] == "DockerMediaTypes",
+        docker=_is_docker(args),
         epoch=engine.epoch,
         comments=parent.comments,
         blob=made.__getitem__,
     )
+    said = {key: value for key, value in parent.image.items() if key in ("architecture", "os", "variant")}
+    platform = said | parse_platform(parent.platform).as_json()
+    return oci.Built(manifest=manifest, config=config, layers=tuple(layers), platform=platform)
 
 
 @answer("Container.asTarball")
 async def as_tarball(engine: Engine, parent: Container, call: Call) -> File:
     """The image as a tar in the OCI layout. The tar is a file of a layer, and found again by the image's
     key."""
+    variants: list[Container] = await asyncio.gather(
+        *(engine.value(one) for one in call.args["platformVariants"])
+    )
     key = digest_of(
-        "tarball", parent.layers, parent.image, parent.annotations, parent.comments,
+        "tarball", [[one.layers, one.image, one.annotations, one.comments] for one in (parent, *variants)],
         call.args["forcedCompression"], call.args["mediaTypes"], engine.epoch, oci.COMPRESSOR,
     )  # fmt: skip
 
@@ -227,13 +253,15 @@ async def as_tarball(engine: Engine, parent: Container, call: Call) -> File:
         if known:
             return known
         with engine.reporter.step("pack the image"):
-            manifest, config, blobs = await built(engine, parent, call.args)
-            return await asyncio.to_thread(write, manifest, config, blobs)
+            images = await built(engine, parent, call.args)
+            return await asyncio.to_thread(write, images)
 
-    def write(manifest: bytes, config: bytes, blobs: list[oci.Blob]) -> dict[str, Any]:
+    def write(images: list[oci.Built]) -> dict[str, Any]:
         with full_disk_is_told(engine.store.root):
             folder = engine.store.scratch("tarball")
-            oci.write_archive(engine.store, folder / "image.tar", manifest, config, blobs, engine.epoch)
+            oci.write_archive(
+                engine.store, folder / "image.tar", images, engine.epoch, docker=_is_docker(call.args)
+            )
             return engine.store.keep(key, {"layers": [engine.store.add_layer(folder, key)]})
 
     row = await engine.once(key, make)

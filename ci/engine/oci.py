@@ -39,7 +39,9 @@ from ci.registry.platforms import choose, this_machine
 __all__ = [
     "COMPRESSOR",
     "Blob",
+    "Built",
     "Image",
+    "index_of",
     "layer_blob",
     "manifest_of",
     "read_archive",
@@ -83,6 +85,17 @@ class Image:
     annotations: Mapping[str, str] = field(default_factory=dict)
     digest: str = ""
     """The manifest's, of an image that was read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """An image as it goes out: its manifest and config as bytes, its layers' blobs, and its platform as an
+    index says it."""
+
+    manifest: bytes
+    config: bytes
+    layers: tuple[Blob, ...]
+    platform: Mapping[str, str]
 
 
 def read_archive(store: Store, archive: Path | IO[bytes], tag: str = "", *, name: str = "") -> Image:
@@ -527,34 +540,39 @@ def _history(
     return theirs + ours
 
 
+def index_of(images: Sequence[Built], *, docker: bool = False) -> bytes:
+    """The index of an image for several platforms."""
+    manifests = [
+        {
+            "mediaType": json.loads(image.manifest)["mediaType"],
+            "digest": _digest(image.manifest),
+            "size": len(image.manifest),
+            "platform": dict(image.platform),
+        }
+        for image in images
+    ]
+    kind = f"{_DOCKER}distribution.manifest.list.v2+json" if docker else f"{_OCI}index.v1+json"
+    return _json({"schemaVersion": 2, "mediaType": kind, "manifests": manifests})
+
+
 def write_archive(
-    store: Store, target: Path, manifest: bytes, config: bytes, blobs: Sequence[Blob], epoch: int
+    store: Store, target: Path, images: Sequence[Built], epoch: int, *, docker: bool = False
 ) -> None:
-    """Write an image as a tar in the OCI layout; the same image gives the same bytes."""
-    parsed = json.loads(manifest)
-    platform = {
-        key: value for key, value in json.loads(config).items() if key in ("architecture", "os", "variant")
-    }
-    index = {
-        "schemaVersion": 2,
-        "mediaType": f"{_OCI}index.v1+json",
-        "manifests": [
-            {
-                "mediaType": parsed["mediaType"],
-                "digest": _digest(manifest),
-                "size": len(manifest),
-                "platform": platform,
-            }
-        ],
-    }
-    small = {
-        "oci-layout": _json({"imageLayoutVersion": "1.0.0"}),
-        "index.json": _json(index),
-        f"blobs/sha256/{_digest(manifest)[7:]}": manifest,
-        f"blobs/sha256/{_digest(config)[7:]}": config,
-    }
+    """Write an image as a tar in the OCI layout; the same image gives the same bytes. One for several
+    platforms is an index, which the layout's own names."""
+    top = index_of(images)
+    small = {"oci-layout": _json({"imageLayoutVersion": "1.0.0"})}
+    if len(images) > 1:
+        inner = index_of(images, docker=docker)
+        small[f"blobs/sha256/{_digest(inner)[7:]}"] = inner
+        named = {"mediaType": json.loads(inner)["mediaType"], "digest": _digest(inner), "size": len(inner)}
+        top = _json({"schemaVersion": 2, "mediaType": f"{_OCI}index.v1+json", "manifests": [named]})
+    small["index.json"] = top
     files: dict[str, bytes | Path] = dict(small)
-    files.update({f"blobs/sha256/{one.digest[7:]}": store.blobs / one.digest[7:] for one in blobs})
+    for image in images:
+        files[f"blobs/sha256/{_digest(image.manifest)[7:]}"] = image.manifest
+        files[f"blobs/sha256/{_digest(image.config)[7:]}"] = image.config
+        files.update({f"blobs/sha256/{one.digest[7:]}": store.blobs / one.digest[7:] for one in image.layers})
     with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name in ("blobs", "blobs/sha256"):
             tar.addfile(_info(name, epoch, tarfile.DIRTYPE, 0o755))

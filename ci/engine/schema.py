@@ -28,8 +28,20 @@ from graphql import (
     validate,
 )
 
-from ci.engine import commands, containers, contents, dockerfiles, files, images, secrets, services
-from ci.engine.chain import Call, decode, encode
+from ci.engine import (
+    commands,
+    containers,
+    contents,
+    dockerfiles,
+    envfiles,
+    files,
+    images,
+    jsonvalues,
+    search,
+    secrets,
+    services,
+)
+from ci.engine.chain import ITEM, Call, decode, encode
 from ci.engine.engine import Engine, ExecFailed, NotSupported, answers
 from ci.engine.values import Record
 from ci.errors import BadInput, PipelineError
@@ -40,7 +52,19 @@ _LOG = logging.getLogger(__name__)
 
 VERSION = "v0.21.0-embedded"
 
-_ROOMS = (commands, containers, contents, dockerfiles, files, images, secrets, services)
+_ROOMS = (
+    commands,
+    containers,
+    contents,
+    dockerfiles,
+    envfiles,
+    files,
+    images,
+    jsonvalues,
+    search,
+    secrets,
+    services,
+)
 """Imported for the answers that they register."""
 
 
@@ -112,7 +136,7 @@ def _resolve(source: Call | None, info: GraphQLResolveInfo[Engine], /, **args: A
         given = {"name": given["name"], "mac": engine.secrets.set(given["name"], given["plaintext"])}
     if field == "sync" and source is not None:
         return _sync(engine, source)
-    if type in _RECORDS and source is not None:
+    if type in _RECORDS and name not in answers and source is not None:
         return _field(engine, source, field)
     if name not in answers:
         raise NotSupported(name)
@@ -124,7 +148,7 @@ def _resolve(source: Call | None, info: GraphQLResolveInfo[Engine], /, **args: A
     return _answer(engine, call)
 
 
-_RECORDS = frozenset({"EnvVariable", "Label", "Port", "Stat"})
+_RECORDS = frozenset({"EnvVariable", "Label", "Port", "SearchResult", "SearchSubmatch", "Stat"})
 
 
 def _is_list(type: Any) -> bool:
@@ -170,14 +194,13 @@ async def _sync(engine: Engine, source: Call) -> str:
 
 async def _list(engine: Engine, call: Call) -> list[Call]:
     """Objects of a list are chains that end in their position."""
-    items = await _answer(engine, call)
+    items = await engine.value(call)
     return [
-        Call(call.parent, call.type, call.field, {**call.args, "[]": number}) for number in range(len(items))
+        Call(call.parent, call.type, call.field, {**call.args, ITEM: number}) for number in range(len(items))
     ]
 
 
 async def _field(engine: Engine, source: Call, field: str) -> Any:
-    value = await engine.value(source)
-    record = value[source.args["[]"]] if isinstance(value, list) else value
+    record = await engine.value(source)
     assert isinstance(record, Record)
     return record.fields[field]

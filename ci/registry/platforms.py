@@ -12,11 +12,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ci.errors import BadInput
 
-__all__ = ["Platform", "choose", "parse_platform", "this_machine"]
+__all__ = ["Platform", "choose", "own_platform", "parse_platform", "this_machine"]
 
 _ARCHITECTURES = {
     "x86_64": "amd64",
@@ -38,6 +39,12 @@ _PLAIN = {
     ("arm", ""): "v7",
 }  # fmt: skip
 """Variants that are said by none, and the one that is meant by none."""
+_LEVELS = (
+    {"cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"},
+    {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"},
+    {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+)
+"""What a processor's flags in /proc/cpuinfo have for x86-64-v2, v3 and v4 (psABI for x86-64, 3.1.1)."""
 _ATTESTATION = "vnd.docker.reference.type"
 """What BuildKit marks its attestations with, which lie between the images (platform unknown/unknown)."""
 
@@ -72,6 +79,33 @@ def parse_platform(text: str) -> Platform:
 def this_machine() -> Platform:
     """What runs here, as far as the kernel tells."""
     return _normal("linux", os.uname().machine)
+
+
+def own_platform(text: str) -> Platform | None:
+    """The platform of that name if this machine runs it as its own: its architecture in any spelling, with
+    the system or alone, and each variant that its processor has. None for another one."""
+    ours, word = this_machine(), text.strip().lower()
+    if word == ours.os:
+        return ours
+    said = parse_platform(text if "/" in text else f"{ours.os}/{text}")
+    if (said.os, said.architecture) != (ours.os, ours.architecture):
+        return None
+    if said == ours or (ours.architecture == "arm" and said in _runs(ours)):
+        return said
+    levels = (
+        [f"v{number}" for number in range(2, _level(_flags()) + 1)] if ours.architecture == "amd64" else []
+    )
+    return said if said.variant in levels else None
+
+
+def _flags() -> set[str]:
+    with Path("/proc/cpuinfo").open() as file:
+        return next((set(line.split()) for line in file if line.startswith("flags")), set())
+
+
+def _level(flags: set[str]) -> int:
+    """Which x86-64-v… a processor with those flags is."""
+    return 1 + next((number for number, needs in enumerate(_LEVELS) if not needs <= flags), len(_LEVELS))
 
 
 def choose(rows: Sequence[Row], wanted: Platform, *, of: str) -> Row:

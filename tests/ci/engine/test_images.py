@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tiny_image import write_image
 
-from ci.engine.oci import Blob, Image, layer_blob, manifest_of, read_archive, write_archive
+from ci.engine.oci import Blob, Built, Image, layer_blob, manifest_of, read_archive, write_archive
 from ci.engine.store import Store
 from ci.engine.tree import Tree, make_opaque, make_whiteout
 from ci.errors import BadInput
@@ -124,7 +124,8 @@ def test_what_is_written_can_be_read_and_is_the_same_every_time(tmp_path: Path, 
         manifest, config, blobs = manifest_of(
             store, image, compression="Gzip", docker=False, epoch=3600, comments=["withExec make"]
         )
-        write_archive(store, tmp_path / name, manifest, config, blobs, 3600)
+        built = Built(manifest=manifest, config=config, layers=tuple(blobs), platform={"os": "linux"})
+        write_archive(store, tmp_path / name, [built], 3600)
         return manifest
 
     manifest = write("one.tar")

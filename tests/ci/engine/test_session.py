@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import pytest
 from ci.engine import explained
 from ci.engine.server import embedded
 from ci.errors import BadInput, StepFailed
+from ci.registry.platforms import own_platform
 from ci.reporting import SilentReporter
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded engine needs root")
@@ -168,6 +171,60 @@ def test_an_image_without_a_command_is_written_the_same_twice(run: Any, tmp_path
     run(pipeline)
 
     assert (tmp_path / "work/one.tar").read_bytes() == (tmp_path / "work/two.tar").read_bytes()
+
+
+def _other_variant() -> dagger.Platform:
+    """A name of this machine's platform with a variant that it does not say itself."""
+    if os.uname().machine != "x86_64" or own_platform("linux/amd64/v2") is None:
+        pytest.skip("this machine's platform has no variants")
+    return dagger.Platform("linux/amd64/v2")
+
+
+def test_an_image_for_variants_of_the_platform_is_an_index(run: Any, tmp_path: Path) -> None:
+    variant = _other_variant()
+
+    async def pipeline(client: dagger.Client) -> str:
+        plain = client.container().with_new_file("/a", "1")
+        other = client.container(platform=variant).with_new_file("/a", "2")
+        await client.container().export("index.tar", platform_variants=[plain, other])
+        await client.container().export("one.tar", platform_variants=[other])
+        await plain.export("plain.tar")
+        return await other.platform()
+
+    assert run(pipeline) == "linux/amd64/v2"
+
+    def top(name: str) -> Any:
+        with tarfile.open(tmp_path / "work" / name) as tar:
+
+            def blob(digest: str) -> Any:
+                return json.load(tar.extractfile(f"blobs/{digest.replace(':', '/')}"))  # type: ignore[arg-type]
+
+            (named,) = json.load(tar.extractfile("index.json"))["manifests"]  # type: ignore[arg-type]
+            found = blob(named["digest"])
+            for manifest in found.get("manifests", [found]):
+                if "platform" in manifest:
+                    assert len(blob(manifest["digest"])["layers"]) == 1
+            return named, found
+
+    named, index = top("index.tar")
+    assert named["mediaType"] == "application/vnd.oci.image.index.v1+json"
+    assert [item["platform"].get("variant") for item in index["manifests"]] == [None, "v2"]
+    assert top("one.tar")[0]["platform"]["variant"] == "v2"
+    assert top("plain.tar")[0]["digest"] == index["manifests"][0]["digest"]
+
+
+def test_two_variants_of_one_platform_and_other_platforms_are_refused_by_name(run: Any) -> None:
+    async def twice(client: dagger.Client) -> None:
+        one = client.container().with_new_file("/a", "1")
+        await one.as_tarball(platform_variants=[one.with_new_file("/b", "2")]).sync()
+
+    async def other(client: dagger.Client) -> None:
+        await client.container(platform=dagger.Platform("linux/s390x")).sync()
+
+    with pytest.raises(BadInput, match="duplicate platform"):
+        run(twice)
+    with pytest.raises(BadInput, match="platform linux/s390x"):
+        run(other)
 
 
 def test_a_failed_command_is_explained_with_the_last_lines_that_it_printed() -> None:

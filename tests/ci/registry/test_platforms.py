@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci.errors import BadInput
-from ci.registry.platforms import choose, parse_platform, this_machine
+from ci.registry import platforms
+from ci.registry.platforms import choose, own_platform, parse_platform, this_machine
 
 
 def rows(*platforms: str | None) -> list[dict[str, Any]]:
@@ -108,3 +109,46 @@ def test_this_machine_has_one_and_it_is_written_as_a_config_has_it() -> None:
 def test_the_order_of_an_index_decides_nothing_when_one_fits_best(there: list[str | None]) -> None:
     assert chosen("linux/amd64", *there) == "linux/amd64"
     assert chosen("linux/arm/v8", *there) == "linux/arm/v7"
+
+
+HASWELL = {
+    *("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3"),
+    *("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"),
+}
+
+
+@pytest.mark.parametrize(
+    ("machine", "text", "own"),
+    [
+        ("linux/amd64", "linux/x86_64", "linux/amd64"),
+        ("linux/amd64", "Linux/X86-64", "linux/amd64"),
+        ("linux/amd64", "x86_64", "linux/amd64"),
+        ("linux/amd64", "linux", "linux/amd64"),
+        ("linux/amd64", "linux/amd64/v1", "linux/amd64"),
+        ("linux/amd64", "linux/amd64/2", "linux/amd64/v2"),
+        ("linux/amd64", "linux/amd64/v3", "linux/amd64/v3"),
+        ("linux/amd64", "linux/amd64/v4", None),
+        ("linux/amd64", "linux/386", None),
+        ("linux/amd64", "i386", None),
+        ("linux/amd64", "windows/amd64", None),
+        ("linux/amd64", "linux/arm64/v8", None),
+        ("linux/arm64", "linux/aarch64", "linux/arm64"),
+        ("linux/arm64", "linux/arm64/v8", "linux/arm64"),
+        ("linux/arm64", "linux/arm64/v9", None),
+        ("linux/arm64", "linux/amd64", None),
+        ("linux/arm/v7", "linux/armhf", "linux/arm/v7"),
+        ("linux/arm/v7", "linux/arm/v6", "linux/arm/v6"),
+    ],
+)
+def test_names_of_the_machine_s_own_platform(
+    monkeypatch: pytest.MonkeyPatch, machine: str, text: str, own: str | None
+) -> None:
+    monkeypatch.setattr(platforms, "this_machine", lambda: parse_platform(machine))
+    monkeypatch.setattr(platforms, "_flags", lambda: HASWELL)
+
+    assert own_platform(text) == (parse_platform(own) if own else None)
+
+
+@pytest.mark.parametrize(("flags", "level"), [(set(), 1), (HASWELL - {"avx2"}, 2), (HASWELL, 3)])
+def test_the_level_of_a_processor(flags: set[str], level: int) -> None:
+    assert platforms._level(flags) == level
