@@ -10,7 +10,8 @@ left as it is, and the others go on.
 
 However a run ends early (Ctrl-C, an error, a cluster that is gone), it first gives stable all the traffic,
 and says so when it could not. The canary stays; the same command finds it and goes on at the step where it
-was, with the evidence of the steps before. After a kill -9 the traffic stays split until then.
+was, with the evidence of the steps before. After a kill -9 the guard in the cluster does it (images/guard).
+Each target is this run's alone while it works there (ci.delivery.lease).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ci.delivery import load
 from ci.delivery.bake import Observed, bake
 from ci.delivery.gates import Carried, Finding, Verdict
 from ci.delivery.helm import changes, pull_chart
+from ci.delivery.lease import LeaseLost
 from ci.delivery.ledger import Event, Journal
 from ci.delivery.results import (
     Outcome,
@@ -202,7 +204,7 @@ async def _promote_wave(
         source = sources[environment.target(region).registry]
         if isinstance(source, Availability):
             return _not_there(release, environment.target(region), source, ledger, reporter)
-        async with open_site(environment, region) as site:
+        async with open_site(environment, region) as opened, opened.held(release.name) as site:
             work = _Work(release, source, site, ledger, reporter, harm)
             result = await _promote_target(work)
         if result.outcome is Outcome.FAILED:
@@ -255,6 +257,8 @@ class _Work:
 async def _promote_target(work: _Work) -> TargetResult:
     started = time.monotonic()
     site = work.site
+    if acted := await site.guarded():
+        work.reporter.note(f"{work.name}: {acted}")
     for track in TRACKS:
         if mended := await site.mend(track):
             work.reporter.note(f"{work.name}: {mended}")
@@ -306,7 +310,7 @@ async def _at_once(work: _Work, *, previous: Revision) -> TargetResult:
     except StepFailed as error:
         outcome, reason = Outcome.FAILED, error.message
         with work.reporter.step(f"{work.name}: back to {previous.release}"):
-            await work.site.back_to(previous.number)
+            await work.site.back_to(previous)
         work.write(Event.ROLLED_BACK, reason=reason)
     return TargetResult(
         target=work.name,
@@ -550,6 +554,8 @@ async def _leave_safely(
     try:
         await site.move(0)
         work.reporter.note(f"{work.name}: stable has all the traffic; the canary stays for the next run")
+    except LeaseLost:
+        work.reporter.note(f"{work.name}: left as it is: it is not ours any more")
     except PipelineError as second:
         work.reporter.note(
             f"{work.name}: COULD NOT make sure that stable has all the traffic ({second.message}); "

@@ -7,6 +7,7 @@ there is one; then Helm goes back to the newest revision of another release. Run
 from __future__ import annotations
 
 import time
+from contextlib import AsyncExitStack
 
 from ci.concurrency import together
 from ci.delivery.ledger import Event, Journal
@@ -54,7 +55,13 @@ async def _roll_back(
     canary_only: bool,
 ) -> TargetResult:
     started = time.monotonic()
-    async with open_site(environment, region) as site:
+    async with AsyncExitStack() as stack:
+        site = await stack.enter_async_context(open_site(environment, region))
+        if await site.running("stable") is None and await site.running("canary") is None:
+            raise BadInput(f"nothing is installed on {site.target.name}", hint="va status shows what runs")
+        site = await stack.enter_async_context(site.held("a roll-back"))
+        if acted := await site.guarded():
+            reporter.note(f"{site.target.name}: {acted}")
         for track in TRACKS:
             if mended := await site.mend(track):
                 reporter.note(f"{site.target.name}: {mended}")
@@ -103,7 +110,7 @@ async def _stable_back(
             hint=f"it has {', '.join(kept)}: va promote installs any other",
         )
     with reporter.step(f"{name}: back to {wanted.release}") as step:
-        await site.back_to(wanted.number)
+        await site.back_to(wanted)
         step.say(f"revision {wanted.number} is running again")
     reason = f"rolled back from {current.release} to {wanted.release}"
     ledger.write(Event.ROLLED_BACK, target=name, release=current.release, reason=reason)

@@ -6,6 +6,7 @@ answers from the same counters. Our own classes talk HTTP to both through httpx.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 import urllib.parse
@@ -157,6 +158,8 @@ class Place:
         self.restarts: Counter[str] = Counter()
         self.listed: dict[str, tuple[dict[str, Any], ...]] = {}
         """What the API lists at a path."""
+        self.held: dict[str, Any] | None = None
+        self.config_maps: dict[str, dict[str, str]] = {}
 
     # The cluster.
 
@@ -201,6 +204,32 @@ class Place:
     async def route(self, name: str, namespace: str) -> dict[str, Any] | None:
         return self.http_route
 
+    async def lease(self, name: str, namespace: str) -> tuple[dict[str, Any] | None, datetime]:
+        return copy.deepcopy(self.held), datetime.now(UTC)
+
+    async def write_lease(self, lease: dict[str, Any]) -> dict[str, Any] | None:
+        version = self.held["metadata"]["resourceVersion"] if self.held else None
+        if lease["metadata"].get("resourceVersion") != version:
+            return None
+        number = str(int(version or 0) + 1)
+        self.held = {**lease, "metadata": {**lease["metadata"], "resourceVersion": number}}
+        return copy.deepcopy(self.held)
+
+    async def highest_fence(self, namespace: str) -> int:
+        return 0
+
+    async def stamp(self, namespace: str, fence: int) -> None:
+        pass
+
+    async def config_map(self, name: str, namespace: str) -> dict[str, str] | None:
+        return self.config_maps.get(name)
+
+    async def hold_scale(self, namespace: str, track: str) -> tuple[str, ...]:
+        return ()
+
+    async def release_scale(self, namespace: str, track: str) -> None:
+        pass
+
     async def replace_route(self, route: dict[str, Any]) -> None:
         self.http_route = route
         self.world.event(f"{self.target} weight {self.weight()}")
@@ -218,7 +247,14 @@ class Place:
         return tuple(sorted(shown, key=lambda one: -one.number))
 
     async def upgrade(
-        self, name: str, chart: Path, values: dict[str, Any], *, timeout: float, description: str
+        self,
+        name: str,
+        chart: Path,
+        values: dict[str, Any],
+        *,
+        timeout: float,
+        description: str,
+        fence: int | None = None,
     ) -> None:
         self.world.event(f"{self.target} install {name} {values['release']}")
         if self.upgrade_fails == name:
@@ -232,7 +268,8 @@ class Place:
             backend = {"name": f"{STABLE}-api", "port": 80, "weight": 100}
             self.http_route = {"metadata": {}, "spec": {"rules": [{"backendRefs": [backend]}]}}
 
-    async def rollback(self, name: str, number: int, *, timeout: float) -> None:
+    async def rollback(self, kept: Revision, *, timeout: float, fence: int | None = None) -> None:
+        name, number = kept.name, kept.number
         self.world.event(f"{self.target} rollback {name} {number}")
         await self.upgrade(
             name, Path(), dict(self.revisions[name][number - 1].values), timeout=1, description=""

@@ -1,4 +1,4 @@
-"""Kubernetes, as far as promotion needs it: pods, namespaces, secrets, HTTPRoutes. Only this module asks it.
+"""Kubernetes, as far as promotion needs it: pods, namespaces, secrets, routes, leases. Only this module asks it.
 
 The official client blocks, so every call runs in a thread; each has a short timeout, and every failure is
 SystemUnavailable, so that a cluster that is down is said within seconds.
@@ -10,7 +10,9 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +21,8 @@ import urllib3
 from kubernetes import client, config
 
 from ci.delivery.revisions import Revision, read_revision
+from ci.delivery.fence import ANNOTATION, TAKEN_OVER, fence_of
+from ci.delivery.lease import LeaseLost
 from ci.errors import BadInput, SystemUnavailable
 from ci.quantities import quantity
 from ci.reasons import reason_of
@@ -29,6 +33,17 @@ _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 10.0
 _HELM_KIND = "helm.sh/release.v1"
 _GATEWAY_API = ("gateway.networking.k8s.io", "v1")
+_LEASES = ("coordination.k8s.io", "v1")
+_Kind = tuple[str, str, str]
+"""Group, version and plural."""
+_FENCED: tuple[_Kind, ...] = (("apps", "v1", "deployments"), (*_GATEWAY_API, "httproutes"))
+_SCALERS: Mapping[_Kind, str] = {
+    ("autoscaling", "v2", "horizontalpodautoscalers"): "minReplicas",
+    ("keda.sh", "v1alpha1", "scaledobjects"): "minReplicaCount",
+}
+"""What scales workloads, and where each says how few pods there may be."""
+_LEAST, _HELD = "va.dev/least", "va.dev/held"
+"""What an autoscaler said before it was held, and at what it is held."""
 _RESTRICTED = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
 """What the chart's pods keep to: kubernetes.io/docs/concepts/security/pod-security-standards/#restricted
 (but LiveKit's, which has a namespace of its own)."""
@@ -271,6 +286,110 @@ class Cluster:
             group, version, meta["namespace"], "httproutes", meta["name"], route,
         )  # fmt: skip
 
+    async def lease(self, name: str, namespace: str) -> tuple[dict[str, Any] | None, datetime]:
+        """A Lease as plain data, None when it is not there, and what time it is for the cluster."""
+        group, version = _LEASES
+        found = await self._call(
+            self._custom.list_namespaced_custom_object_with_http_info,
+            group, version, namespace, "leases", field_selector=f"metadata.name={name}",
+        )  # fmt: skip
+        listed, _, headers = found
+        said = headers.get("Date")
+        now = parsedate_to_datetime(said) if said else datetime.now(UTC)
+        items = listed["items"]
+        return (items[0] if items else None), now
+
+    async def write_lease(self, lease: dict[str, Any]) -> dict[str, Any] | None:
+        """Make a Lease, or replace the one that was read; None when somebody else did so meanwhile."""
+        group, version = _LEASES
+        meta = lease["metadata"]
+        where = (group, version, meta["namespace"], "leases")
+        written: dict[str, Any] | None
+        if "resourceVersion" in meta:
+            written = await self._call(
+                self._custom.replace_namespaced_custom_object,
+                *where, meta["name"], lease, allowed=(404, 409),
+            )  # fmt: skip
+        else:
+            written = await self._call(
+                self._custom.create_namespaced_custom_object, *where, lease, allowed=(409,)
+            )
+        return written
+
+    async def highest_fence(self, namespace: str) -> int:
+        """The highest fence that anything in the namespace carries; 0 when nothing does."""
+        return max((fence_of(one) for _, one in await self._fenced(namespace)), default=0)
+
+    async def stamp(self, namespace: str, fence: int) -> None:
+        """Write that fence onto what carries one already: from now on nothing older gets through there."""
+        for kind, one in await self._fenced(namespace):
+            if fence_of(one) not in (0, fence):
+                meta = {"annotations": {ANNOTATION: str(fence)}}
+                await self._call(
+                    self._custom.patch_namespaced_custom_object,
+                    *kind[:2], namespace, kind[2], one["metadata"]["name"], {"metadata": meta}, allowed=(404,),
+                )  # fmt: skip
+
+    async def _fenced(self, namespace: str) -> list[tuple[_Kind, dict[str, Any]]]:
+        found = [(kind, await self._list(kind, namespace)) for kind in _FENCED]
+        return [(kind, one) for kind, listed in found for one in listed]
+
+    async def hold_scale(self, namespace: str, track: str) -> tuple[str, ...]:
+        """Keep that track's autoscalers from having fewer pods than there are now; says which it changed.
+
+        While a canary takes half of the load, stable needs half of its pods, and then, at once, all of them.
+        """
+        changed = []
+        for kind, least in _SCALERS.items():
+            for one in await self._list(kind, namespace, f"va.dev/track={track}"):
+                if one["metadata"].get("ownerReferences"):
+                    continue  # KEDA's own, which follows its ScaledObject
+                name, target = one["metadata"]["name"], one["spec"]["scaleTargetRef"]["name"]
+                workload = await self._call(
+                    self._apps.read_namespaced_deployment, target, namespace, allowed=(404,)
+                )
+                now = int((workload.spec.replicas or 0) if workload else 0)
+                before = int(one["spec"].get(least) or 0)
+                if now <= before:
+                    continue
+                kept = (one["metadata"].get("annotations") or {}).get(_LEAST, str(before))
+                await self._scale(kind, namespace, name, now, {_LEAST: kept, _HELD: str(now)})
+                changed.append(f"{name}: {now} pods at least")
+        return tuple(changed)
+
+    async def release_scale(self, namespace: str, track: str) -> None:
+        """Let that track's autoscalers have as few pods as before `hold_scale`; one that Helm has set anew
+        since stays as it is."""
+        for kind, least in _SCALERS.items():
+            for one in await self._list(kind, namespace, f"va.dev/track={track}"):
+                said = one["metadata"].get("annotations") or {}
+                if _HELD not in said:
+                    continue
+                now = int(one["spec"].get(least) or 0)
+                back = int(said[_LEAST]) if said[_HELD] == str(now) else now
+                gone: dict[str, str | None] = {_LEAST: None, _HELD: None}
+                await self._scale(kind, namespace, one["metadata"]["name"], back, gone)
+
+    async def _scale(
+        self, kind: _Kind, namespace: str, name: str, least: int, annotations: Mapping[str, str | None]
+    ) -> None:
+        body = {"metadata": {"annotations": annotations}, "spec": {_SCALERS[kind]: least}}
+        await self._call(
+            self._custom.patch_namespaced_custom_object,
+            *kind[:2], namespace, kind[2], name, body, allowed=(404,),
+        )  # fmt: skip
+
+    async def _list(self, kind: _Kind, namespace: str, selector: str = "") -> list[dict[str, Any]]:
+        """All of a kind; none where the cluster does not know it."""
+        group, version, plural = kind
+        path = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
+        return list(await self.objects(path, labels=selector) or ())
+
+    async def config_map(self, name: str, namespace: str) -> dict[str, str] | None:
+        """The data of a ConfigMap; None when it is not there."""
+        found = await self._call(self._core.read_namespaced_config_map, name, namespace, allowed=(404,))
+        return dict(found.data or {}) if found else None
+
     async def _call(
         self, ask: Callable[..., T], *args: Any, allowed: tuple[int, ...] = (), **more: Any
     ) -> Any:
@@ -281,6 +400,11 @@ class Cluster:
             if error.status in allowed:
                 return None
             said = _said(error)
+            if TAKEN_OVER in said:
+                raise LeaseLost(
+                    f"the cluster {self.name} refused it: {said}",
+                    hint="run the same command again: it looks first, and goes on",
+                ) from error
             hint = "check the rights of this kubeconfig's user" if error.status in (401, 403) else ""
             raise SystemUnavailable(f"the cluster {self.name} answered: {said}", hint=hint) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:

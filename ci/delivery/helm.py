@@ -1,19 +1,23 @@
 """Helm releases of a target, through pyhelm3 and the `helm` program. The only place that runs it.
 
-An upgrade is atomic: it is there with all pods ready, or the revision before is back. What is installed
-is read from Helm's own Secrets, without it (ci.delivery.revisions). Charts are pulled by digest from the
-target's registry and verified before Helm sees them.
+An upgrade is there with all pods ready, or it has failed, and Site has the revision before back. Helm's own
+`--atomic` and `rollback` write old manifests as they were, with the fence of then (ci.delivery.fence), which the
+cluster refuses: going back is an upgrade with the chart and the values that Helm keeps. What is installed is
+read from Helm's own Secrets, without it (ci.delivery.revisions). Charts are pulled by digest from the target's
+registry and verified before Helm sees them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyhelm3
@@ -22,7 +26,9 @@ from pyhelm3.errors import Error as HelmError
 from pyhelm3.errors import ReleaseNotFoundError
 
 from ci import places, tools
-from ci.delivery.revisions import Values
+from ci.delivery.fence import TAKEN_OVER
+from ci.delivery.lease import LeaseLost
+from ci.delivery.revisions import FENCE, Revision, Values
 from ci.errors import BadInput, StepFailed, SystemUnavailable
 from ci.registry import Registry, digest_of
 from ci.release import Chart
@@ -56,23 +62,32 @@ class Helm:
         self._client = pyhelm3.Client(self._command, executable=str(tools.path("helm")))
 
     async def upgrade(
-        self, name: str, chart: Path, values: Values, *, timeout: float, description: str
+        self,
+        name: str,
+        chart: Path,
+        values: Values,
+        *,
+        timeout: float,
+        description: str,
+        fence: int | None = None,
+        hooks: bool = True,
     ) -> None:
-        """Install or upgrade, atomically: returns when all pods are ready, within `timeout` seconds.
+        """Install or upgrade: returns when all pods are ready, within `timeout` seconds.
 
-        StepFailed when the release does not get ready; the revision before is then back (or, at a first
-        install, nothing is left).
+        StepFailed when the release does not get ready: it is left as it is then. LeaseLost when the cluster
+        knows a newer fence.
         """
+        given = dict(values) if fence is None else {**values, FENCE: fence}
         try:
             await self._client.install_or_upgrade_release(
                 name,
                 await self._client.get_chart(chart),
-                dict(values),
-                atomic=True,
+                given,
                 wait=True,
                 reset_values=True,
                 cleanup_on_fail=True,
                 create_namespace=False,
+                no_hooks=not hooks,
                 namespace=self._namespace,
                 timeout=f"{timeout:.0f}s",
                 description=description,
@@ -80,8 +95,26 @@ class Helm:
         except HelmError as error:
             raise self._failed(error, f"{name} was not installed to {self._namespace}") from error
 
-    async def rollback(self, name: str, number: int, *, timeout: float) -> None:
-        """Make revision `number` the current one again and wait until its pods are ready."""
+    async def rollback(self, kept: Revision, *, timeout: float, fence: int | None = None) -> None:
+        """Make what that revision installed the current one again and wait until its pods are ready.
+
+        Its hooks do not run again: what they had to make ready is there.
+        """
+        name, number = kept.name, kept.number
+        if kept.chart:
+            with tempfile.TemporaryDirectory(prefix="va-chart-") as folder:
+                _write_chart(kept.chart, Path(folder))
+                knows = FENCE in (kept.chart.get("values") or {})  # one of before refuses it
+                await self.upgrade(
+                    name,
+                    Path(folder),
+                    kept.values,
+                    timeout=timeout,
+                    description=f"back to revision {number}",
+                    fence=fence if knows else None,
+                    hooks=False,
+                )
+            return
         try:
             await self._command.rollback(
                 name,
@@ -116,9 +149,13 @@ class Helm:
         """Return when no `helm` of ours is at work there: that of a run which was killed goes on."""
         os.close(await _locked(self._command.lock))
 
-    def _failed(self, error: HelmError, what: str) -> SystemUnavailable | StepFailed:
+    def _failed(self, error: HelmError, what: str) -> SystemUnavailable | StepFailed | LeaseLost:
         said = error.stderr.decode(errors="replace").strip().removeprefix("Error: ")
         last = said.splitlines()[-1] if said else f"exit code {error.returncode}"
+        if TAKEN_OVER in said:
+            return LeaseLost(
+                f"{what}: {TAKEN_OVER}", hint="run the same command again: it looks first, and goes on"
+            )
         if _DOWN.search(said):
             return SystemUnavailable(
                 f"{what}: the cluster does not answer ({last})",
@@ -147,6 +184,25 @@ async def pull_chart(registry: Registry, chart: Chart) -> Path:
     return kept
 
 
+def _write_chart(chart: Mapping[str, Any], folder: Path) -> None:
+    """The files of a chart that Helm keeps, as `helm` reads a folder (JSON is YAML)."""
+    files = {
+        "Chart.yaml": json.dumps(chart["metadata"]).encode(),
+        "values.yaml": json.dumps(chart.get("values") or {}).encode(),
+    }
+    if schema := chart.get("schema"):
+        files["values.schema.json"] = base64.b64decode(schema)
+    for one in (*(chart.get("templates") or ()), *(chart.get("files") or ())):
+        files[str(one["name"])] = base64.b64decode(one["data"] or "")
+    for name, content in files.items():
+        inside = PurePosixPath(name)
+        if inside.is_absolute() or ".." in inside.parts:
+            raise StepFailed(f"the chart that Helm keeps has a file {name!r}")
+        path = folder / inside
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
 def changes(before: Values, after: Values) -> tuple[str, ...]:
     """What differs between two sets of values: `images.api.digest: sha256:… -> sha256:…`, one line each."""
     return tuple(
@@ -172,8 +228,8 @@ def _shown(value: Any) -> str:
 class _Command(Command):  # type: ignore[misc]  # pyhelm3 has no types
     """pyhelm3's command, run without a shell, out of reach of the terminal's Ctrl-C, and under a lock.
 
-    Ctrl-C reaches our process alone, which then tells Helm to stop (SIGTERM) and waits while an atomic
-    upgrade puts the revision before back. The lock is inherited by the child: it outlives us with it.
+    Ctrl-C reaches our process alone, which then tells Helm to stop (SIGTERM) and waits until it has.
+    The lock is inherited by the child: it outlives us with it.
     """
 
     def __init__(self, *, executable: str, kubeconfig: Path, kubecontext: str, lock: Path) -> None:

@@ -18,20 +18,25 @@ from typing import Any
 
 from ci.errors import SystemUnavailable
 
-__all__ = ["IN_BETWEEN", "ONCE_RAN", "Revision", "Values", "newest", "read_revision"]
+__all__ = ["FENCE", "IN_BETWEEN", "ONCE_RAN", "Revision", "Values", "newest", "read_revision"]
 
 Values = Mapping[str, Any]
 
 IN_BETWEEN = ("pending-install", "pending-upgrade", "pending-rollback", "uninstalling")
 """The statuses that Helm gives while it works: found when it does not, something killed it."""
 ONCE_RAN = ("deployed", "superseded")
+FENCE = "fence"
+"""Among the values: of the run that installed it, and nothing of what it is."""
 _LARGEST = 64 * 2**20
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Revision:
-    """One revision of a Helm release. `values` are those that were given, without the chart's defaults."""
+    """One revision of a Helm release. `values` are those that were given, without the chart's defaults.
+
+    Nor with the fence: two of the same values are the same, whoever installed them.
+    """
 
     name: str
     number: int
@@ -42,6 +47,8 @@ class Revision:
     values: Values
     manifest: str = field(default="", repr=False)
     """What it installed, as YAML; hooks are not in it."""
+    chart: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """As Helm keeps it: `metadata`, `values`, `schema`, and the files of `templates` and `files` in base64."""
     tests: tuple[str, ...] = ()
     """The names of its hooks that `helm test` runs."""
 
@@ -76,7 +83,8 @@ def read_revision(secret: Mapping[str, Any]) -> Revision:
             status=str(info["status"]),
             updated=_time(info.get("last_deployed") or ""),
             description=str(info.get("description") or ""),
-            values=release.get("config") or {},
+            values={key: value for key, value in (release.get("config") or {}).items() if key != FENCE},
+            chart=release.get("chart") or {},
             manifest=str(release.get("manifest") or ""),
             tests=tuple(str(hook["name"]) for hook in release.get("hooks") or () if _tests(hook)),
         )

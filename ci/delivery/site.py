@@ -8,22 +8,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx
 
 from ci.delivery import cluster as clusters
-from ci.delivery import traffic
+from ci.delivery import guard, traffic
+from ci.delivery import lease as leases
 from ci.delivery.chart_values import laid_over
 from ci.delivery.cluster import Cluster, Pod
+from ci.delivery.guard import Acted
 from ci.delivery.helm import Helm
+from ci.delivery.lease import Lease
 from ci.delivery.load import Send
 from ci.delivery.metrics import Prometheus
 from ci.delivery.revisions import ONCE_RAN, Revision, Values, newest
 from ci.environments import Environment, Target
-from ci.errors import StepFailed, SystemUnavailable
+from ci.errors import PipelineError, StepFailed, SystemUnavailable
 from ci.release import Release
 
 __all__ = [
@@ -63,6 +66,34 @@ class Site:
     transport: httpx.AsyncBaseTransport | None = None
     send: Send | None = None
     """What carries probes and synthetic requests to the gateway: the network, or a test's."""
+    lease: Lease | None = None
+    """While it is ours: see `held`. Whatever changes something there asks it first."""
+
+    @asynccontextmanager
+    async def held(self, promotion: str) -> AsyncIterator[Site]:
+        """The same, to be worked on by nobody else while the block runs.
+
+        Held when somebody else does; LeaseLost comes out of what changes something, once it is ours no more.
+        """
+        namespace = self.target.namespace
+        # By this label the cluster's own check of images (ci.supply.admission) knows whose pods they are.
+        await self.cluster.ensure_namespace(namespace, {REGION_LABEL: self.target.region})
+        async with leases.hold(self.cluster, namespace, promotion=promotion) as lease:
+            await self.cluster.stamp(namespace, lease.fence)
+            yield replace(self, lease=lease)
+
+    async def guarded(self) -> Acted | None:
+        """What the guard had to do for the promoter before this one; None when nothing."""
+        acted = await guard.record(self.cluster, self.target.namespace)
+        before = self.lease.fence - 1 if self.lease else None
+        return acted if acted is not None and acted.fence == before else None
+
+    async def _ours(self) -> int | None:
+        """The fence of what is about to be written; LeaseLost when it is not ours any more."""
+        if self.lease is None:
+            return None
+        await self.lease.confirm()
+        return self.lease.fence
 
     async def running(self, track: Track) -> Revision | None:
         """The Helm release of that track; None when there is none."""
@@ -74,7 +105,7 @@ class Site:
         return await self.cluster.helm_revisions(self.target.namespace, name=_NAME[track], history=True)
 
     async def mend(self, track: Track) -> str:
-        """Bring a track that Helm left in between to where it can go on.
+        """Bring a track that Helm left in between, or failed with, to where it can go on.
 
         Returns what was done, or an empty string when nothing had to be: a `helm` of a killed run is waited
         for, and may have ended well. A roll-back goes on to where it was going.
@@ -82,15 +113,16 @@ class Site:
         await self.helm.idle()
         history = await self.history(track)
         name, timeout = _NAME[track], self.environment.canary.install
-        if not history or not history[0].in_between:
+        if not history or not (history[0].in_between or history[0].status == "failed"):
             return ""
         left, good = history[0], [one for one in history[1:] if one.status in ONCE_RAN]
-        if left.status == "pending-rollback":
+        if left.in_between:
             good = [one for one in good if one.values == left.values] or good
         if not good or left.status == "uninstalling":
+            await self._ours()
             await self.helm.uninstall(name, timeout=timeout)
             return f"{name} was left {left.status}: removed"
-        await self.helm.rollback(name, good[0].number, timeout=timeout)
+        await self.helm.rollback(good[0], timeout=timeout, fence=await self._ours())
         return f"{name} was left {left.status}: back at revision {good[0].number}"
 
     async def install(self, release: Release, chart: Path, track: Track, show: Callable[[str], None]) -> None:
@@ -98,8 +130,7 @@ class Site:
 
         StepFailed says why they do not get ready; what was there before is then there again.
         """
-        namespace = self.target.namespace
-        # By this label the cluster's own check of images (ci.supply.admission) knows whose pods they are.
+        namespace, fence = self.target.namespace, await self._ours()
         await self.cluster.ensure_namespace(namespace, {REGION_LABEL: self.target.region})
         for secret in self.environment.secrets:
             source_namespace, _, source = secret.source.partition("/")
@@ -119,19 +150,45 @@ class Site:
                 chart_values(self.environment, self.target, release, track),
                 timeout=self.environment.canary.install,
                 description=f"{release.name} ({track})",
+                fence=fence,
             )
+            if track == "canary":
+                await self.cluster.hold_scale(namespace, "stable")
+        except asyncio.CancelledError:
+            with suppress(PipelineError):
+                await self._undo(track)
+            raise
         except StepFailed as error:
             with suppress(SystemUnavailable):
                 troubles |= await self.cluster.migrations(namespace)
             why = "".join(f"\n{pod}: {trouble}" for pod, trouble in sorted(troubles.items()))
+            watcher.cancel()
+            try:
+                await self._undo(track)
+            except PipelineError as second:
+                why += f"\nwhat was there before is not back: {second.message}"
             raise StepFailed(f"{error.message}{why}", hint=error.hint) from error
         finally:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
 
-    async def back_to(self, revision: int) -> None:
+    async def _undo(self, track: Track) -> None:
+        """Have what was there before an upgrade that did not come to its end."""
+        history = await self.history(track)
+        good = [one for one in history if one.status in ONCE_RAN]
+        if history and history[0] in good:
+            return
+        fence, timeout = await self._ours(), self.environment.canary.install
+        if good:
+            await self.helm.rollback(good[0], timeout=timeout, fence=fence)
+        else:
+            await self.helm.uninstall(_NAME[track], timeout=timeout)
+
+    async def back_to(self, revision: Revision) -> None:
         """Make that revision of stable the current one again."""
-        await self.helm.rollback(STABLE, revision, timeout=self.environment.canary.install)
+        await self.helm.rollback(
+            revision, timeout=self.environment.canary.install, fence=await self._ours()
+        )
 
     async def weight(self) -> int:
         """Percent of the requests that the canary gets, as the route says."""
@@ -145,7 +202,9 @@ class Site:
 
     async def move(self, weight: int) -> float:
         """Give the canary `weight` percent and wait until the gateway follows; returns seconds."""
-        before = await traffic.set_weight(self.cluster, self.target.namespace, SPLIT, weight)
+        before = await traffic.set_weight(
+            self.cluster, self.target.namespace, SPLIT, weight, fence=await self._ours()
+        )
         return await traffic.followed(
             self.target.gateway,
             self.target.hostname,
@@ -158,7 +217,9 @@ class Site:
     async def remove_canary(self) -> None:
         """Take the canary away. Its traffic has to be on stable; requests in flight get time to end."""
         await asyncio.sleep(self.environment.canary.drain)
+        await self._ours()
         await self.helm.uninstall(CANARY, timeout=self.environment.canary.install)
+        await self.cluster.release_scale(self.target.namespace, "stable")
 
     async def pods(self) -> tuple[Pod, ...]:
         """The pods of both tracks."""

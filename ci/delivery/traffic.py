@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from ci.delivery.cluster import Cluster
+from ci.delivery.fence import ANNOTATION
 from ci.errors import SystemUnavailable
 
 __all__ = [
@@ -84,10 +85,12 @@ def on_stable(route: dict[str, Any], services: Services) -> bool:
     return bool(weighted(route, services, 0)["spec"] == route["spec"])
 
 
-async def set_weight(cluster: Cluster, namespace: str, services: Services, weight: int) -> int:
+async def set_weight(
+    cluster: Cluster, namespace: str, services: Services, weight: int, *, fence: int | None = None
+) -> int:
     """Write the canary's weight (percent) into the target's route and return the one it had before.
 
-    Nothing is written when it is so already. Without a route there is nothing to split: 0 when `weight` is 0,
+    With whose `fence` it is: LeaseLost when the cluster knows a newer one. Nothing is written when it is so already. Without a route there is nothing to split: 0 when `weight` is 0,
     else SystemUnavailable.
     """
     for attempt in range(_WRITES):
@@ -103,6 +106,9 @@ async def set_weight(cluster: Cluster, namespace: str, services: Services, weigh
         changed = weighted(route, services, weight)
         if changed["spec"] == route["spec"]:
             return before
+        if fence is not None:
+            meta = changed["metadata"]
+            meta["annotations"] = {**(meta.get("annotations") or {}), ANNOTATION: str(fence)}
         try:
             await cluster.replace_route(changed)
             return before
