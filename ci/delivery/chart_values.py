@@ -380,6 +380,7 @@ class Values(_Values):
     global_: dict[str, Any] | None = Field(default=None, alias="global")
     track: Literal["stable", "canary"]
     release: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
+    fence: int = Field(ge=0, description="of the promoter that installs it; none when 0")
     region: str = Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")
     images: Images
     traffic: Traffic

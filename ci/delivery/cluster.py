@@ -1,4 +1,4 @@
-"""Kubernetes, as far as promotion needs it: pods, namespaces, secrets, routes, leases. Only this module asks it.
+"""Kubernetes, as far as promotion needs it: pods, secrets, routes, leases. Only this module asks it.
 
 The official client blocks, so every call runs in a thread; each has a short timeout, and every failure is
 SystemUnavailable, so that a cluster that is down is said within seconds.
@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 import urllib3
 from kubernetes import client, config
 
-from ci.delivery.revisions import Revision, read_revision
 from ci.delivery.fence import ANNOTATION, TAKEN_OVER, fence_of
 from ci.delivery.lease import LeaseLost
+from ci.delivery.revisions import Revision, read_revision
 from ci.errors import BadInput, SystemUnavailable
 from ci.quantities import quantity
 from ci.reasons import reason_of
@@ -324,10 +324,10 @@ class Cluster:
         """Write that fence onto what carries one already: from now on nothing older gets through there."""
         for kind, one in await self._fenced(namespace):
             if fence_of(one) not in (0, fence):
-                meta = {"annotations": {ANNOTATION: str(fence)}}
+                name, meta = one["metadata"]["name"], {"annotations": {ANNOTATION: str(fence)}}
                 await self._call(
                     self._custom.patch_namespaced_custom_object,
-                    *kind[:2], namespace, kind[2], one["metadata"]["name"], {"metadata": meta}, allowed=(404,),
+                    *kind[:2], namespace, kind[2], name, {"metadata": meta}, allowed=(404,),
                 )  # fmt: skip
 
     async def _fenced(self, namespace: str) -> list[tuple[_Kind, dict[str, Any]]]:

@@ -7,9 +7,9 @@ the Lease as the API server has it may be some milliseconds old, the object neve
 writes its fence onto what is there, and from then on nothing older gets through.
 
 What is not held to it: status and scale (controllers, autoscalers), metadata alone, what carries no fence
-(an older release's chart, other people's objects), and a change by hand, which leaves the fence as it is. Helm
-by hand that goes back to an older revision brings an older fence along and is refused: `va rollback`, or the
-label `va.dev/fence: "off"` on the namespace. Removals carry nothing: before one, the Lease itself is asked.
+(an older release's chart, other people's objects), and a change by hand, which leaves the fence as it is.
+Helm by hand that goes back to an older revision brings an older fence along and is refused: `va rollback`,
+or the label `va.dev/fence: "off"` on the namespace. Removals carry nothing: before one, the Lease is asked.
 
 The policy is the cluster's: `va up` installs it, on AKS an administrator does (`va env fence`). A promoter's
 own rights need nothing of it.

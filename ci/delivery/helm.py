@@ -1,10 +1,10 @@
 """Helm releases of a target, through pyhelm3 and the `helm` program. The only place that runs it.
 
 An upgrade is there with all pods ready, or it has failed, and Site has the revision before back. Helm's own
-`--atomic` and `rollback` write old manifests as they were, with the fence of then (ci.delivery.fence), which the
-cluster refuses: going back is an upgrade with the chart and the values that Helm keeps. What is installed is
-read from Helm's own Secrets, without it (ci.delivery.revisions). Charts are pulled by digest from the target's
-registry and verified before Helm sees them.
+`--atomic` and `rollback` write old manifests as they were, with the fence of then (ci.delivery.fence), and
+the cluster refuses them: going back is an upgrade with the chart and the values that Helm keeps. What is
+installed is read from Helm's own Secrets, without it (ci.delivery.revisions). Charts are pulled by digest
+from the target's registry and verified before Helm sees them.
 """
 
 from __future__ import annotations

@@ -317,7 +317,7 @@ def _process(pid: int) -> str:
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         if started[0] in "ZX":
             return ""
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}/{pid}/{started[19]}"
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}/{pid}/{started[19]}"
     except OSError:
         return ""
 

@@ -48,7 +48,7 @@ class Revision:
     manifest: str = field(default="", repr=False)
     """What it installed, as YAML; hooks are not in it."""
     chart: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """As Helm keeps it: `metadata`, `values`, `schema`, and the files of `templates` and `files` in base64."""
+    """As Helm keeps it: `metadata`, `values`, `schema`; the files of `templates` and `files` in base64."""
     tests: tuple[str, ...] = ()
     """The names of its hooks that `helm test` runs."""
 

@@ -186,9 +186,7 @@ class Site:
 
     async def back_to(self, revision: Revision) -> None:
         """Make that revision of stable the current one again."""
-        await self.helm.rollback(
-            revision, timeout=self.environment.canary.install, fence=await self._ours()
-        )
+        await self.helm.rollback(revision, timeout=self.environment.canary.install, fence=await self._ours())
 
     async def weight(self) -> int:
         """Percent of the requests that the canary gets, as the route says."""

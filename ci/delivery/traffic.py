@@ -90,8 +90,8 @@ async def set_weight(
 ) -> int:
     """Write the canary's weight (percent) into the target's route and return the one it had before.
 
-    With whose `fence` it is: LeaseLost when the cluster knows a newer one. Nothing is written when it is so already. Without a route there is nothing to split: 0 when `weight` is 0,
-    else SystemUnavailable.
+    With whose `fence` it is: LeaseLost when the cluster knows a newer one. Nothing is written when it is so
+    already. Without a route there is nothing to split: 0 when `weight` is 0, else SystemUnavailable.
     """
     for attempt in range(_WRITES):
         route = await cluster.route(ROUTE, namespace)

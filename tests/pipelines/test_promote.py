@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from promotion_world import AnyRegistry, World, environment, release
 
 from ci.delivery.gates import Verdict
+from ci.delivery.lease import Held
 from ci.delivery.ledger import Event, Journal
 from ci.delivery.results import Outcome, PromotionResult
 from ci.delivery.site import CANARY
@@ -427,3 +430,40 @@ def test_roll_back_mends_a_route_that_names_the_canary_alone(world: World, promo
 
     (rule,) = place.http_route["spec"]["rules"]
     assert [(one["name"], one["weight"]) for one in rule["backendRefs"]] == [("voice-api", 100)]
+
+
+def test_a_target_that_somebody_else_works_on_is_not_touched(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    place = world.place("prod/eastus")
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    assert place.held is not None and place.held["spec"]["holderIdentity"] == ""  # given back
+    place.held["spec"] |= {"holderIdentity": "bert on build-2", "acquireTime": now, "renewTime": now}
+    place.held["metadata"]["annotations"] = {}
+    world.log.clear()
+
+    for work in (
+        lambda: promote(BETTER),
+        lambda: back.rollback("test", "prod/eastus", reporter=SilentReporter()),
+    ):
+        with pytest.raises(Held, match="va-prod-eastus is being worked on by bert on build-2 since"):
+            asyncio.run(work())
+    assert world.log == [] and events()[-1] == "promoted"
+
+
+def test_what_the_guard_did_for_the_run_before_is_said_once(world: World, promote) -> None:
+    asyncio.run(promote(GOOD))
+    place = world.place("prod/eastus")
+    assert place.held is not None
+    fence = place.held["spec"]["leaseTransitions"]
+    place.config_maps["va-guard"] = {
+        "time": "2026-11-29T20:15:20Z", "why": "nobody renewed the lease for 12 s", "weight": "20",
+        "fence": str(fence),
+    }  # fmt: skip
+    said: list[str] = []
+    for _ in range(2):
+        with patch.object(SilentReporter, "note", lambda self, text: said.append(text)):
+            asyncio.run(promote(BETTER))
+    assert [text for text in said if "guard" in text] == [
+        "prod/eastus: the guard took all traffic to stable at 2026-11-29 20:15:20 UTC, from 20 % on the "
+        "canary: nobody renewed the lease for 12 s"
+    ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -8,12 +9,17 @@ import stat
 import sys
 import textwrap
 import time
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from ci.delivery import helm as rooms
+from ci.delivery.fence import TAKEN_OVER
 from ci.delivery.helm import Helm, changes, pull_chart
+from ci.delivery.lease import LeaseLost
+from ci.delivery.revisions import Revision
 from ci.errors import BadInput, StepFailed, SystemUnavailable
 from ci.registry import digest_of
 from ci.release import Chart
@@ -215,3 +221,42 @@ def test_what_is_no_chart_is_refused(program: Program) -> None:
     chart = Chart(name="voice-assistant", version="0.1.0", digest="sha256:" + "b" * 64)
     with pytest.raises(BadInput, match="is not a Helm chart"):
         asyncio.run(pull_chart(Registry("application/x"), chart))  # type: ignore[arg-type]
+
+
+def test_going_back_installs_the_chart_of_then_under_the_fence_of_now(program: Program) -> None:
+    program.has((1, "superseded", "r1"), (2, "deployed", "r2"))
+    chart = {
+        "metadata": {"apiVersion": "v2", "name": "voice-assistant", "version": "0.1.0"},
+        "values": {"fence": 0, "release": ""},
+        "templates": [{"name": "templates/api.yaml", "data": base64.b64encode(b"kind: A").decode()}],
+        "files": [{"name": "files/x.py", "data": base64.b64encode(b"pass").decode()}],
+        "schema": base64.b64encode(b"{}").decode(),
+    }
+    kept = Revision(
+        name="voice", number=1, status="superseded", updated=datetime(2026, 1, 1, tzinfo=UTC),
+        description="", values={"release": "r1"}, chart=chart,
+    )  # fmt: skip
+
+    asyncio.run(helm().rollback(kept, timeout=9, fence=7))
+
+    (asked,) = program.asked("upgrade")
+    assert "--no-hooks" in asked and "--wait" in asked and not program.asked("rollback")
+    assert json.loads(program.state.read_text())["revisions"][-1]["values"] == {"release": "r1", "fence": 7}
+
+    old = replace(kept, chart={**chart, "values": {"release": ""}})  # a chart of before refuses the value
+    asyncio.run(helm().rollback(old, timeout=9, fence=8))
+    assert json.loads(program.state.read_text())["revisions"][-1]["values"] == {"release": "r1"}
+
+
+def test_a_chart_of_helms_that_names_a_file_elsewhere_is_refused(program: Program, tmp_path: Path) -> None:
+    for name in ("../x", "/x", "templates/../../x"):
+        chart = {"metadata": {}, "templates": [{"name": name, "data": ""}]}
+        with pytest.raises(StepFailed, match="has a file"):
+            rooms._write_chart(chart, tmp_path / "inside")
+
+
+def test_what_the_cluster_refused_is_a_lost_lease(program: Program) -> None:
+    said = f"denied request: the fence 3 of this write is older than 4 of the lease: {TAKEN_OVER}"
+    program.has((1, "deployed", "r1"), fail={"upgrade": said})
+    with pytest.raises(LeaseLost, match=TAKEN_OVER):
+        asyncio.run(helm().upgrade("voice", program.chart, {}, timeout=9, description="d", fence=3))

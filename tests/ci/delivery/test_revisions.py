@@ -111,4 +111,19 @@ def test_a_first_installation_left_in_between_is_removed(status: str) -> None:
 
 
 def test_a_settled_one_needs_no_mending() -> None:
-    assert mended(revision(1, "superseded", "r1"), revision(2, "failed", "r2"))[:2] == ("", [])
+    assert mended(revision(1, "superseded", "r1"), revision(2, "deployed", "r2"))[:2] == ("", [])
+
+
+def test_one_that_failed_when_nobody_was_there_to_put_it_back_goes_back() -> None:
+    said, _, now = mended(revision(1, "deployed", "r1"), revision(2, "failed", "r2"))
+    assert said == "voice was left failed: back at revision 1" and now[-1].release == "r1"
+    said, log, _ = mended(revision(1, "failed", "r1"))
+    assert (said, log) == ("voice was left failed: removed", ["prod/eastus uninstall voice"])
+
+
+@pytest.mark.parametrize("roll_back", ["pending-rollback", "pending-upgrade"])
+def test_going_back_is_an_upgrade_too_and_goes_on(roll_back: str) -> None:
+    said, _, now = mended(
+        revision(1, "superseded", "r1"), revision(2, "deployed", "r2"), revision(3, roll_back, "r1")
+    )
+    assert said == f"voice was left {roll_back}: back at revision 1" and now[-1].release == "r1"
