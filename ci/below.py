@@ -11,11 +11,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import shutil
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
 
-__all__ = ["make_folder", "open_below", "open_file", "open_parent", "read_file", "remove"]
+__all__ = ["make_folder", "open_below", "open_file", "open_parent", "read_file", "remove", "walk"]
 
 _OPENAT2 = 437
 """Its number on every architecture that has it."""
@@ -107,31 +107,62 @@ def read_file(root: str | os.PathLike[str] | int, path: str, limit: int) -> byte
 def open_parent(root: int, path: str) -> tuple[int, str]:
     """The folder that a path lies in, opened, and the path's last name; the folder is made where it is
     missing."""
+    head, name = _parted(path)
+    return make_folder(root, head), name
+
+
+def _parted(path: str) -> tuple[str, str]:
     head, _, name = path.rstrip("/").rpartition("/")
     if name in ("", ".", ".."):
         raise OSError(errno.EINVAL, "no name of a file", path)
-    return make_folder(root, head), name
+    return head, name
 
 
 def make_folder(root: int, path: str) -> int:
     """Open a folder below a root. What is missing is made; what is in the way, a link too, makes room."""
-    try:
-        return open_below(root, path, _FOLDER)
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            raise
-    above, name = open_parent(root, path)
-    try:
+    missing: list[str] = []
+    while True:  # a loop: folders nest deeper than Python calls functions
         try:
-            if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
-                os.unlink(name, dir_fd=above)
-        except FileNotFoundError:
-            pass
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o755, dir_fd=above)
-        return open_below(above, name, _FOLDER)
-    finally:
-        os.close(above)
+            here = open_below(root, path, _FOLDER)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
+        path, name = _parted(path)
+        missing.append(name)
+    for name in reversed(missing):
+        above = here
+        try:
+            here = _made(above, name)
+        finally:
+            os.close(above)
+    return here
+
+
+def _made(above: int, name: str) -> int:
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=above)
+    with suppress(FileExistsError):
+        os.mkdir(name, 0o755, dir_fd=above)
+    return open_below(above, name, _FOLDER)
+
+
+def walk(root: str | os.PathLike[str]) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Every folder below a root, itself first: its descriptor, good until the next one, the names of its
+    folders and of all else. As os.fwalk(), but of any depth."""
+    todo = [""]
+    while todo:
+        path = todo.pop()
+        here = open_below(root, path, _FOLDER)
+        try:
+            with os.scandir(here) as found:
+                entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+            folders = [name for name, is_folder in entries if is_folder]
+            yield here, folders, [name for name, is_folder in entries if not is_folder]
+        finally:
+            os.close(here)
+        todo += [f"{path}/{name}".lstrip("/") for name in folders]
 
 
 def remove(folder: int, name: str) -> None:
@@ -141,4 +172,10 @@ def remove(folder: int, name: str) -> None:
     except FileNotFoundError:
         return
     except (IsADirectoryError, PermissionError):
-        shutil.rmtree(name, dir_fd=folder)  # follows no link: it works with descriptors
+        import shutil  # only here: a step waits for what starts it, which imports this module
+        import subprocess
+
+        try:
+            shutil.rmtree(name, dir_fd=folder)  # follows no link: it works with descriptors
+        except (OSError, RecursionError):  # deeper than Python goes; nor does rm follow any
+            subprocess.run(["rm", "-rf", "--", f"/proc/{os.getpid()}/fd/{folder}/{name}"], check=True)

@@ -8,6 +8,7 @@ again by its key, so that a warm chain starts no process at all.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -172,13 +173,24 @@ class Engine:
 
     async def value(self, call: Call) -> Any:
         """The value of a chain's object."""
-        return await self._shared.get(call.digest, lambda: self._evaluate(call))
+        return await self._shared.get(call.digest, lambda: self.answered(call))
 
-    async def _evaluate(self, call: Call) -> Any:
+    async def answered(self, call: Call) -> Any:
+        """What a call gives, asked anew."""
         if (number := call.args.get(ITEM)) is not None:  # one of the objects of a list
             return (await self.value(call.of_list()))[number]
         parent = await self.value(call.parent) if call.parent else None
-        return await answers[call.name](self, parent, call)
+        try:
+            return await answers[call.name](self, parent, call)
+        except UnicodeEncodeError as error:
+            what = error.object[error.start : error.end]
+            raise BadInput(f"{call.field}: {what!r} is no character of a text") from error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise BadInput(
+                f"{call.field}: a path is too long: a name has at most 255 bytes, a path some 4000"
+            ) from error
 
     async def once(self, key: Hashable, make: Callable[[], Awaitable[T]]) -> T:
         """Run `make` once for all who ask for the key while the session lasts; failures are not kept."""

@@ -56,6 +56,14 @@ def numeric_owner(owner: str) -> Owner:
     return int(user), int(group or user)
 
 
+def host_path(engine: Engine, path: str) -> Path:
+    """A path of this machine, from the session's working folder; `~` is a home."""
+    try:
+        return engine.workdir / Path(path).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{path}: there is no such user on this machine") from error
+
+
 async def copied_directory(
     engine: Engine, base: tuple[str, ...], path: str, source: Directory, args: dict[str, Any], owner: Owner
 ) -> tuple[str, ...]:
@@ -143,7 +151,7 @@ async def host(engine: Engine, parent: None, call: Call) -> Host:
 async def host_directory(engine: Engine, parent: Host, call: Call) -> Directory:
     """The folder as it is now: its layer is named by its content, so an unchanged folder is the same
     layer."""
-    path = engine.workdir / Path(call.args["path"]).expanduser()
+    path = host_path(engine, call.args["path"])
     if not path.is_dir():
         raise BadInput(f"{path} is not a directory on this machine")
     filters = {name: call.args[name] for name in ("include", "exclude", "gitignore")}
@@ -167,7 +175,7 @@ async def host_directory(engine: Engine, parent: Host, call: Call) -> Directory:
 
 @answer("Host.file")
 async def host_file(engine: Engine, parent: Host, call: Call) -> File:
-    path = engine.workdir / Path(call.args["path"]).expanduser()
+    path = host_path(engine, call.args["path"])
     if not path.is_file():
         raise BadInput(f"{path} is not a file on this machine")
     return await asyncio.to_thread(imported_file, engine, path)
@@ -486,7 +494,7 @@ async def find_up(engine: Engine, parent: Directory | Host, call: Call) -> str |
 @answer("Directory.export")
 async def directory_export(engine: Engine, parent: Directory, call: Call) -> str:
     """Below the target nothing follows a link: an earlier export may have left one that a step made."""
-    target = engine.workdir / Path(call.args["path"]).expanduser()
+    target = host_path(engine, call.args["path"])
 
     def write() -> str:
         tree = engine.tree(parent.layers)
@@ -618,7 +626,7 @@ async def file_with_replaced(engine: Engine, parent: File, call: Call) -> File:
 
 @answer("File.export")
 async def file_export(engine: Engine, parent: File, call: Call) -> str:
-    target = engine.workdir / Path(call.args["path"]).expanduser()
+    target = host_path(engine, call.args["path"])
     if call.args["allowParentDirPath"] and target.is_dir():
         target = target / (parent.name or posixpath.basename(parent.path))
 

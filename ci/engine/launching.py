@@ -15,7 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from pathlib import Path
 from typing import IO
 
-from ci.below import open_below, open_file, read_file
+from ci.below import open_below, open_file, read_file, walk
 from ci.engine import run
 from ci.engine.containers import owner_of
 from ci.engine.engine import Engine
@@ -26,6 +26,7 @@ from ci.engine.store import full_disk_is_told
 from ci.engine.tree import Layer, Tree
 from ci.engine.users import home, ids
 from ci.engine.values import Container, MountKind, MountPoint
+from ci.errors import BadInput
 
 __all__ = ["Launched", "launch"]
 
@@ -271,7 +272,7 @@ def _volume(engine: Engine, ctr: Container, mount: MountPoint) -> Path:
             for entry in tree.walk(start):
                 layer.copy(entry, posixpath.relpath(entry.path, start.path or "."))
         if owner := owner_of(engine, ctr, mount.owner):
-            for _, folders, files, here in os.fwalk(new):
+            for here, folders, files in walk(new):
                 os.fchown(here, *owner)
                 for each in (*folders, *files):
                     os.chown(each, *owner, dir_fd=here, follow_symlinks=False)
@@ -292,6 +293,8 @@ async def _process(engine: Engine, command: Command) -> run.Process:
     env.setdefault("HOME", home(tree, uid))
     for name, secret in ctr.secret_env:
         env[name] = (await plaintext(engine, secret)).decode("utf-8", "surrogateescape")
+        if "\0" in env[name]:
+            raise BadInput(f"the secret of {name} has a NUL byte, which no variable can have: mount it")
     return run.Process(
         args=command.args,
         env=tuple(f"{name}={value}" for name, value in env.items()),

@@ -30,7 +30,7 @@ from typing import IO, Any
 from isal import __version__ as _isal
 from isal import igzip, isal_zlib
 
-from ci.below import open_below, open_file
+from ci.below import open_below, open_file, walk
 from ci.engine.store import Store, digest_of
 from ci.engine.tree import is_whiteout, make_opaque, make_whiteout
 from ci.errors import BadInput, SystemUnavailable
@@ -324,7 +324,7 @@ def _make_whiteouts(folder: Path) -> None:
     One beside a file of that name says what the file does anyway; beside a folder, that nothing below shows
     in it. BadInput for one that is a folder, or hides no name.
     """
-    for _, folders, files, here in os.fwalk(folder):
+    for here, folders, files in walk(folder):
         for name in sorted(folder for folder in folders if folder.startswith(_WHITEOUT)):
             raise BadInput(f"a layer cannot be unpacked: {name!r} is a folder, and no mark of a deleted file")
         for name in sorted(file for file in files if file.startswith(_WHITEOUT)):
@@ -413,7 +413,7 @@ def _pack(folder: Path, target: _Hashing, epoch: int) -> int:
     count = 0
     linked: dict[int, str] = {}
     with tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_CHUNK) as tar:  # type: ignore[call-overload]
-        for name, path in _entries(folder, ""):
+        for name, path in _entries(folder):
             status = os.lstat(path)
             info = tarfile.TarInfo(name)
             info.mtime = epoch
@@ -458,13 +458,15 @@ def _pack(folder: Path, target: _Hashing, epoch: int) -> int:
     return count
 
 
-def _entries(folder: Path | str, prefix: str) -> Iterator[tuple[str, str]]:
-    for name in sorted(os.listdir(folder)):
-        path = f"{folder}/{name}"
-        inner = f"{prefix}{name}"
-        yield inner, path
+def _entries(folder: Path) -> Iterator[tuple[str, str]]:
+    """What is below a folder, each folder before what is in it: its name, and where it is."""
+    todo = [(name, f"{folder}/{name}") for name in sorted(os.listdir(folder), reverse=True)]
+    while todo:
+        name, path = todo.pop()
+        yield name, path
         if os.path.isdir(path) and not os.path.islink(path):
-            yield from _entries(path, f"{inner}/")
+            inner = sorted(os.listdir(path), reverse=True)
+            todo += [(f"{name}/{each}", f"{path}/{each}") for each in inner]
 
 
 def _xattrs(path: str) -> tuple[dict[str, str], bool]:

@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
 from io import TextIOWrapper
+from typing import Any
 
 import pathspec
 
@@ -36,7 +37,10 @@ def choose(
     exceptions = any(pattern.lstrip().startswith("!") for pattern in exclude)
     chosen: list[tuple[str, Entry]] = [("", root)]
 
-    def visit(folder: Entry, name: str, waiting: list[tuple[str, Entry]], ignores: list[_Ignore]) -> None:
+    def visit(
+        folder: Entry, name: str, waiting: list[tuple[str, Entry]], ignores: list[_Ignore]
+    ) -> Iterator[Iterator[Any]]:
+        """Gives the visit of each folder in it, to be made before it goes on."""
         if gitignore:
             ignores = ignores + _ignore_of(tree, folder, name)
         for entry in tree.children(folder):
@@ -54,12 +58,17 @@ def choose(
             if entry.is_dir:
                 before = len(chosen)
                 ahead = [] if wanted else [*waiting, (path, entry)]
-                visit(entry, path, ahead, ignores)
+                yield visit(entry, path, ahead, ignores)
                 if not wanted and len(chosen) > before:
                     waiting.clear()
 
-    if root.is_dir:
-        visit(root, "", [], [])
+    visits = [visit(root, "", [], [])] if root.is_dir else []
+    while visits:  # a loop: folders nest deeper than Python calls functions
+        inner = next(visits[-1], None)
+        if inner is None:
+            visits.pop()
+        else:
+            visits.append(inner)
     return chosen
 
 

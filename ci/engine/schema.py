@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from graphql import (
+    ASTValidationRule,
     ExecutionResult,
     GraphQLArgument,
     GraphQLDirective,
@@ -20,11 +21,13 @@ from graphql import (
     GraphQLResolveInfo,
     GraphQLSchema,
     GraphQLString,
+    NoUnusedVariablesRule,
     build_schema,
     execute,
     get_directive_values,
     get_named_type,
     parse,
+    specified_rules,
     validate,
 )
 
@@ -43,6 +46,7 @@ from ci.engine import (
 )
 from ci.engine.chain import ITEM, Call, decode, encode
 from ci.engine.engine import Engine, ExecFailed, NotSupported, answers
+from ci.engine.queries import cut
 from ci.engine.values import Record
 from ci.errors import BadInput, PipelineError
 
@@ -68,6 +72,10 @@ _ROOMS = (
 """Imported for the answers that they register."""
 
 
+_OF_A_PIECE = [rule for rule in specified_rules if rule is not NoUnusedVariablesRule]
+"""The rules for a piece of a query: another piece may use the variable."""
+
+
 @cache
 def schema() -> GraphQLSchema:
     """The schema of schema.graphql with our resolvers."""
@@ -84,10 +92,39 @@ def schema() -> GraphQLSchema:
 async def query(engine: Engine, text: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Answer one request: the `data` and `errors` of the GraphQL response."""
     try:
+        pieces = cut(text)
+    except BadInput as error:
+        return {"errors": [{"message": str(error)}]}
+    if not pieces:
+        return await _answered(engine, text, variables, specified_rules)
+    path: list[str] = []
+    text = pieces[0].header + pieces[0].body
+    for number, piece in enumerate(pieces, 1):
+        response = await _answered(engine, text, variables, _OF_A_PIECE)
+        found: Any = response.get("data")
+        if number > 1:
+            found = found and found["node"]
+            for told in response.get("errors", ()):
+                told["path"] = [*path, *told.get("path", ())[1:]]
+        if number == len(pieces) or "errors" in response:
+            break
+        for name in piece.names:
+            found = found[name]
+        path.extend(piece.names)
+        text = pieces[number].after(found["id"], decode(found["id"]).type)
+    for name in reversed(path):
+        found = {name: found}
+    return {**response, "data": found}
+
+
+async def _answered(
+    engine: Engine, text: str, variables: Mapping[str, Any] | None, rules: Collection[type[ASTValidationRule]]
+) -> dict[str, Any]:
+    try:
         document = parse(text)
     except GraphQLError as error:
         return {"errors": [error.formatted]}
-    if errors := validate(schema(), document):
+    if errors := validate(schema(), document, rules):
         return {"errors": [error.formatted for error in errors]}
     result = execute(schema(), document, context_value=engine, variable_values=dict(variables or {}))
     if not isinstance(result, ExecutionResult):
@@ -131,7 +168,7 @@ def _resolve(source: Call | None, info: GraphQLResolveInfo[Engine], /, **args: A
     if field == "id":
         return encode(source) if source else encode(Call(None, "Query", "query", {}))
     declared = info.parent_type.fields[field].args
-    given = {key: _argument(declared[key], args.get(key)) for key in declared}
+    given = {key: _argument(key, declared[key], args.get(key)) for key in declared}
     if name == "Query.setSecret":
         given = {"name": given["name"], "mac": engine.secrets.set(given["name"], given["plaintext"])}
     if field == "sync" and source is not None:
@@ -145,7 +182,7 @@ def _resolve(source: Call | None, info: GraphQLResolveInfo[Engine], /, **args: A
         return _list(engine, call)
     if isinstance(info.schema.get_type(named), GraphQLObjectType):
         return call
-    return _answer(engine, call)
+    return engine.answered(call)
 
 
 _RECORDS = frozenset({"EnvVariable", "Label", "Port", "SearchResult", "SearchSubmatch", "Stat"})
@@ -155,8 +192,20 @@ def _is_list(type: Any) -> bool:
     return isinstance(type.of_type if isinstance(type, GraphQLNonNull) else type, GraphQLList)
 
 
-def _argument(argument: GraphQLArgument, value: Any) -> Any:
-    """An ID becomes the chain that it names, once it names an object of the right type."""
+_ANY_TEXT = frozenset({"contents", "patch", "plaintext", "replacement", "search", "stdin"})
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return _has_nul(list(value.values()))
+    return any(map(_has_nul, value)) if isinstance(value, list) else isinstance(value, str) and "\0" in value
+
+
+def _argument(name: str, argument: GraphQLArgument, value: Any) -> Any:
+    """An ID becomes the chain that it names, once it names an object of the right type. BadInput for text
+    with a NUL where that cannot be: in paths, arguments, variables."""
+    if name not in _ANY_TEXT and _has_nul(value):
+        raise BadInput(f"{name}: text with a NUL byte, which no path and no command can have")
     if get_named_type(argument.type).name != "ID" or value is None:
         return value
     if isinstance(value, list):
@@ -180,11 +229,6 @@ def _expected_type(argument: GraphQLArgument) -> str:
 
 
 _NAME = {"name": GraphQLArgument(GraphQLNonNull(GraphQLString))}
-
-
-async def _answer(engine: Engine, call: Call) -> Any:
-    parent = await engine.value(call.parent) if call.parent else None
-    return await answers[call.name](engine, parent, call)
 
 
 async def _sync(engine: Engine, source: Call) -> str:

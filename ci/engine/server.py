@@ -20,6 +20,7 @@ from starlette.routing import Route
 
 from ci.engine import limits
 from ci.engine.engine import Engine, LogLine
+from ci.engine.queries import as_json
 from ci.engine.run import NO_LAYER
 from ci.engine.schema import query
 from ci.engine.services import RunningServices
@@ -64,7 +65,7 @@ async def serve(engine: Engine) -> AsyncIterator[Address]:
             await asyncio.gather(work, gone, return_exceptions=True)
         if work.cancelled():
             return JSONResponse({"errors": [{"message": "cancelled"}]})
-        return JSONResponse(work.result())
+        return Response(as_json(work.result()), media_type="application/json")
 
     app = Starlette(routes=[Route("/query", answer, methods=["POST"])])
     async with serving(app) as port:

@@ -303,16 +303,28 @@ class Layer:
     def _open(self, path: str) -> int:
         """A folder of the layer as a descriptor; made where it is missing, as the tree has it."""
         begun, self._begun = self._begun, True
-        if path or begun:
+        missing: list[str] = []
+        while path or begun:  # a loop: folders nest deeper than Python calls functions
             try:
-                return open_below(self._root, path, os.O_RDONLY | os.O_DIRECTORY)
+                folder = open_below(self._root, path, os.O_RDONLY | os.O_DIRECTORY)
+                break
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                if not path or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     raise
-        if path:
-            os.close(self._open(posixpath.dirname(path)))
+            missing.append(path)
+            path, begun = posixpath.dirname(path), True
+        else:
+            folder = self._made("", self._below.root)
+        known = self._below.find(path, follow=False) if missing else None
+        for path in reversed(missing):
+            os.close(folder)
+            known = self._below.child(known, posixpath.basename(path)) if known and known.is_dir else None
+            folder = self._made(path, known)
+        return folder
+
+    def _made(self, path: str, known: Entry | None) -> int:
+        """A folder that the layer lacks, in one that it has; `known` is what the tree has there."""
         folder = make_folder(self._root, path)
-        known = self._below.find(path, follow=False)
         if known and known.is_dir:
             os.fchown(folder, known.stat.st_uid, known.stat.st_gid)
             os.fchmod(folder, known.mode)

@@ -9,6 +9,10 @@ import dagger
 import pytest
 
 from ci.engine import session
+from ci.engine.engine import Engine
+from ci.engine.schema import query
+from ci.engine.services import RunningServices
+from ci.engine.store import Store
 from ci.reporting import SilentReporter
 
 
@@ -31,3 +35,22 @@ def run(
         return asyncio.run(main())
 
     return go
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Answer a query in GraphQL, without the SDK, in a session of its own; all of them have one cache."""
+
+    def answer(text: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
+        async def main() -> dict[str, Any]:
+            store = Store(tmp_path / "store")
+            engine = Engine(store, SilentReporter(), services=RunningServices, workdir=tmp_path)
+            try:
+                return await query(engine, text, variables)
+            finally:
+                await engine.close()
+                store.close()
+
+        return asyncio.run(main())
+
+    return answer
