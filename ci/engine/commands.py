@@ -21,6 +21,7 @@ from ci.engine.steps import Command, command_of, secret_marks
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.tree import Layer, Tree
 from ci.engine.values import Container, ExecResult, Place
+from ci.engine.volumes import held
 from ci.errors import BadInput, SystemUnavailable
 
 __all__: list[str] = []
@@ -82,6 +83,7 @@ async def _execute(
     async with AsyncExitStack() as stack:
         title = engine.masker.mask(command.title)
         await engine.services.bound(command.container)
+        volumes = await stack.enter_async_context(held(engine, command.container, title))
         await stack.enter_async_context(engine.slots)
         step = stack.enter_context(engine.reporter.step(title))
 
@@ -91,7 +93,9 @@ async def _execute(
 
         files = {name: engine.store.scratch("out") / "file" for name, _ in redirects}
         sinks = {name: stack.enter_context(file.open("wb")) for name, file in files.items()}
-        launched = await stack.enter_async_context(launch(engine, command, on_line=told, redirects=sinks))
+        launched = await stack.enter_async_context(
+            launch(engine, command, on_line=told, redirects=sinks, volumes=volumes)
+        )
         watch = asyncio.ensure_future(_watch(engine, launched, title))
         try:
             outcome = await launched.run.outcome()

@@ -7,7 +7,6 @@ CA certificates. What only the run needed is taken out of its changes again.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import posixpath
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from pathlib import Path
 from typing import IO
 
-from ci.below import open_below, open_file, read_file, walk
+from ci.below import open_below, open_file, read_file
 from ci.engine import run
 from ci.engine.containers import owner_of
 from ci.engine.engine import Engine
@@ -25,7 +24,8 @@ from ci.engine.steps import Command
 from ci.engine.store import full_disk_is_told
 from ci.engine.tree import Layer, Tree
 from ci.engine.users import home, ids
-from ci.engine.values import Container, MountKind, MountPoint
+from ci.engine.values import MountKind
+from ci.engine.volumes import held, volume_folder
 from ci.errors import BadInput
 
 __all__ = ["Launched", "launch"]
@@ -107,21 +107,22 @@ async def launch(
     on_line: Callable[[str], None] | None = None,
     hostname: str = "dagger",
     redirects: Mapping[str, IO[bytes]] | None = None,
+    volumes: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Launched]:
-    """A command that runs; it is ended with the block. `redirects`: see run.start."""
+    """A command that runs; it is ended with the block. `redirects`: see run.start; `volumes`: what `held`
+    gives, where the caller holds them."""
     ctr = command.container
     async with AsyncExitStack() as stack:
         boundary = await engine.boundary()
-        for mount in sorted(ctr.mounts, key=lambda item: item.path):
-            if mount.cache and mount.cache.sharing == "LOCKED":
-                await _volume_lock(engine, mount.cache.key, stack)
+        if volumes is None:
+            volumes = await stack.enter_async_context(held(engine, ctr, command.title))
         services = await engine.services.bound(ctr)
         stdin = command.stdin.encode("utf-8", "surrogateescape")
         wires = [service.plug for service in services]
         plugging = asyncio.ensure_future((await engine.spare()).take(wires, stdin=bool(stdin)))
         try:
             with full_disk_is_told(engine.store.root):
-                launched, overlay, mounts = await asyncio.to_thread(_prepare, engine, command)
+                launched, overlay, mounts = await asyncio.to_thread(_prepare, engine, command, volumes)
             process = await _process(engine, command)
             for mount in ctr.mounts:
                 if mount.secret:
@@ -171,19 +172,9 @@ def _discard(engine: Engine, launched: Launched) -> None:
         engine.store.discard(folder)
 
 
-async def _volume_lock(engine: Engine, key: str, stack: AsyncExitStack) -> None:
-    """Hold a LOCKED volume against other commands of this session and of others."""
-    await stack.enter_async_context(engine.volume_locks.setdefault(key, asyncio.Lock()))
-    while True:
-        attempt = engine.store.locked(f"volume-{hashlib.sha256(key.encode()).hexdigest()[:16]}")
-        if attempt.__enter__():
-            stack.push(attempt.__exit__)
-            return
-        attempt.__exit__(None, None, None)
-        await asyncio.sleep(0.2)
-
-
-def _prepare(engine: Engine, command: Command) -> tuple[Launched, run.Overlay, list[run.Mount]]:
+def _prepare(
+    engine: Engine, command: Command, volumes: Mapping[str, str]
+) -> tuple[Launched, run.Overlay, list[run.Mount]]:
     """The folders of a run, and what is mounted but for secrets."""
     ctr, store = command.container, engine.store
     below = engine.tree(ctr.layers)
@@ -211,8 +202,8 @@ def _prepare(engine: Engine, command: Command) -> tuple[Launched, run.Overlay, l
             case MountKind.TEMP:
                 found.append(run.Mount(path=mount.path, source=None, size=mount.size))
             case MountKind.CACHE:
-                assert mount.cache is not None
-                found.append(run.Mount(path=mount.path, source=_volume(engine, ctr, mount)))
+                volume = volume_folder(engine, ctr, mount, volumes[mount.path])
+                found.append(run.Mount(path=mount.path, source=volume))
             case MountKind.FILE:
                 entry = engine.tree(mount.place.layers).need("/" + mount.place.path)
                 copy = scratch("file")
@@ -254,34 +245,6 @@ def _ca_bundle(below: Tree) -> bytes:
 
 def _squeezed(part: bytes) -> bytes:
     return b"".join(part.partition(b"-----BEGIN CERTIFICATE-----")[2].split())
-
-
-def _volume(engine: Engine, ctr: Container, mount: MountPoint) -> Path:
-    """A cache volume's folder, made when it is first used. PRIVATE ones are a session's own."""
-    assert mount.cache is not None
-    name = mount.cache.key
-    if mount.cache.sharing == "PRIVATE":
-        name = f"{name}\0{engine.store.tmp.name}"
-    folder = engine.store.volume(name)
-    if not folder.exists():
-        new = engine.store.scratch("volume")
-        if mount.cache.source:
-            tree = engine.tree(mount.cache.source.layers)
-            layer = Layer(Tree([]), new)
-            start = tree.need("/" + mount.cache.source.path)
-            for entry in tree.walk(start):
-                layer.copy(entry, posixpath.relpath(entry.path, start.path or "."))
-        if owner := owner_of(engine, ctr, mount.owner):
-            for here, folders, files in walk(new):
-                os.fchown(here, *owner)
-                for each in (*folders, *files):
-                    os.chown(each, *owner, dir_fd=here, follow_symlinks=False)
-        try:
-            new.rename(folder)
-        except OSError:
-            engine.store.discard(new)  # another command made it meanwhile
-    os.utime(folder)
-    return folder
 
 
 async def _process(engine: Engine, command: Command) -> run.Process:
