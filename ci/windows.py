@@ -30,7 +30,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 _DAY = 24 * 60
 _WEEK = 7 * _DAY
 _LONGEST = timedelta(days=366)
-_STEPS = 1000
+_STEPS = 400
 _FORM = (
     "Mon-Thu 09:00-16:00 Europe/Amsterdam, Fri 15:00 to Mon 08:00 UTC, or 2026-12-18 to 2027-01-04 Asia/Tokyo"
 )

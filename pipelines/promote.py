@@ -55,6 +55,7 @@ from ci.registry import registry_at
 from ci.release import Release
 from ci.reporting import Reporter, Step
 from ci.supply.availability import Availability, Contents, State, contents, prove, survey
+from pipelines.permission import permitted
 from pipelines.verify import verify
 
 __all__ = ["promote"]
@@ -69,6 +70,7 @@ async def promote(
     *,
     through: str | None = None,
     only: str | None = None,
+    override: str | None = None,
     reporter: Reporter,
 ) -> PromotionResult:
     """Promote a release through an estate's environments, in their order, up to and with `through`.
@@ -76,11 +78,13 @@ async def promote(
     With `only`, to that one alone: whoever may not reach those before it answers for the release being there.
 
     Returns what happened, gates that failed included (`result.error`). Raises BadInput, or PolicyBlocked for
-    a release that does not prove what is asked of it (pipelines.verify), before anything is touched;
-    SystemUnavailable or StepFailed when a target's system or installation did not work.
+    a release that may not go there now (pipelines.permission; `override` is the reason of an emergency) or
+    does not prove what is asked of it (pipelines.verify), before anything is touched; SystemUnavailable or
+    StepFailed when a target's system or installation did not work.
     """
     started = time.monotonic()
     environments = (read_environment(estate, only),) if only else read_environments(estate, through)
+    await permitted(environments, release.name, override=override, reporter=reporter)
     sources = await _check(release, environments, reporter)
     done: list[TargetResult] = []
     for environment in environments:

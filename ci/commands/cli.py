@@ -41,7 +41,7 @@ inconclusive, 6 an external system is unavailable, 7 a tool is missing, 8 blocke
 _COMMANDS = (
     machine.doctor, machine.up, machine.down,
     shipping.build, shipping.test, shipping.scan, shipping.make, shipping.publish, shipping.ship,
-    promotion.promote, promotion.rollback, promotion.status, promotion.demo,
+    promotion.promote, promotion.approve, promotion.rollback, promotion.status, promotion.demo,
     shipping.lint, cost.cost,
 )  # fmt: skip
 _GROUPS = {

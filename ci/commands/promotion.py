@@ -12,11 +12,12 @@ from ci.commands.machine import needs_platform
 from ci.commands.options import Estate, Json, Only, ReleaseName, Reports, check_only
 
 if TYPE_CHECKING:
+    from ci.delivery.ledger import Entry
     from ci.delivery.results import PromotionResult, TargetStatus
     from ci.reporting import Reporter
     from pipelines.demo import Demonstrated
 
-__all__ = ["demo", "promote", "rollback", "status"]
+__all__ = ["approve", "demo", "promote", "rollback", "status"]
 
 
 def promote(
@@ -25,6 +26,10 @@ def promote(
         str | None, typer.Option(help="The last environment on the way; all of the estate's when left out.")
     ] = None,
     only: Only = None,
+    override: Annotated[
+        str | None,
+        typer.Option(help="In an emergency: why freezes, hours and soak do not count. It is kept."),
+    ] = None,
     estate: Estate = "local",
     json: Json = False,
 ) -> None:
@@ -40,9 +45,34 @@ def promote(
 
     async def flow(reporter: Reporter) -> PromotionResult:
         check_only(to, only)
-        return await pipeline(find_release(release), estate, through=to, only=only, reporter=reporter)
+        found = find_release(release)
+        return await pipeline(found, estate, through=to, only=only, override=override, reporter=reporter)
 
     ended(answer(flow, json=json, show=summary))
+
+
+def approve(
+    release: ReleaseName,
+    to: Annotated[str, typer.Option(help="The environment that it may go into.")],
+    reason: Annotated[str, typer.Option(help="Why. It is kept in the ledger.")],
+    estate: Estate = "local",
+    json: Json = False,
+) -> None:
+    """Say yes to a release for an environment that asks for approvals.
+
+    Whoever promotes cannot approve; an environment names those who can.
+
+    Example: va approve latest --to prod --reason "seen in staging, looks good"
+    """
+    from ci.environments import read_environment
+    from ci.layout import page
+    from ci.release import find_release
+    from pipelines.permission import approve as pipeline
+
+    async def flow(_: Reporter) -> Entry:
+        return await pipeline(read_environment(estate, to), find_release(release).name, reason=reason)
+
+    answer(flow, json=json, show=lambda entry: page(f"{entry.by} approved {entry.release} for {to}"))
 
 
 def rollback(

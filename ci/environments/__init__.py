@@ -5,7 +5,8 @@ overlays (`extends: ../base.yaml`, see ci.yamlfile): mappings are laid over each
 replaces a list. A wrong file is one BadInput that names file, line and key of every mistake, raised before
 anything is touched.
 
-    model.py    what an environment is;   written.py its values as people write them;   reading.py its files
+    model.py    what an environment is;   policy.py when a release may go in, who says yes, who is told
+    written.py  values as people write them;   reading.py the files
 """
 
 from ci.environments.model import (
@@ -27,23 +28,29 @@ from ci.environments.model import (
     TrustedSigner,
     geography,
 )
+from ci.environments.policy import Approvals, Channel, Freeze, News, Soak
 from ci.environments.reading import estates, names, read_environment, read_environments
 from ci.environments.written import parse_seconds
 
 __all__ = [
+    "Approvals",
     "Canary",
     "CanaryStep",
+    "Channel",
     "Environment",
     "ErrorGate",
+    "Freeze",
     "Gates",
     "Geography",
     "LatencyGate",
     "Load",
+    "News",
     "OnInconclusive",
     "Registries",
     "RestartGate",
     "SaturationGate",
     "SecretCopy",
+    "Soak",
     "Target",
     "Trust",
     "TrustedSigner",

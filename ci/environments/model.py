@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from ci.complaints import did_you_mean
+from ci.environments.policy import Approvals, Freeze, Hours, Notify, SoakText
 from ci.environments.written import (
     Address,
     CommittedFile,
@@ -273,6 +274,12 @@ class Environment(Model):
     registries: Registries | None = None
     load: Load | None = None
     secrets: Annotated[tuple[SecretCopy, ...], Field(strict=False)] = ()
+    hours: Hours = ()
+    """When a release may go in; at any time when there are none."""
+    freezes: Annotated[tuple[Freeze, ...], Field(strict=False)] = ()
+    soak: SoakText | None = None
+    approvals: Approvals | None = None
+    notify: Notify = ()
     ledger: Container | None = None
     """The container of blobs that all who promote here share a ledger in; None: each machine has its own."""
     values: dict[str, JsonValue] = Field(default_factory=dict)

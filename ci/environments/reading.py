@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ci import places, yamlfile
 from ci.complaints import did_you_mean
 from ci.environments.model import Environment
 from ci.errors import BadInput
+from ci.windows import opens
 
 __all__ = ["estates", "names", "read_environment", "read_environments"]
 
@@ -67,6 +69,14 @@ def read_environment(estate: str, name: str, root: Path | None = None) -> Enviro
     return environment
 
 
+def _before(environment: Environment, ordered: Sequence[Environment]) -> tuple[str, ...]:
+    """The environments that a release has been in before, the first one first."""
+    named = {one.name: one for one in ordered}
+    if environment.after not in named:
+        return ()
+    return (*_before(named[environment.after], ordered), environment.after)
+
+
 def _document(estate: str, name: str, root: Path | None) -> yamlfile.Document:
     folder = root or places.checkout() / "environments"
     return yamlfile.load_overlaid(folder / estate / f"{name}.yaml", within=folder)
@@ -93,6 +103,13 @@ def read_environments(
         environment = read_environment(estate, name, root)
         if environment.after:
             add(environment.after, (*below, name))
+        before = _before(environment, ordered)
+        if environment.soak and environment.soak.environment not in (None, *before):
+            raise BadInput(
+                f"{environment.soak.environment} does not come before {name}",
+                place=_document(estate, name, root).place("soak"),
+                hint=f"before it there is {', '.join(before)}",
+            )
         ordered.append(environment)
 
     for name in [through] if through else names(estate, root):
@@ -142,3 +159,22 @@ def _inconsistencies(environment: Environment, known: tuple[str, ...]) -> Iterat
     ):
         others = [name for name in known if name != environment.name]
         yield ("after",), f"no environment {environment.after!r}; there is {', '.join(others) or 'no other'}"
+    soak = environment.soak
+    if soak is not None and soak.environment is None and environment.after is None:
+        yield ("soak",), f"no environment comes before {environment.name}, for a release to soak in"
+    elif soak is not None and soak.environment not in (None, *known):
+        yield ("soak",), f"no environment {soak.environment!r}; {did_you_mean(str(soak.environment), known)}"
+    elif soak is not None and soak.environment == environment.name:
+        yield ("soak",), "a release soaks in an environment before this one"
+    if _never_open(environment):
+        also = " and these hours" if environment.hours else ""
+        yield ("freezes",), f"with these freezes{also} there is no time at which a release may go in"
+
+
+def _never_open(environment: Environment) -> bool:
+    """Whether no week has a moment in its hours that is in none of the freezes that come again each week."""
+    weekly = [freeze.when for freeze in environment.freezes if freeze.when.weekly]
+    if not weekly:
+        return False
+    monday, fortnight = datetime(2026, 1, 5, tzinfo=UTC), timedelta(days=15)
+    return opens(monday, hours=environment.hours, freezes=weekly, within=fortnight) is None

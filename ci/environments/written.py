@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -28,6 +28,7 @@ __all__ = [
     "Threshold",
     "Url",
     "Wave",
+    "as_seconds",
     "parse_seconds",
     "written_as",
 ]
@@ -36,7 +37,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _CENTURY = 36525 * 86400.0
 
 
-def _seconds(value: object) -> object:
+def as_seconds(value: object) -> float:
+    """A duration as people write it, in seconds; else a complaint for a validator to raise."""
     form = meant(meant_duration(value, smallest="ms")) or "write 500ms, 10s, 5m, 1h or 30d"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         raise mistake(f"a duration needs a unit, not {shown(value)}", form)
@@ -53,7 +55,7 @@ def _seconds(value: object) -> object:
 def parse_seconds(text: str, *, what: str) -> float:
     """A duration as people write it (500ms, 10s, 5m, 1h, 30d) in seconds; BadInput names `what` it is of."""
     try:
-        return float(cast(float, _seconds(text)))
+        return as_seconds(text)
     except PydanticCustomError as error:
         raise BadInput(f"{what}: {error.message()}", hint=(error.context or {}).get("hint", "")) from error
 
@@ -122,7 +124,7 @@ def _committed(value: object) -> object:
 def _threshold(value: object) -> object:
     if isinstance(value, str) and value[:1].isalpha() and value != "baseline":
         raise mistake(f"{shown(value)} is not a duration", "baseline, or a duration: 500ms")
-    return value if value == "baseline" else _seconds(value)
+    return value if value == "baseline" else as_seconds(value)
 
 
 def written_as(expression: str, words: str) -> AfterValidator:
@@ -136,7 +138,7 @@ def written_as(expression: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, BeforeValidator(as_seconds), Field(ge=0, allow_inf_nan=False)]
 """Written with a unit: 500ms, 10s, 5m, 1h, 30d."""
 Threshold = Annotated[float | Literal["baseline"], BeforeValidator(_threshold)]
 Address = Annotated[str, AfterValidator(_address)]

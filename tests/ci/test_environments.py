@@ -325,3 +325,116 @@ def test_the_embedded_platforms_estate_publishes_to_the_registry_that_is_replica
     assert found.home == f"127.0.0.1:{place.registry(REGIONS[0])}"
     assert found.regions == {region: f"127.0.0.1:{place.registry(region)}" for region in REGIONS}
     assert found.replication == f"http://127.0.0.1:{place.replicator}"
+
+
+POLICY = """\
+hours: Mon-Thu 09:00-16:00 Europe/Amsterdam
+freezes:
+  - {when: 2026-12-18 to 2027-01-04 Europe/Amsterdam, why: the holidays}
+  - {when: Wed 12:00-13:00 Asia/Tokyo, why: a demonstration}
+approvals: {count: 2, by: [anna, Bert, cem]}
+notify: ["env:TEAMS_URL", {to: "file:/run/secrets/mail-url", when: [held, failed]}]
+"""
+
+
+def test_when_a_release_may_go_in_and_who_is_told(root: Path) -> None:
+    (root / "here" / "dev.yaml").write_text(OWN)
+    (root / "here" / "prod.yaml").write_text(f"{OWN}after: dev\nsoak: 90m\n{POLICY}")
+
+    prod = read_environment("here", "prod", root)
+
+    assert [str(one) for one in prod.hours] == ["Mon-Thu 09:00-16:00 Europe/Amsterdam"]
+    assert [(str(one.when), one.why) for one in prod.freezes][1] == (
+        "Wed 12:00-13:00 Asia/Tokyo",
+        "a demonstration",
+    )
+    assert (prod.soak.seconds, prod.soak.environment) == (5400, None) if prod.soak else None
+    assert prod.approvals is not None and prod.approvals.may("bert") and not prod.approvals.may("dora")
+    assert [(one.to, len(one.when)) for one in prod.notify] == [
+        ("env:TEAMS_URL", 8),
+        ("file:/run/secrets/mail-url", 2),
+    ]
+    assert read_environment("here", "dev", root).freezes == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("16:00 Europe/Amsterdam", "16:00", "prod.yaml:14 (hours): 'Mon-Thu 09:00-16:00' has no time zone"),
+        (
+            "09:00-16:00",
+            "16:00-09:00",
+            "prod.yaml:14 (hours): 'Mon-Thu 16:00-09:00 Europe/Amsterdam' ends before it begins",
+        ),
+        (
+            "Mon-Thu 09:00-16:00 Europe/Amsterdam",
+            "2026-12-01 to 2026-12-05 UTC",
+            "(hours): '2026-12-01 to 2026-12-05 UTC' does not come again",
+        ),
+        ("hours: Mon-Thu 09:00-16:00 Europe/Amsterdam", "hours: []", "prod.yaml:14 (hours): at least 1"),
+        (
+            "Asia/Tokyo",
+            "Asia/Tokio",
+            "prod.yaml:17 (freezes[1].when): 'Asia/Tokio' is no time zone; did you mean 'Asia/Tokyo'?",
+        ),
+        (
+            "2026-12-18 to 2027-01-04",
+            "2026-12-18 to 2026-01-04",
+            "prod.yaml:16 (freezes[0].when): '2026-12-18 to 2026-01-04 Europe/Amsterdam' ends before it begins",
+        ),
+        (
+            "when: 2026-12-18 to 2027-01-04 Europe/Amsterdam",
+            "when: 2026-12-18",
+            "prod.yaml:16 (freezes[0].when): 2026-12-18 has no time zone",
+        ),
+        ("2026-12-18 to 2027-01-04", "from 2026-12-18", "never ends"),
+        (
+            "Wed 12:00-13:00",
+            "Mon-Thu",
+            "prod.yaml:15 (freezes): with these freezes and these hours there is no time",
+        ),
+        (", why: the holidays", "", "prod.yaml:16 (freezes[0]): the key 'why' is missing"),
+        ("soak: 90m", "soak: 90", "prod.yaml:13 (soak): a duration needs a unit"),
+        ("soak: 90m", "soak: 0s", "prod.yaml:13 (soak): a release soaks for longer than that"),
+        ("soak: 90m", "soak: 2h in stagin", "prod.yaml:13 (soak): no environment 'stagin'"),
+        (
+            "soak: 90m",
+            "soak: 2h in prod",
+            "prod.yaml:13 (soak): a release soaks in an environment before this one",
+        ),
+        ("after: dev\nsoak: 90m", "soak: 90m", "prod.yaml:12 (soak): no environment comes before prod"),
+        ("[anna, Bert, cem]", "[]", "prod.yaml:18 (approvals.by): nobody is named who may approve"),
+        ("[anna, Bert, cem]", "anna", "(approvals.by): a list of names is expected, not 'anna'; by: [anna]"),
+        ("[anna, Bert, cem]", "[anna, ANNA]", "(approvals.by): 'anna' is named twice"),
+        (
+            "[anna, Bert, cem]",
+            "[anna, bert@example.com]",
+            "(approvals.by): 'bert@example.com' is not the name of somebody",
+        ),
+        (", by: [anna, Bert, cem]", "", "prod.yaml:18 (approvals): the key 'by' is missing"),
+        ("count: 2", "count: 4", "4 approvals are asked for, and there are 3 names"),
+        ("count: 2", "count: 0", "(approvals.count): at least 1 is expected"),
+        (
+            "env:TEAMS_URL",
+            "https://hooks.slack.com/services/T0/B0/x7GqJ",
+            "prod.yaml:19 (notify[0]): where a channel is, is a secret",
+        ),
+        ("file:/run/secrets/mail-url", "env:TEAMS_URL", "prod.yaml:19 (notify): a channel is named twice"),
+        ("held, failed", "helt, failed", "did you mean 'held'?"),
+    ],
+)
+def test_a_mistake_in_the_policy_is_one_line_with_its_place(
+    root: Path, old: str, new: str, said: str
+) -> None:
+    whole = f"{OWN}after: dev\nsoak: 90m\n{POLICY}"
+    assert whole.count(old) == 1
+    message = wrong(root, whole.replace(old, new), "prod")
+    assert said in message
+    assert "x7GqJ" not in message and "\n" not in message
+
+
+def test_a_release_soaks_on_its_way(root: Path) -> None:
+    (root / "here" / "prod.yaml").write_text(f"{OWN}after: dev\nsoak: 2h in other\n")
+    (root / "here" / "other.yaml").write_text(OWN)
+    with pytest.raises(BadInput, match=r"prod.yaml:13 \(soak\): other does not come before prod"):
+        read_environments("here", "prod", root)
