@@ -233,13 +233,15 @@ def test_each_environment_is_a_job_of_its_own_after_the_one_before() -> None:
         assert job["environment"] == name == job["env"]["ENVIRONMENT"]
         assert job.get("needs") == before
         assert job["runs-on"] == {"group": f"promote-{name}"}, "a group takes the workflows that it names"
-        assert job["permissions"] == {"contents": "read", "id-token": "write"}
+        assert job["permissions"] == {"actions": "read", "contents": "read", "id-token": "write"}
         assert job["concurrency"] == {
             "group": f"promote-{name}-${{{{ inputs.estate }}}}",
             "cancel-in-progress": False,
         }
         scripts = [step.get("run", "") for step in job["steps"]]
         assert any('va promote --only "$ENVIRONMENT"' in script for script in scripts)
+        with_token = [step for step in job["steps"] if "github.token" in str(step.get("env"))]
+        assert ["va promote" in step["run"] for step in with_token] == [True], "who approved, it asks alone"
     assert "if" not in jobs["dev"]
     assert jobs["staging"]["if"] == "${{ inputs.environment != 'dev' }}"
     assert jobs["prod"]["if"] == "${{ inputs.environment == 'prod' }}"
