@@ -12,7 +12,7 @@ the first damage (`Damaged`): what was decided by half a ledger would be decided
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -106,13 +106,13 @@ class Ledger:
         """Everything that is wrong with it."""
 
         def all_of_it() -> tuple[Problem, ...]:
-            told = [Problem(sequence=0, where=self.where, problem=one) for one in self._store.check()]
-            return (*(one for one in self._read(0) if isinstance(one, Problem)), *told)
+            own = _told(self._own)
+            return (*_told(lambda: self._read(0)), *own)
 
-        try:
-            return await asyncio.to_thread(all_of_it)
-        except Damaged as error:
-            return error.problems
+        return await asyncio.to_thread(all_of_it)
+
+    def _own(self) -> list[Problem]:
+        return [Problem(sequence=0, where=self.where, problem=one) for one in self._store.check()]
 
     def _read(self, after: int) -> list[Entry | Problem]:
         rows, count = self._store.rows(max(1, after))
@@ -121,6 +121,13 @@ class Ledger:
             there = rows and rows[0].number in (None, after)
             since = rows.pop(0) if there else Row(where=self.where, line=b"", number=after)
         return list(read(rows, since=since, count=count, where=self.where))
+
+
+def _told(look: Callable[[], Iterable[Entry | Problem]]) -> list[Problem]:
+    try:
+        return [one for one in look() if isinstance(one, Problem)]
+    except Damaged as error:
+        return list(error.problems)
 
 
 def _end(last: Row | None, count: int, where: str) -> Entry | None:

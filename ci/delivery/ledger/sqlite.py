@@ -8,13 +8,13 @@ and so are the folders that are made for it. https://www.sqlite.org/wal.html, ht
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ci.delivery.ledger.chain import Row, damaged
@@ -25,7 +25,6 @@ __all__ = ["Sqlite"]
 
 _PATIENCE = 30.0
 """Seconds that another process may hold the file; an append holds it for milliseconds."""
-_AGAIN = 0.05
 _TABLE = "CREATE TABLE entries (sequence INTEGER PRIMARY KEY AUTOINCREMENT, line BLOB NOT NULL)"
 _LITTLE = 64 * 2**10
 """Bytes: with less than that free a disk is full, whatever SQLite calls it."""
@@ -46,14 +45,14 @@ class Sqlite:
         with self._asked() as connection:
             if connection is None:
                 return [], 0
-            with _transaction(connection, "DEFERRED"):
+            with _reads(connection):
                 count = _count(connection)
                 try:
                     found = connection.execute(
                         "SELECT sequence, line FROM entries WHERE sequence >= ? ORDER BY sequence", (first,)
                     ).fetchall()
                 except sqlite3.DatabaseError as error:
-                    if not _corrupt(error):
+                    if _name(error) != "CORRUPT" or not count:
                         raise
                     return list(self._one_by_one(connection, first, count)), count
         return [self._row(*one) for one in found], count
@@ -62,9 +61,7 @@ class Sqlite:
         """Add the line that `make` makes of the last row and the count; on disk when this returns."""
         with self._asked(writing=True) as connection:
             assert connection is not None
-            with _transaction(connection, "IMMEDIATE"):
-                if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    connection.execute(_TABLE)
+            with _writes(connection):
                 last = connection.execute(
                     "SELECT sequence, line FROM entries ORDER BY sequence DESC LIMIT 1"
                 ).fetchone()
@@ -94,10 +91,8 @@ class Sqlite:
         with self._lock:
             try:
                 if writing and not self._writes:
-                    _have_folder(self._file.parent)
-                    self._connect(f"{self._file.as_uri()}?mode=rwc")
-                    self._write_ahead()
-                    _sync(self._file.parent)
+                    _have(self._file)
+                    self._connect(f"{self._file.as_uri()}?mode=rw")
                     self._writes = True
                 elif self._connection is None and self._file.exists():
                     self._connect(f"{self._file.as_uri()}?{self._reading()}")
@@ -115,19 +110,6 @@ class Sqlite:
         )
         self._connection.text_factory = bytes
         self._connection.execute("PRAGMA synchronous=FULL")
-
-    def _write_ahead(self) -> None:
-        """Two that make the same file at once: SQLite does not wait for the other by itself here."""
-        assert self._connection is not None
-        until = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                self._connection.execute("PRAGMA journal_mode=WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if _name(error) != "BUSY" or time.monotonic() > until:
-                    raise
-                time.sleep(_AGAIN)
 
     def _reading(self) -> str:
         """Readers of a file with a log write beside it; who may not, can read it where there is no log."""
@@ -177,18 +159,26 @@ def _name(error: sqlite3.Error) -> str:
     return (getattr(error, "sqlite_errorname", "") + "_").split("_")[1]
 
 
-def _corrupt(error: sqlite3.Error) -> bool:
-    return _name(error) in ("CORRUPT", "NOTADB", "ERROR")
-
-
 def _count(connection: sqlite3.Connection) -> int:
     found = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
     return found[0] if found and isinstance(found[0], int) else 0
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection, kind: str) -> Iterator[None]:
-    connection.execute(f"BEGIN {kind}")
+def _reads(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is read in the block is of one moment."""
+    connection.execute("BEGIN DEFERRED")
+    try:
+        yield
+    finally:
+        with suppress(sqlite3.Error):  # of a damaged file it is refused, too
+            connection.execute("ROLLBACK")
+
+
+@contextmanager
+def _writes(connection: sqlite3.Connection) -> Iterator[None]:
+    """What is written in the block is there as a whole, or not at all."""
+    connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
@@ -198,17 +188,35 @@ def _transaction(connection: sqlite3.Connection, kind: str) -> Iterator[None]:
         raise
 
 
+def _have(file: Path) -> None:
+    """A ledger without entries, whole from its first moment on: a file that is empty is a damaged one."""
+    _have_folder(file.parent)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if not file.exists():
+            draft = file.with_suffix(".new")
+            for left in (draft, *(draft.with_suffix(f".new-{log}") for log in ("wal", "shm"))):
+                left.unlink(missing_ok=True)
+            connection = sqlite3.connect(draft, isolation_level=None)
+            try:
+                for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", _TABLE):
+                    connection.execute(statement)
+            finally:
+                connection.close()
+            draft.replace(file)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def _have_folder(folder: Path) -> None:
     """A folder that is there after a loss of power, too: each new one is written into the one above."""
     if not folder.is_dir():
         _have_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        above = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
