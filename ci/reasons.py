@@ -46,7 +46,9 @@ def _behind(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(one))
             yield one
             from_ = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
-            # aiohttp, urllib3 and httpcore keep theirs beside Python's own chain.
-            kept = [getattr(one, name, None) for name in ("os_error", "reason")] + [*one.args]
+            # aiohttp, urllib3, httpcore and Azure's clients keep theirs beside Python's own chain.
+            kept = [getattr(one, name, None) for name in ("os_error", "reason", "inner_exception")] + [
+                *one.args
+            ]
             group = one.exceptions if isinstance(one, BaseExceptionGroup) else ()
             left += [each for each in (*kept, from_, *group) if isinstance(each, BaseException)]

@@ -91,6 +91,19 @@ def test_an_environment_is_its_own_file_over_the_base(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "ledger",
+    [
+        "https://acme.blob.core.windows.net/va-ledger",
+        "http://127.0.0.1:10000/acme/ledger1",
+        "http://[::1]:9/a/led",
+    ],
+)
+def test_a_ledger_is_shared_in_a_container_of_blobs(root: Path, ledger: str) -> None:
+    (root / "here" / "dev.yaml").write_text(f"ledger: {ledger}/\n{OWN}")
+    assert read_environment("here", "dev", root).ledger == ledger
+
+
+@pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ("hostname:", "hostnam:", "environments/here/dev.yaml:11 (targets.eastus.hostnam): unknown key 'hostnam'; did you mean 'hostname'?"),
@@ -115,6 +128,11 @@ def test_an_environment_is_its_own_file_over_the_base(root: Path) -> None:
         ("waves: [[eastus]]", "waves: " + "[" * 60 + "]" * 60, "nested deeper than"),
         ("waves: [[eastus]]", "waves: [[eastus]]\nwave_bake: 30", "dev.yaml:3 (wave_bake): a duration needs a unit"),
         ("waves: [[eastus]]", "waves: [[eastus]]\nwave_bake: .inf", "dev.yaml:3 (wave_bake): a number with an end is expected"),
+        ("waves:", "ledger: https://acme.blob.core.windows.net/Ledger\nwaves:", "dev.yaml:2 (ledger): 'https://acme.blob.core.windows.net/Ledger' is no container of blobs"),
+        ("waves:", "ledger: https://acme.blob.core.windows.net\nwaves:", "dev.yaml:2 (ledger): 'https://acme.blob.core.windows.net' is no container of blobs"),
+        ("waves:", "ledger: http://acme.blob.core.windows.net/ledger\nwaves:", "dev.yaml:2 (ledger)"),
+        ("waves:", "ledger: https://acme.blob.core.windows.net/ledger/a/b\nwaves:", "dev.yaml:2 (ledger)"),
+        ("waves:", "ledger: https://acme.blob.core.windows.net/ledger?sv=1&sig=a\nwaves:", "dev.yaml:2 (ledger)"),
         ("waves: [[eastus]]", "waves: !!python/object:os.system [[eastus]]", "dev.yaml:2 (waves"),
     ],
 )  # fmt: skip

@@ -5,9 +5,9 @@
 A block is a line. It is appended on the condition that the blob is as long as the writer knows it
 (x-ms-blob-condition-appendpos), so of two writers one is refused, reads what the other wrote, and decides
 anew. A request that is repeated because its answer was lost is refused the same way, and finds its own line.
-An append blob takes 50,000 blocks; then the next begins. Its count of blocks tells that somebody has put a
-blob of another making into its place: what is in an append blob cannot be changed otherwise. Whoever wants
-more gives the container an immutability policy that allows protected append writes.
+An append blob takes 50,000 blocks; then the next begins. What is in one cannot be changed, only another be
+put into its place: its count of blocks, and when it was made, tell of that. Whoever wants more gives the
+container an immutability policy that allows protected append writes.
 
 https://learn.microsoft.com/rest/api/storageservices/append-block,
 https://learn.microsoft.com/azure/storage/blobs/immutable-storage-overview.
@@ -25,11 +25,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ci import entra
-from ci.delivery.ledger.chain import Row
+from ci.delivery.ledger.chain import Row, entry_of
+from ci.delivery.ledger.entry import Entry
 from ci.errors import SystemUnavailable
 from ci.reasons import reason_of
 
@@ -39,6 +41,9 @@ if TYPE_CHECKING:
 __all__ = ["Blobs"]
 
 _MOST_BLOCKS = 50_000
+_RETRIES = 3
+_CLOCKS = timedelta(minutes=15)
+"""As far as two clocks may be apart."""
 _ATTEMPTS = 100
 """So often another writer may come first in a row."""
 
@@ -51,6 +56,9 @@ class _Part:
     size: int = 0
     lines: int = 0
     blocks: int = 0
+    made: datetime | None = None
+    begins: datetime | None = None
+    """The time of its first entry, by the clock of whoever wrote that."""
 
 
 class Blobs:
@@ -106,10 +114,16 @@ class Blobs:
         )
 
     def check(self) -> list[str]:
-        """Read all of it anew next time; what is to be found is in the lines and their count."""
-        with self._lock:
+        """Read all of it anew; a blob that is younger than its first line has been put there by somebody."""
+        with self._asked() as client:
             self._forget()
-        return []
+            self._follow(client)
+            return [
+                f"{part.name} is a copy of {part.made:%Y-%m-%d %H:%M} UTC, its first entry is older: "
+                "what was at its end may be missing"
+                for part in self._parts
+                if part.made and part.begins and part.made - part.begins > _CLOCKS
+            ]
 
     def close(self) -> None:
         """Let the connections go."""
@@ -144,6 +158,7 @@ class Blobs:
             if found.size > part.size:
                 length = found.size - part.size
                 content = blob.download_blob(offset=part.size, length=length).readall()
+                part.made = found.creation_time
                 self._took(part, content, found.append_blob_committed_block_count or 0)
             if self._parts[-1] is part:
                 return
@@ -151,7 +166,10 @@ class Blobs:
     def _took(self, part: _Part, content: bytes, blocks: int) -> None:
         for line in content.removesuffix(b"\n").split(b"\n"):
             part.lines += 1
-            self._rows.append(Row(where=f"{self._url}/{part.name}, line {part.lines}", line=line))
+            row = Row(where=f"{self._url}/{part.name}, line {part.lines}", line=line)
+            if part.lines == 1 and isinstance(first := entry_of(row), Entry):
+                part.begins = first.time
+            self._rows.append(row)
         part.size += len(content)
         part.blocks = blocks
         if blocks >= self._most and part is self._parts[-1]:
@@ -203,7 +221,7 @@ def _client(container: str) -> ContainerClient:
         container,
         credential={"account_name": name, "account_key": key} if key else entra.credential(),
         transport=RequestsTransport(use_env_settings=not at_home),
-        retry_total=3,
+        retry_total=_RETRIES,
         initial_backoff=1,
         increment_base=2,
         connection_timeout=10,
@@ -217,6 +235,6 @@ def _have(blob: BlobClient) -> None:
     from azure.core.exceptions import ResourceExistsError, ResourceModifiedError
 
     try:
-        blob.create_append_blob(etag="*", match_condition=MatchConditions.IfMissing)
+        blob.create_append_blob(match_condition=MatchConditions.IfMissing)
     except (ResourceExistsError, ResourceModifiedError):
         return

@@ -123,9 +123,7 @@ def read(
             yield _missing(expected, number - 1, row.where)
             link = ""
         if number < expected:
-            yield Problem(
-                sequence=number, where=row.where, problem=f"comes again, where entry {expected} is due"
-            )
+            yield Problem(sequence=number, where=row.where, problem=f"stands where entry {expected} is due")
             link = ""
             continue
         expected = number + 1
