@@ -464,8 +464,8 @@ def test_what_was_told_as_written_survives_kill_9_in_the_middle(file: Path) -> N
             told.append((f"killed {lap}", *map(int, process.stdout.readline().split())))
         time.sleep(0.003 * lap)
         process.send_signal(signal.SIGKILL)
-        rest, _ = process.communicate()
-        told += [(f"killed {lap}", *map(int, line.split())) for line in rest.splitlines()]
+        told += [(f"killed {lap}", *map(int, line.split())) for line in process.stdout.read().splitlines()]
+        process.communicate()
         found = with_ledger(lambda ledger: ledger.entries())
         assert with_ledger(lambda ledger: ledger.verify()) == ()
         assert len(found) > length
