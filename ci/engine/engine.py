@@ -52,9 +52,10 @@ class LogLine:
 class NotSupported(BadInput):
     """The embedded session does not answer this."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, instead: str = "") -> None:
+        nearest = f"instead: {instead}, or " if instead else ""
         super().__init__(
-            f"not supported by the embedded session: {what}; run it on a Dagger engine",
+            f"not supported by the embedded session: {what}; {nearest}run it on a Dagger engine",
             hint="`dagger run` in front of the same command uses a Dagger engine",
         )
 

@@ -115,7 +115,7 @@ async def _pulled(engine: Engine, reference: Reference, wanted: Platform) -> dic
                 digest = known["digest"]
             else:
                 digest = manifest.descriptor.digest
-                store.keep(last_seen, {"digest": digest})
+                store.replace(last_seen, {"digest": digest})
         variant = [wanted.variant] if wanted != this_machine() else []
         key = digest_of("image 2", digest, *variant)
         known = await asyncio.to_thread(store.result, key)

@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from ci.engine.resolver import Resolver
-from ci.errors import SystemUnavailable, ToolMissing
+from ci.errors import BadInput, SystemUnavailable, ToolMissing
 from ci.process import run
 
-__all__ = ["NAMES", "Network", "Plug", "inside"]
+__all__ = ["NAMES", "Network", "Plug", "inside", "refuse_metadata"]
 
 _NET = ipaddress.ip_network("10.213.0.0/16")
 NAMES, _WAY_OUT = "10.213.0.1", "10.213.0.2"
@@ -265,3 +265,26 @@ def _checked(result: int) -> None:
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"a network namespace: {os.strerror(code)}")
+
+
+async def refuse_metadata(host: str, *, led_by: str | None = None) -> None:
+    """BadInput for a host by which a cloud tells a machine who it is: neither a step nor what the session
+    fetches for a pipeline gets there. Nor to the loopback, where `led_by`, another host, leads there."""
+    found = [ipaddress.ip_address(text) for text in await _addresses(host)]
+    nets = [ipaddress.ip_network(text) for text in _METADATA]
+    if any(address in net for address in found for net in nets):
+        raise BadInput(f"{host} is where a cloud tells a machine who it is: nothing is fetched from there")
+    if led_by and any(one.is_loopback for one in found):
+        before = [ipaddress.ip_address(text) for text in await _addresses(led_by)]
+        if not all(one.is_loopback for one in before):
+            raise BadInput(f"{led_by} leads to {host}, which is this machine: it is not followed there")
+
+
+async def _addresses(host: str) -> list[str]:
+    """What a name stands for, as this machine sees it; nothing where it knows none (a proxy may)."""
+    try:
+        rows = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    found = [ipaddress.ip_address(str(row[4][0]).partition("%")[0]) for row in rows]
+    return [str(getattr(one, "ipv4_mapped", None) or one) for one in found]

@@ -32,14 +32,17 @@ from graphql import (
 )
 
 from ci.engine import (
+    changes,
     commands,
     containers,
     contents,
     dockerfiles,
+    downloads,
     envfiles,
     files,
     images,
     jsonvalues,
+    repositories,
     search,
     secrets,
     services,
@@ -57,14 +60,17 @@ _LOG = logging.getLogger(__name__)
 VERSION = "v0.21.0-embedded"
 
 _ROOMS = (
+    changes,
     commands,
     containers,
     contents,
     dockerfiles,
+    downloads,
     envfiles,
     files,
     images,
     jsonvalues,
+    repositories,
     search,
     secrets,
     services,
@@ -185,7 +191,7 @@ def _resolve(source: Call | None, info: GraphQLResolveInfo[Engine], /, **args: A
     return engine.answered(call)
 
 
-_RECORDS = frozenset({"EnvVariable", "Label", "Port", "SearchResult", "SearchSubmatch", "Stat"})
+_RECORDS = frozenset({"DiffStat", "EnvVariable", "Label", "Port", "SearchResult", "SearchSubmatch", "Stat"})
 
 
 def _is_list(type: Any) -> bool:
