@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BUILD_TOOLS", "BuiltImage", "build", "build_image", "engine_errors", "show_built"]
 
-BUILD_TOOLS = ("git", "mmdebstrap", "buildah", "runc", "seccomp-profile", "slirp4netns", "ip")
+BUILD_TOOLS = ("git", "mmdebstrap", "buildah", "runc", "seccomp-profile", "slirp4netns", "tini", "ip")
 """The programs that a build calls, and the embedded engine with it."""
 _KEPT_ARCHIVES = 4
 _STALE_SECONDS = 86400.0

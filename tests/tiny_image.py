@@ -21,7 +21,7 @@ def can_run_containers() -> str:
     """Empty, or why containers cannot run here."""
     if os.geteuid() != 0:
         return "needs root"
-    missing = [name for name in ("runc", "slirp4netns", "busybox") if not shutil.which(name)]
+    missing = [name for name in ("runc", "slirp4netns", "tini", "busybox") if not shutil.which(name)]
     return f"needs {' and '.join(missing)}" if missing else ""
 
 

@@ -11,6 +11,7 @@ import os
 import posixpath
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -143,6 +144,10 @@ async def launch(
         mounts.append(run.Mount(path="/etc/resolv.conf", source=boundary.network.resolv_conf(), mode=0o644))
         layer = Layer(launched.below, launched.upper)
         launched.targets = [layer.target(mount.path) for mount in mounts]
+        if command.init:
+            init = await engine.once("init", lambda: asyncio.to_thread(run.copy_of_init, engine.store.tmp))
+            mounts.append(run.Mount(path=run.INIT, source=init, read_only=True))
+            process = replace(process, args=(run.INIT, "--", *process.args))
         folder = engine.store.scratch("run")
         launched.work.append(folder)
         launched.run = await run.start(

@@ -11,6 +11,8 @@ import asyncio
 import json
 import marshal
 import os
+import re
+import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,9 +26,20 @@ from ci.engine.contained import STAGE
 from ci.engine.masking import Masker
 from ci.engine.seccomp import profile
 from ci.engine.waiting import Waiting
-from ci.errors import StepFailed, SystemUnavailable
+from ci.errors import StepFailed, SystemUnavailable, ToolMissing
 
-__all__ = ["CAPABILITIES", "NO_LAYER", "Mount", "Outcome", "Overlay", "Process", "Run", "start"]
+__all__ = [
+    "CAPABILITIES",
+    "INIT",
+    "NO_LAYER",
+    "Mount",
+    "Outcome",
+    "Overlay",
+    "Process",
+    "Run",
+    "copy_of_init",
+    "start",
+]
 
 CAPABILITIES = (
     "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE SETFCAP SETGID SETPCAP SETUID "
@@ -37,6 +50,11 @@ CAPABILITIES = (
 
 NO_LAYER = "none"
 """An empty folder beside the layers, for a tree that has none."""
+
+INIT = "/dev/init"
+"""Where a step has its init: in a tmpfs, so that none of it is in an image."""
+_TINI = Path("/usr/bin/tini-static")
+_NOT_RUN = re.compile(r"\[FATAL tini \(\d+\)\] exec (.*) failed: (.*)")
 
 _KEPT = 4 * 2**20
 """Bytes that are kept of the start and of the end of what a command prints."""
@@ -120,6 +138,8 @@ class Run:
                 raise (SystemUnavailable if full else StepFailed)(f"the container could not start: {reason}")
             # A Dagger engine's init says 1 for both, where a shell says 127 and 126.
             return Outcome(code=1, stdout=stdout, stderr=reason)
+        if found := code in (126, 127) and _NOT_RUN.fullmatch(stderr.strip()):
+            return Outcome(code=1, stdout=stdout, stderr=f'exec: "{found[1]}": {found[2].lower()}')
         code = code if code >= 0 else 128 - code
         reached = limits.reached(self.name, self.bounds, killed=code == 137) or self._reached
         return Outcome(code=code, stdout=stdout, stderr=stderr, reached=reached)
@@ -160,6 +180,17 @@ class Run:
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.child.pid, number)
+
+
+def copy_of_init(folder: Path) -> Path:
+    """tini as a file of that folder: the first process of a step, which reaps what nobody waits for, and ends
+    as the command does. ToolMissing where the machine has none."""
+    try:
+        return Path(shutil.copy(_TINI, folder / "init"))
+    except FileNotFoundError as error:
+        raise ToolMissing(
+            "tini is not installed: it is the first process of a step", hint="va doctor says how to get it"
+        ) from error
 
 
 async def start(

@@ -107,7 +107,7 @@ class RunningServices:
     async def _start(self, service: Service) -> _Running:
         engine = self._engine
         await self.bound(service.container)
-        command = Command(service.container, service.args, privileged=service.privileged)
+        command = Command(service.container, service.args, privileged=service.privileged, init=service.init)
         title = engine.masker.mask(f"service {command.title}")
         lines: list[str] = []
 
@@ -204,6 +204,7 @@ async def as_service(engine: Engine, parent: Container, call: Call) -> Service:
         container=parent,
         args=command.args,
         privileged=command.privileged,
+        init=command.init,
         hostname=f"service-{key[:12]}",
         key=key,
     )

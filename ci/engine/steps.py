@@ -28,6 +28,7 @@ class Command:
         *,
         stdin: str = "",
         privileged: bool = False,
+        init: bool = True,
     ) -> None:
         if not args:
             raise BadInput("no command has been set: give args, or set default args")
@@ -35,6 +36,8 @@ class Command:
         self.args = tuple(args)
         self.stdin = stdin
         self.privileged = privileged
+        self.init = init
+        """Whether an init is its parent: process 1 is ended by no signal that it does not expect."""
 
     def key(self, secret_marks: Sequence[str]) -> str:
         """The key of the command's result."""
@@ -44,7 +47,7 @@ class Command:
             ctr.layers,
             self.args,
             self.stdin,
-            self.privileged,
+            [self.privileged, self.init],
             sorted(ctr.env.items()),
             [ctr.config.get("WorkingDir"), ctr.config.get("User")],
             [_mount_key(mount) for mount in ctr.mounts],
@@ -82,7 +85,13 @@ def command_of(
     args = args or list(parent.config.get("Cmd") or ())
     if use_entrypoint:
         args = list(parent.config.get("Entrypoint") or ()) + args
-    return Command(parent, args, stdin=stdin, privileged=call.args["insecureRootCapabilities"])
+    return Command(
+        parent,
+        args,
+        stdin=stdin,
+        privileged=call.args["insecureRootCapabilities"],
+        init=not call.args["noInit"],
+    )
 
 
 async def secret_marks(engine: Engine, parent: Container) -> list[str]:

@@ -117,6 +117,7 @@ class Service:
     container: Container
     args: tuple[str, ...]
     privileged: bool = False
+    init: bool = True
     hostname: str = ""
     key: str = ""
 

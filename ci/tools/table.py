@@ -118,6 +118,7 @@ _DEBIAN = (
     DebianTool(name="mmdebstrap", package="mmdebstrap"),
     DebianTool(name="runc", package="runc", at_least=(1, 1)),
     DebianTool(name="slirp4netns", package="slirp4netns", at_least=(1,)),
+    DebianTool(name="tini", package="tini", file=Path("/usr/bin/tini-static")),
     # What a step's seccomp filter is made of; buildah's package brings it.
     DebianTool(
         name="seccomp-profile",

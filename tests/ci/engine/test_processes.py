@@ -1,0 +1,160 @@
+"""What a command is among processes, networks and capabilities, as on a Dagger engine. Needs root, runc."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import dagger
+import pytest
+from tiny_image import can_run_containers, write_tiny_image
+
+from ci.engine import session
+from ci.reporting import SilentReporter
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.skipif(bool(can_run_containers()), reason=can_run_containers()),
+    pytest.mark.timeout(180),
+]
+ANY = dagger.ReturnType.ANY
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a piece of pipeline; it gets a client and the tiny image's container."""
+    monkeypatch.setenv("VA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("VA_ENGINE", "embedded")
+    monkeypatch.delenv("DAGGER_SESSION_PORT", raising=False)
+    write_tiny_image(tmp_path / "tiny.tar")
+
+    def go(pipeline: Callable[[dagger.Client, dagger.Container], Awaitable[Any]]) -> Any:
+        async def main() -> Any:
+            async with session(SilentReporter(), workdir=tmp_path) as (client, _):
+                return await pipeline(client, client.container().import_(client.host().file("tiny.tar")))
+
+        return asyncio.run(main())
+
+    return go
+
+
+@pytest.mark.parametrize(("number", "code"), [("KILL", 137), ("TERM", 143), ("SEGV", 139), ("0", 0)])
+def test_a_command_that_a_signal_ends_says_so(run: Any, number: str, code: int) -> None:
+    async def pipeline(_: dagger.Client, base: dagger.Container) -> int:
+        return await base.with_exec(["sh", "-c", f"kill -{number} $$"], expect=ANY).exit_code()
+
+    assert run(pipeline) == code
+
+
+def test_without_an_init_a_command_is_process_1(run: Any) -> None:
+    async def pipeline(_: dagger.Client, base: dagger.Container) -> Any:
+        bare = base.with_exec(["sh", "-c", "kill -9 $$; echo $$"], no_init=True)
+        own = base.with_exec(["sh", "-c", "echo $$; ls /dev/init; cat /proc/1/comm"])
+        return await bare.stdout(), await own.stdout()
+
+    bare, own = run(pipeline)
+    assert bare == "1\n"
+    assert own.splitlines()[0] != "1" and own.splitlines()[1:] == ["/dev/init", "init"]
+
+
+def test_what_nobody_waits_for_is_reaped_and_ends_with_the_command(run: Any) -> None:
+    async def pipeline(_: dagger.Client, base: dagger.Container) -> Any:
+        # The child of a child that is gone: an orphan, which ends before it is looked for.
+        orphan = "(sleep 0.1 & echo $! > /tmp/pid); sleep 0.5; ls /proc/$(cat /tmp/pid) 2>&1"
+        left = "sleep 1000 & echo started"
+        return (
+            await base.with_exec(["sh", "-c", orphan], expect=ANY).stdout(),
+            await base.with_exec(["sh", "-c", left]).stdout(),
+        )
+
+    gone, started = run(pipeline)
+    assert "No such file" in gone and started == "started\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["nowhere-to-be-found"], "nowhere-to-be-found"),
+        (["/etc/passwd"], "permission denied"),
+        (["-x"], "-x"),
+        (["/etc"], "/etc"),
+    ],
+)
+def test_a_command_that_cannot_be_run_is_code_1_and_names_it(run: Any, args: list[str], said: str) -> None:
+    async def pipeline(_: dagger.Client, base: dagger.Container) -> Any:
+        done = base.with_exec(args, expect=ANY)
+        return await done.exit_code(), await done.stderr()
+
+    code, told = run(pipeline)
+    assert code == 1 and said in told and "tini" not in told and "\n" not in told.strip()
+
+
+def test_codes_126_and_127_of_a_shell_stay(run: Any) -> None:
+    async def pipeline(_: dagger.Client, base: dagger.Container) -> Any:
+        return [
+            await base.with_exec(["sh", "-c", script], expect=ANY).exit_code()
+            for script in ("nowhere-to-be-found", "/etc/passwd", "exit 127")
+        ]
+
+    assert run(pipeline) == [127, 126, 127]
+
+
+def test_nothing_of_an_init_is_in_the_image(run: Any) -> None:
+    async def pipeline(_: dagger.Client, base: dagger.Container) -> list[str]:
+        return await base.with_exec(["true"]).rootfs().glob("dev/**")
+
+    assert run(pipeline) == []
+
+
+def test_steps_at_once_have_one_port_each(run: Any) -> None:
+    async def pipeline(client: dagger.Client, base: dagger.Container) -> list[str]:
+        meet = base.with_mounted_cache("/meet", client.cache_volume("meet"))
+        script = (
+            "mkdir /w && echo {0} > /w/index.html && httpd -p 8080 -h /w && > /meet/{0}; "
+            "until [ -e /meet/1 ] && [ -e /meet/2 ] && [ -e /meet/3 ]; do sleep 0.05; done; "
+            "wget -q -O - http://127.0.0.1:8080/"
+        )
+        steps = [meet.with_exec(["sh", "-c", script.format(number)]).stdout() for number in (1, 2, 3)]
+        return list(await asyncio.gather(*steps))
+
+    assert run(pipeline) == ["1\n", "2\n", "3\n"]
+
+
+def test_all_capabilities_are_those_that_there_are(tmp_path: Path) -> None:
+    """In a session that lacks two of them itself, as one in a container does."""
+    if not shutil.which("setpriv"):
+        pytest.skip("needs setpriv")
+    write_tiny_image(tmp_path / "tiny.tar")
+    script = """
+    import asyncio, sys
+    import dagger
+    from ci.engine import session
+    from ci.reporting import SilentReporter
+
+    async def main():
+        async with session(SilentReporter()) as (client, _):
+            base = client.container().import_(client.host().file("tiny.tar"))
+            look = ["grep", "CapEff", "/proc/self/status"]
+            print(await base.with_exec(look, insecure_root_capabilities=True).stdout())
+
+    asyncio.run(main())
+    """
+    environ = {"VA_CACHE": str(tmp_path / "cache"), "VA_ENGINE": "embedded", "VA_ALLOW_INSECURE": "1"}
+    done = subprocess.run(
+        ["setpriv", "--bounding-set", "-sys_boot,-wake_alarm", "--inh-caps", "-sys_boot,-wake_alarm", "--",
+         sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, **environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    effective = int(done.stdout.split()[1], 16)
+    assert not effective >> 22 & 1 and not effective >> 35 & 1  # CAP_SYS_BOOT, CAP_WAKE_ALARM
+    assert effective >> 21 & 1  # CAP_SYS_ADMIN
