@@ -22,7 +22,7 @@ from pipelines.build import build
 
 PLACE = platform.addresses()
 _KEYS = {"LIVEKIT_API_KEY": "api-key", "LIVEKIT_API_SECRET": "api-secret"}
-_PARTS = {"fastapi-backend": "api", "livekit-agent": "agent", "web-client": "web"}
+_PARTS = {"fastapi-backend": "api", "livekit-agent": "agent", "web-client": "web", "canary-guard": "guard"}
 
 
 @contextmanager

@@ -177,6 +177,8 @@ def values(
             "cilium": kubernetes.network_policy == "cilium",
             "gateways": [_GATEWAY_NAMESPACE],
             "metrics": ["kube-system" if managed else "monitoring"],
+            # Outside of the cluster, at an address that Azure makes up.
+            "apiServer": [] if kubernetes.network_policy == "cilium" else ["0.0.0.0/0"],
             "redis": _endpoints(architecture, region),
             # Its endpoint is in the primary region, and in this one's after a failover to it.
             "database": sorted(

@@ -210,6 +210,20 @@ def env_chart_schema() -> None:
     sys.stdout.write(schema())
 
 
+@app.command("fence")
+def env_fence() -> None:
+    """Print the policy by which a cluster refuses a promoter that was replaced; an administrator applies it.
+
+    Example: va env fence | kubectl apply -f -
+    """
+    import yaml
+
+    from ci.delivery import fence, lease
+
+    with failing(False):
+        sys.stdout.write(yaml.safe_dump_all(fence.policy(lease.NAME), sort_keys=False, width=110))
+
+
 @app.command("alerts")
 def env_alerts(env: Env) -> None:
     """Print the six alert rules as a PrometheusRule.

@@ -92,6 +92,7 @@ class Images(_Values):
     api: Image
     agent: Image
     web: Image | None = Field(default=None, description="there is no page without it")
+    guard: Image | None = Field(default=None, description="nobody guards a canary without it")
 
 
 class Requests(_Values):
@@ -175,6 +176,9 @@ class Agent(Part):
     """The agents' workers."""
 
     drain_timeout_seconds: Seconds
+    linger_seconds: int = Field(
+        ge=0, description="seconds that a canary's agents take calls after it was removed"
+    )
     provider_secret: MaybeName = Field(
         description="each of its keys is a variable: those of speech and language services; none when empty"
     )
@@ -343,6 +347,9 @@ class NetworkPolicies(_Values):
     cilium: bool
     gateways: tuple[Name, ...] = Field(description="namespaces whose pods bring requests")
     metrics: tuple[Name, ...] = Field(description="namespaces whose pods scrape")
+    api_server: tuple[Network, ...] = Field(
+        description="where the API server is, which the guard reaches and nothing else does"
+    )
     redis: tuple[Network, ...] = Field(description="where Redis is; nothing else is reached on its port")
     database: tuple[Network, ...] = Field(description="where PostgreSQL is")
     livekit: tuple[Network, ...] = Field(description="where LiveKit's signalling and media are")

@@ -45,7 +45,12 @@ __all__ = [
 STABLE = "voice"
 CANARY = "voice-canary"
 REGION_LABEL = "va.dev/region"
-_VALUES_KEY = {"fastapi-backend": "api", "livekit-agent": "agent", "web-client": "web"}
+_VALUES_KEY = {
+    "fastapi-backend": "api",
+    "livekit-agent": "agent",
+    "web-client": "web",
+    "canary-guard": "guard",
+}
 SPLIT = {f"{STABLE}-{part}": f"{CANARY}-{part}" for part in ("api", "web")}
 """The services of each track that the route splits."""
 

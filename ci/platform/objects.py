@@ -1,4 +1,4 @@
-"""What the cluster holds before anything is deployed: the Gateway API, the Gateway, and the way to the host.
+"""What the cluster holds before anything is deployed: Gateway API, Gateway, fence, the way to the host.
 
 Everything is applied from the server's side, so that applying it again changes nothing.
 """
@@ -14,6 +14,7 @@ import httpx
 import yaml
 
 from ci import tools
+from ci.delivery import fence, lease
 from ci.errors import SystemUnavailable
 from ci.platform.certificates import USERS
 from ci.platform.cluster import client
@@ -41,6 +42,8 @@ _PLURALS = {
     "ClusterRole": "clusterroles",
     "ClusterRoleBinding": "clusterrolebindings",
     "ValidatingWebhookConfiguration": "validatingwebhookconfigurations",
+    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 }
 
 _READ = ["get", "list", "watch"]
@@ -129,6 +132,7 @@ def _objects(place: Instance) -> list[dict[str, Any]]:
             "spec": {"controllerName": CONTROLLER},
         },
         _gateway(place),
+        *fence.policy(lease.NAME),
         *(one for name in ENVIRONMENTS for one in _redis(place, name)),
         *_to_host(place, "livekit", 7880, place.livekit),
         {

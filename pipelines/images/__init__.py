@@ -25,6 +25,7 @@ IMAGES: tuple[ImageSpec, ...] = (
     ),
     PythonImage(name="livekit-agent", folder="images/agent", module="voice_agent", ports=(8081, 9465)),
     PageImage(name="web-client", folder="images/web", ports=(8080,)),
+    PythonImage(name="canary-guard", folder="images/guard", module="voice_guard", ports=()),
 )
 """What a release consists of."""
 

@@ -229,7 +229,9 @@ def test_probes_ask_ports_that_are_there() -> None:
 @pytest.mark.parametrize("track", TRACKS)
 def test_a_tracks_sessions_go_to_its_own_agents(track: str) -> None:
     api, agent, web = (environment(deployment) for _, deployment in deployments(track))
-    assert api["AGENT_NAME"] == agent["AGENT_NAME"] == f"va-test-{TRACKS[track]}"
+    # A canary's agents stay for a while: they must not be given the sessions of the next one.
+    own = f"va-test-{TRACKS[track]}" + (f"-{VALUES['release']}" if track == "canary" else "")
+    assert api["AGENT_NAME"] == agent["AGENT_NAME"] == own
     assert api["VA_TRACK"] == agent["VA_TRACK"] == web["VA_TRACK"] == track
 
 
@@ -383,3 +385,127 @@ def test_kubernetes_would_take_it_in_every_environment() -> None:
             manifests |= {f"{estate}/{name} {track}": rendered(track, **values) for track in TRACKS}
     count = asyncio.run(validate(manifests, SilentReporter()))
     assert count == sum(text.count("\nkind: ") for text in manifests.values())
+
+
+GUARDED = {"images": {"guard": {"repository": "127.0.0.1:5501/canary-guard", "digest": f"sha256:{'d' * 64}"}}}
+VAULT = {
+    "priorities": {"create": True},
+    "secrets": {
+        "provider": "external-secrets",
+        "vault": {"url": "https://kv.vault.azure.net", "tenant": "0" * 8 + "-0000-0000-0000-" + "0" * 12},
+        "objects": {
+            "voice-livekit": {"LIVEKIT_API_KEY": "k", "LIVEKIT_API_SECRET": "s"},
+            "voice-redis": {"REDIS_PASSWORD": "p"},
+            "speech-keys": {"SPEECH_KEY": "new-in-this-release"},
+        },
+        "readers": {"speech-keys": "agent"},
+    },
+    "api": {"identity": "0" * 8 + "-0000-0000-0000-" + "0" * 12, "priorityClass": "voice-requests"},
+    "agent": {
+        "identity": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
+        "priorityClass": "voice-calls",
+        "providerSecret": "speech-keys",
+    },
+    "web": {"priorityClass": "somebody-elses"},
+}
+
+
+def needed(one: Object) -> set[tuple[str, str]]:
+    """What a pod has to find, to start."""
+    spec = one["spec"] if one["kind"] == "Pod" else one["spec"]["template"]["spec"]
+    found = {("PriorityClass", spec["priorityClassName"])} if "priorityClassName" in spec else set()
+    if "serviceAccountName" in spec:
+        found.add(("ServiceAccount", spec["serviceAccountName"]))
+    for each in spec["containers"]:
+        sources = [variable.get("valueFrom", {}) for variable in each.get("env", [])]
+        found |= {("Secret", ref["secretKeyRef"]["name"]) for ref in sources if "secretKeyRef" in ref}
+        found |= {("Secret", ref["secretRef"]["name"]) for ref in each.get("envFrom", [])}
+    return found
+
+
+def test_what_is_new_in_a_release_is_there_for_its_canary_too() -> None:
+    """The canary is the first of a release: what only stable's chart makes is not there yet."""
+
+    def made(track: str) -> set[tuple[str, str]]:
+        kinds = {"ExternalSecret": "Secret"}
+        return {(kinds.get(kind, kind), name) for kind, name in objects(track, **GUARDED, **VAULT)}
+
+    canary = objects("canary", **laid_over(GUARDED, VAULT))
+    wanted = {each for one in canary.values() if one["kind"] in ("Deployment", "Pod") for each in needed(one)}
+    assert {("Secret", "voice-canary-redis"), ("PriorityClass", "voice-canary-calls")} <= wanted
+    assert ("PriorityClass", "somebody-elses") in wanted  # whoever makes it: not this chart
+    assert wanted - made("canary") == {("PriorityClass", "somebody-elses")}
+    assert not made("canary") & made("stable")  # nothing is made by both
+
+
+@pytest.mark.parametrize("cilium", [False, True])
+def test_what_a_canarys_pods_may_reach_outlives_its_removal(cilium: bool) -> None:
+    policy = {"enabled": True, "cilium": cilium, "livekit": ["10.0.0.0/8"], "apiServer": ["10.1.0.1/32"]}
+    for track in TRACKS:
+        found = objects(track, **GUARDED, networkPolicy=policy)
+        policies = {
+            name: one["metadata"].get("annotations", {}).get("helm.sh/resource-policy")
+            for (kind, name), one in found.items()
+            if kind in ("NetworkPolicy", "CiliumNetworkPolicy")
+        }
+        kept = {name for name, said in policies.items() if said == "keep"}
+        own = {f"voice-canary-{part}" for part in (*PARTS, "guard")}
+        own |= {f"voice-canary-{part}-livekit" for part in ("api", "agent") if cilium}
+        assert kept == (own if track == "canary" else set())
+
+
+def test_a_canarys_agents_take_calls_for_as_long_as_sessions_name_them() -> None:
+    agent = dict(deployments("canary"))["agent"]
+    # images/api: session_ttl_seconds.
+    assert container(agent)["lifecycle"] == {"preStop": {"sleep": {"seconds": 3600}}}
+    assert pod(agent)["terminationGracePeriodSeconds"] > 3600 + 3600 + 10 + 300
+    given = {"lingerSeconds": 7, "graceSeconds": 4000}
+    agent = dict(deployments("canary", agent=given))["agent"]
+    assert container(agent)["lifecycle"] == {"preStop": {"sleep": {"seconds": 7}}}
+    assert pod(agent)["terminationGracePeriodSeconds"] == 4007
+    assert "lifecycle" not in container(dict(deployments("canary", agent={"lingerSeconds": 0}))["agent"])
+    assert "lifecycle" not in container(dict(deployments("stable", agent=given))["agent"])
+
+
+def test_what_a_promoter_writes_carries_its_fence() -> None:
+    for track in TRACKS:
+        carry = {
+            name
+            for (kind, name), one in objects(track, fence=7, **GUARDED).items()
+            if one["metadata"].get("annotations", {}).get("va.dev/fence") == "7"
+        }
+        own = {f"{TRACKS[track]}-{part}" for part in PARTS}
+        assert carry == own | ({"voice"} if track == "stable" else {"voice-canary-guard"})
+    assert "va.dev/fence" not in rendered("stable") + rendered("canary", **GUARDED)
+    # By another promoter the same pods: nothing of it is in their template.
+    pods = [[pod(one) for _, one in deployments(fence=fence)] for fence in (7, 8)]
+    assert pods[0] == pods[1]
+
+
+def test_a_guard_is_beside_a_canary_and_may_do_one_thing() -> None:
+    assert not [name for _, name in objects("stable", **GUARDED) if "guard" in name]
+    assert not [name for _, name in objects("canary") if "guard" in name]
+    ingress = {"kind": "ingress"}
+    assert not [name for _, name in objects("canary", traffic=ingress, **GUARDED) if "guard" in name]
+    policy = {"enabled": True, "apiServer": ["10.1.0.1/32"], "https": ["0.0.0.0/0"], "redis": ["10.0.0.0/8"]}
+    found = objects("canary", networkPolicy=policy, **GUARDED)
+    role = found["Role", "voice-canary-guard"]
+    may = {(one["resources"][0], *one.get("resourceNames", ["*"]), *one["verbs"]) for one in role["rules"]}
+    assert may == {
+        ("httproutes", "voice", "get", "update"),
+        ("leases", "va-promotion", "get"),
+        ("endpointslices", "*", "list"),
+        ("configmaps", "va-guard", "patch"),
+    }
+    (rule,) = found["NetworkPolicy", "voice-canary-guard"]["spec"]["egress"]
+    assert rule["to"] == [{"ipBlock": {"cidr": "10.1.0.1/32"}}]
+    assert "ingress" not in found["NetworkPolicy", "voice-canary-guard"]["spec"]
+    deployment = found["Deployment", "voice-canary-guard"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert "va.dev/track" not in labels  # it is no pod of the canary, and none that a gate looks at
+    assert pod(deployment)["automountServiceAccountToken"] is False
+    # What it needs after the canary's removal stays: it goes on for a while when that has traffic.
+    for kind in ("ServiceAccount", "Role", "RoleBinding", "NetworkPolicy"):
+        kept = found[kind, "voice-canary-guard"]["metadata"]["annotations"]
+        assert kept == {"helm.sh/resource-policy": "keep"}
+    assert found["ConfigMap", "va-guard"]["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}

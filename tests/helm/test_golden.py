@@ -36,6 +36,7 @@ RELEASE = {
         "api": {"repository": "registry.example/fastapi-backend", "digest": f"sha256:{'a' * 64}"},
         "agent": {"repository": "registry.example/livekit-agent", "digest": f"sha256:{'b' * 64}"},
         "web": {"repository": "registry.example/web-client", "digest": f"sha256:{'c' * 64}"},
+        "guard": {"repository": "registry.example/canary-guard", "digest": f"sha256:{'d' * 64}"},
     },
 }
 
@@ -142,4 +143,4 @@ def test_only_livekit_is_let_off_the_restricted_profile() -> None:
                 assert security["seccompProfile"] == {"type": "RuntimeDefault"}
                 assert security["runAsUser"] > 0 and not security.get("privileged")
             for volume in spec.get("volumes", []):
-                assert {"configMap", "csi", "emptyDir", "secret"} & volume.keys()
+                assert {"configMap", "csi", "emptyDir", "projected", "secret"} & volume.keys()

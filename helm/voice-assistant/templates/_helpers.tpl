@@ -37,6 +37,12 @@ app.kubernetes.io/name: test
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* The pod of the guard: no track's pod either. */}}
+{{- define "voice.guardSelector" -}}
+app.kubernetes.io/name: guard
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{/* The pod of the migrations: no track's pod either. */}}
 {{- define "voice.migrateSelector" -}}
 app.kubernetes.io/name: migrate
@@ -92,17 +98,30 @@ seccompProfile: {type: RuntimeDefault}
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* The nodes that a part may run on, and before whom. Takes the part's values. */}}
+{{/* The nodes that a part may run on, and before whom. Takes (dict "root" $ "values" .Values.api). */}}
 {{- define "voice.nodes" -}}
-{{- with .nodeSelector }}
+{{- with .values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .tolerations }}
+{{- with .values.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .priorityClass }}
-priorityClassName: {{ . }}
+{{- with .values.priorityClass }}
+priorityClassName: {{ include "voice.own" (dict "root" $.root "name" . "made" (and $.root.Values.priorities.create (has . (list "voice-calls" "voice-requests")))) }}
 {{- end }}
+{{- end }}
+
+{{/*
+The name of what each track makes for itself. The canary is the first of a release: what is new in it, a Secret or a
+priority class, is in no stable yet. Takes (dict "root" $ "name" "voice-redis" "made" true).
+*/}}
+{{- define "voice.own" -}}
+{{- if and .made (eq .root.Values.track "canary") }}{{ .root.Release.Name }}-{{ trimPrefix "voice-" .name }}{{ else }}{{ .name }}{{ end }}
+{{- end }}
+
+{{/* A Secret's name: the track's own where the chart fetches it from a vault. Takes (dict "root" $ "name" "voice-redis"). */}}
+{{- define "voice.secret" -}}
+{{- include "voice.own" (dict "root" .root "name" .name "made" (and (eq .root.Values.secrets.provider "external-secrets") (hasKey .root.Values.secrets.objects .name))) }}
 {{- end }}
 
 {{/* Replicas of one part on different zones and nodes where there are several, each rollout by itself. */}}
@@ -145,10 +164,10 @@ replicas: {{ int .replicas }}
 {{/*
 The name under which LiveKit knows this track's agents, and which this track's api asks for: the share of calls
 that a canary's agents get is then the share of sessions that the canary's api made. The namespace is in it
-because several environments may share one LiveKit.
+because several environments may share one LiveKit, and the release because a canary's agents stay for a while.
 */}}
 {{- define "voice.agentName" -}}
-{{ .Release.Namespace }}-{{ .Release.Name }}
+{{ .Release.Namespace }}-{{ .Release.Name }}{{ if eq .Values.track "canary" }}-{{ .Values.release }}{{ end }}
 {{- end }}
 
 {{/* A value as text, whole numbers in full: helm's own text of 1000000 is 1e+06. */}}
@@ -178,14 +197,14 @@ hostAliases: [{ip: {{ . }}, hostnames: [{{ regexReplaceAll ":[0-9]+$" (urlParse 
 {{- define "voice.livekitKeys" }}
 {{- range $key := list "LIVEKIT_API_KEY" "LIVEKIT_API_SECRET" }}
 - name: {{ $key }}
-  valueFrom: {secretKeyRef: {name: {{ $.Values.livekit.secret }}, key: {{ $key }}}}
+  valueFrom: {secretKeyRef: {name: {{ include "voice.secret" (dict "root" $ "name" $.Values.livekit.secret) }}, key: {{ $key }}}}
 {{- end }}
 {{- end }}
 
 {{- define "voice.redisPassword" }}
 {{- with .Values.redis.secret }}
 - name: REDIS_PASSWORD
-  valueFrom: {secretKeyRef: {name: {{ . }}, key: REDIS_PASSWORD}}
+  valueFrom: {secretKeyRef: {name: {{ include "voice.secret" (dict "root" $ "name" .) }}, key: REDIS_PASSWORD}}
 {{- end }}
 {{- end }}
 
