@@ -96,8 +96,13 @@ class Services(Protocol):
         """The service, running and accepting connections on its exposed ports."""
         ...
 
-    async def reached(self, service: Service, port: int) -> str:
-        """host:port by which this machine reaches a port of the service, which is started."""
+    async def open(self, service: Service) -> None:
+        """Start it for all commands of the session: they reach it by its hostname."""
+        ...
+
+    async def reached(self, service: Service, port: int, at: int = 0) -> int:
+        """The port of this machine's loopback, `at` if one is wanted, by which it reaches one of the service,
+        which is started."""
         ...
 
     async def bound(self, container: Container) -> Sequence[Started]:

@@ -81,6 +81,9 @@ class Network:
         self._slirp: asyncio.subprocess.Process | None = None
         self._exit = -1
         self._resolver = Resolver()
+        self._used: set[Plug] = set()
+        self._open: dict[str, Plug] = {}
+        self._wired: set[frozenset[Plug]] = set()
 
     async def close(self) -> None:
         if self._starting:
@@ -126,9 +129,34 @@ class Network:
             raise
         return plug
 
-    async def wire(self, plug: Plug, others: Sequence[Plug]) -> None:
-        """A wire from a plug to each of the others."""
-        for other in others:
+    async def use(self, plug: Plug, others: Sequence[Plug]) -> None:
+        """A command has that plug now: it has a wire to each of the others, and to all that are open."""
+        self._used.add(plug)
+        for other in (*others, *self._open.values()):
+            await self._wire(plug, other)
+
+    def forget(self, plug: Plug) -> None:
+        """A command has ended."""
+        self._used.discard(plug)
+        for name, other in list(self._open.items()):
+            if other == plug:
+                del self._open[name]
+                self._resolver.names.pop(name, None)
+        self._wired = {pair for pair in self._wired if plug not in pair}
+
+    async def open(self, name: str, plug: Plug) -> None:
+        """Every command reaches that one by this name, those that run now and those to come."""
+        self._open[name] = plug
+        self._resolver.names[name] = plug.address
+        for other in list(self._used):
+            with suppress(SystemUnavailable):  # one that ends just now
+                await self._wire(other, plug)
+
+    async def _wire(self, plug: Plug, other: Plug) -> None:
+        """A wire between two, if they have none."""
+        pair = frozenset((plug, other))
+        if plug != other and pair not in self._wired:
+            self._wired.add(pair)
             here, there = (f"w{next(self._numbers)}" for _ in range(2))
             await _ip(
                 plug.path,

@@ -1,4 +1,4 @@
-"""Names for steps: a door to this machine's resolver, wherever that is, its loopback too.
+"""Names for steps: those of the session's services, and a door to this machine's resolver, wherever that is.
 
 Many programs ask the same question at once (an installer for each of fifty packages), which small resolvers
 answer by losing some. The same question is asked once at a time here, and again soon when it is lost; its
@@ -11,14 +11,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import struct
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 from ci.concurrency import within
 
-__all__ = ["Resolver", "nameservers"]
+__all__ = ["Resolver", "answered", "nameservers", "search_domains"]
 
 _ATTEMPT_SECONDS = 1.0
 _ATTEMPTS = 9
@@ -27,6 +29,8 @@ _AT_ONCE = 256
 network."""
 _SERVES_SECONDS = 5.0
 _HEADER = 12
+_A = b"\0\1"
+_OWN_SECONDS = 1
 _FALLBACK = "127.0.0.1"
 """What resolv.conf(5) means when it names none."""
 
@@ -42,6 +46,17 @@ def nameservers() -> list[str]:
     return found or [_FALLBACK]
 
 
+def search_domains() -> list[str]:
+    """The domains in which this machine looks for a name (resolv.conf(5): the last line that says so)."""
+    found: list[str] = []
+    with suppress(OSError):
+        for line in Path("/etc/resolv.conf").read_text().splitlines():
+            words = line.split()
+            if words[:1] in (["search"], ["domain"]):
+                found = [word.rstrip(".").lower() for word in words[1:]]
+    return found
+
+
 class Resolver(asyncio.DatagramProtocol):
     """Answers on a socket of steps' network until it is closed."""
 
@@ -49,6 +64,8 @@ class Resolver(asyncio.DatagramProtocol):
         self._answers: dict[bytes, tuple[float, asyncio.Task[bytes]]] = {}
         self._asked: dict[asyncio.Task[None], str | object] = {}
         self._transport: asyncio.DatagramTransport | None = None
+        self.names: dict[str, str] = {}
+        """Names that are answered here, in small letters, and their addresses."""
 
     async def serve(self, door: socket.socket) -> None:
         """Serve on a bound UDP socket."""
@@ -75,6 +92,10 @@ class Resolver(asyncio.DatagramProtocol):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(self, question: bytes, asker: tuple[str | object, int]) -> None:
+        if own := answered(question, self.names):
+            if self._transport:
+                self._transport.sendto(own, asker)
+            return
         now = time.monotonic()
         for known, (until, task) in list(self._answers.items()):
             if until < now and task.done():
@@ -88,6 +109,27 @@ class Resolver(asyncio.DatagramProtocol):
             answer = await asyncio.shield(self._answers[key][1])
             if self._transport:
                 self._transport.sendto(question[:2] + answer[2:], asker)
+
+
+def answered(question: bytes, names: Mapping[str, str]) -> bytes:
+    """The answer (RFC 1035, 4.1) to a question for one of the names, alone or with a domain of this machine's
+    search list, which is what programs try first; empty for one that is not ours."""
+    labels, at = [], _HEADER
+    while at < len(question) and (size := question[at]):
+        labels.append(question[at + 1 : at + 1 + size].decode("ascii", errors="replace").lower())
+        at += 1 + size
+    kind, end = question[at + 1 : at + 3], at + 5
+    if not names or question[4:6] != b"\0\1" or len(question) < end:
+        return b""
+    asked = ".".join(labels)
+    mine = [asked, *(asked.removesuffix(f".{domain}") for domain in search_domains())]
+    if not (address := next((names[name] for name in mine if name in names), "")):
+        return b""
+    found = kind == _A
+    flags = bytes([question[2] & 1 | 0x84, 0x80])
+    head = question[:2] + flags + struct.pack(">4H", 1, int(found), 0, 0) + question[_HEADER:end]
+    record = b"\xc0\x0c" + _A + b"\0\1" + struct.pack(">IH", _OWN_SECONDS, 4)
+    return head + (record + socket.inet_aton(address) if found else b"")
 
 
 async def _asked(question: bytes) -> bytes:

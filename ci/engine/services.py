@@ -1,12 +1,14 @@
 """Services: containers that run beside others, each once a session, with an address of its own.
 
 A service has a network of its own, as every step has. Who is bound to it has a wire to it, and finds it by
-its alias in /etc/hosts; nobody else reaches it, and this machine only from inside of that network.
+its alias in /etc/hosts. One that the pipeline has given a name, or has started by itself, is reached by its
+hostname from all commands of the session; any other by nobody else. This machine reaches it by a tunnel.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import time
 from contextlib import suppress
@@ -20,7 +22,7 @@ from ci.engine.engine import Engine, LogLine, NotSupported, answer
 from ci.engine.launching import launch
 from ci.engine.network import Plug, inside
 from ci.engine.steps import Command, command_of
-from ci.engine.values import Container, Record, Service
+from ci.engine.values import Container, Host, Port, Record, Service
 from ci.errors import BadInput, StepFailed
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ __all__ = ["RunningServices"]
 
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 3.0
+_LOOPBACK = "127.0.0.1"
+_HOSTNAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 
 
 @dataclass
@@ -40,8 +44,8 @@ class _Running:
     launched: Launched
     _block: AbstractAsyncContextManager[Launched]
     lines: list[str] = field(default_factory=list)
-    doors: dict[int, asyncio.Server] = field(default_factory=dict)
-    """Where this machine reaches its ports."""
+    doors: dict[tuple[int, int], asyncio.Server] = field(default_factory=dict)
+    """Where this machine reaches its ports, by the port wanted here (0 for any) and its own."""
 
     @property
     def plug(self) -> Plug:
@@ -68,22 +72,32 @@ class RunningServices:
             return running
         return await self._engine.once(("service", service.key, id(running)), lambda: self._start(service))
 
+    async def open(self, service: Service) -> None:
+        """Start it for all commands of the session: they reach it by its hostname."""
+        running = await self.start(service)
+        network = (await self._engine.boundary()).network
+        await network.open(service.hostname, running.plug)
+
     async def bound(self, container: Container) -> list[_Running]:
         """Start all services that a container's commands may call."""
         found = await asyncio.gather(*(self.start(service) for _, service in container.services))
         return list({running.service.key: running for running in found}.values())
 
-    async def reached(self, service: Service, port: int) -> str:
-        """host:port by which this machine reaches a port of the service, which is started."""
+    async def reached(self, service: Service, port: int, at: int = 0) -> int:
+        """The port of this machine's loopback, `at` if one is wanted, by which it reaches one of the service,
+        which is started. BadInput when somebody has it."""
         running = await self.start(service)
-        if port not in running.doors:
+        if (at, port) not in running.doors:
 
             async def opened(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 await _carry(running, port, reader, writer)
 
-            running.doors[port] = await asyncio.start_server(opened, "127.0.0.1", 0)
-        host, number = running.doors[port].sockets[0].getsockname()
-        return f"{host}:{number}"
+            try:
+                running.doors[at, port] = await asyncio.start_server(opened, _LOOPBACK, at)
+            except OSError as error:
+                raise BadInput(f"port {at} of this machine: {error.strerror or error}") from error
+        number: int = running.doors[at, port].sockets[0].getsockname()[1]
+        return number
 
     def hosts(self, container: Container, hostname: str) -> bytes:
         """The /etc/hosts of a container: itself, and its services by alias and hostname."""
@@ -123,6 +137,9 @@ class RunningServices:
             self._running[service.key] = running
             try:
                 await self._healthy(running, title)
+                if service.named:
+                    network = (await engine.boundary()).network
+                    await network.open(service.hostname, running.plug)
             except BaseException:
                 self._running.pop(service.key, None)
                 await running.end(0)
@@ -212,33 +229,58 @@ async def as_service(engine: Engine, parent: Container, call: Call) -> Service:
 
 @answer("Service.withHostname")
 async def with_hostname(engine: Engine, parent: Service, call: Call) -> Service:
-    return replace(parent, hostname=call.args["hostname"], key=f"{parent.key} {call.args['hostname']}")
+    name = call.args["hostname"].lower()
+    if not _HOSTNAME.fullmatch(name):
+        raise BadInput(f"{name!r} is no name of a host", hint="letters, digits and - between dots")
+    return replace(parent, hostname=name, named=True, key=f"{parent.key} {name}")
 
 
 @answer("Service.hostname")
 async def hostname(engine: Engine, parent: Service, call: Call) -> str:
-    return parent.hostname
+    return _LOOPBACK if parent.forwards else parent.hostname
 
 
 @answer("Service.ports")
 async def ports(engine: Engine, parent: Service, call: Call) -> list[Record]:
+    if parent.forwards:
+        return [port_record(Port(port=port)) for port in await _fronts(engine, parent)]
     return [port_record(port) for port in ports_of(parent.container)]
+
+
+async def _fronts(engine: Engine, tunnel: Service) -> list[int]:
+    """The ports of this machine by which a tunnel leads to its service, which is started."""
+    return [await engine.services.reached(tunnel, port, at) for at, port in tunnel.forwards]
+
+
+@answer("Host.tunnel")
+async def tunnel(engine: Engine, parent: Host, call: Call) -> Service:
+    """A way for programs of this machine to ports of a service: those named, or all that it exposes."""
+    service: Service = await engine.value(call.args["service"])
+    exposed = [port.port for port in ports_of(service.container)]
+    forwards = [(row.get("frontend") or 0, row["backend"]) for row in call.args["ports"]]
+    forwards = forwards or [(port if call.args["native"] else 0, port) for port in exposed]
+    if not forwards:
+        raise BadInput("a tunnel to a service that exposes no port: name one")
+    return replace(service, forwards=tuple(forwards))
 
 
 @answer("Service.endpoint")
 async def endpoint(engine: Engine, parent: Service, call: Call) -> str:
-    """host:port as this machine reaches it, so the service is started."""
-    exposed = ports_of(parent.container)
-    port = call.args["port"] or (exposed[0].port if exposed else None)
+    """hostname:port, for commands of the session; of a tunnel where this machine reaches it."""
+    if parent.forwards:
+        known = await _fronts(engine, parent)
+    else:
+        known = [port.port for port in ports_of(parent.container)]
+    port = call.args["port"] or next(iter(known), None)
     if port is None:
         raise BadInput("the service exposes no port: give one")
     scheme = call.args["scheme"]
-    return (f"{scheme}://" if scheme else "") + await engine.services.reached(parent, port)
+    return f"{scheme}://" * bool(scheme) + f"{_LOOPBACK if parent.forwards else parent.hostname}:{port}"
 
 
 @answer("Service.start")
 async def start(engine: Engine, parent: Service, call: Call) -> str:
-    await engine.services.start(parent)
+    await (_fronts(engine, parent) if parent.forwards else engine.services.open(parent))
     assert call.parent is not None
     return encode(call.parent)
 
@@ -252,4 +294,4 @@ async def stop(engine: Engine, parent: Service, call: Call) -> str:
 
 @answer("Service.up", "Container.up", "Service.terminal")
 async def up(engine: Engine, parent: Any, call: Call) -> None:
-    raise NotSupported(f"{call.name}: use Service.start and Service.endpoint")
+    raise NotSupported(f"{call.name}: use Host.tunnel, and Service.endpoint of that")

@@ -119,7 +119,11 @@ class Service:
     privileged: bool = False
     init: bool = True
     hostname: str = ""
+    named: bool = False
+    """Whether the pipeline gave the name: then it is one for the whole session."""
     key: str = ""
+    forwards: tuple[tuple[int, int], ...] = ()
+    """Of a tunnel to it: ports of this machine (0 for any that is free) and of the service."""
 
 
 @dataclass(frozen=True, kw_only=True)

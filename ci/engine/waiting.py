@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ci.engine.boundary import Boundary
-from ci.engine.network import Plug
+from ci.engine.network import Network, Plug
 
 __all__ = ["Spare", "Waiting"]
 
@@ -27,6 +27,7 @@ class Waiting:
 
     child: asyncio.subprocess.Process
     plug: Plug
+    network: Network
     _start: int
 
     def start(self) -> int:
@@ -39,6 +40,7 @@ class Waiting:
         if self._start >= 0:
             os.close(self.start())
             await self.child.wait()
+        self.network.forget(self.plug)
         self.plug.close()
 
 
@@ -56,7 +58,7 @@ class Spare:
         if self._next is None:
             self._next = asyncio.ensure_future(_make(self._boundary))
         try:
-            await self._boundary.network.wire(found.plug, wires)
+            await self._boundary.network.use(found.plug, wires)
         except BaseException:
             await found.close()
             raise
@@ -87,4 +89,4 @@ async def _make(boundary: Boundary, *, stdin: bool = False) -> Waiting:
         raise
     finally:
         os.close(reader)
-    return Waiting(child=child, plug=plug, _start=writer)
+    return Waiting(child=child, plug=plug, network=boundary.network, _start=writer)

@@ -354,7 +354,7 @@ def test_a_service_is_reached_by_its_alias_and_ends_with_the_session(run: Any) -
         return (
             await bound.with_exec(["wget", "-qO-", "http://web:8080/"]).stdout(),
             await bound.with_exec(["wget", "-qO-", "http://web:8080/index.html"]).stdout(),
-            endpoint := await web.endpoint(scheme="http"),
+            endpoint := await client.host().tunnel(web).endpoint(scheme="http"),
             await asyncio.to_thread(lambda: httpx.get(endpoint).text),
         )
 
