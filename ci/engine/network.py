@@ -19,6 +19,7 @@ import ipaddress
 import itertools
 import json
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -181,12 +182,20 @@ class Network:
 
     async def _start(self) -> None:
         """The session's bridge, with slirp4netns on it."""
+        if shutil.which("slirp4netns") is None:
+            raise ToolMissing(
+                "slirp4netns is not installed: it is the way out of a step's network",
+                hint="va doctor says how to get it",
+            )
         self._bridge = await asyncio.to_thread(_new_namespace)
         self._unreachable = await _unreachable()
         ready, told = os.pipe()
         ends, self._exit = os.pipe()
         try:
+            # Its sandbox lets go of all mounts that it sees, and where one is shared (`ip netns` makes
+            # /run/netns so) the machine's own would go with them: it sees copies that are nobody else's.
             self._slirp = await asyncio.create_subprocess_exec(
+                "unshare", "--mount", "--propagation=private",
                 "slirp4netns", "--netns-type=path", f"--cidr={_NET}", f"--mtu={_MTU}",
                 "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp",
                 f"--ready-fd={told}", f"--exit-fd={ends}",
@@ -194,11 +203,6 @@ class Network:
                 stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, pass_fds=(told, ends),
                 start_new_session=True,
             )  # fmt: skip
-        except FileNotFoundError as error:
-            raise ToolMissing(
-                "slirp4netns is not installed: it is the way out of a step's network",
-                hint="va doctor says how to get it",
-            ) from error
         finally:
             os.close(told)
             os.close(ends)
