@@ -30,6 +30,7 @@ from ci.delivery.gates import Carried, Finding, Verdict
 from ci.delivery.helm import changes, pull_chart
 from ci.delivery.lease import LeaseLost
 from ci.delivery.ledger import Event, Journal
+from ci.delivery.notify import telling
 from ci.delivery.results import (
     Outcome,
     PromotionResult,
@@ -84,7 +85,15 @@ async def promote(
     """
     started = time.monotonic()
     environments = (read_environment(estate, only),) if only else read_environments(estate, through)
-    await permitted(environments, release.name, override=override, reporter=reporter)
+    async with telling(environments, reporter):
+        await permitted(environments, release.name, override=override, reporter=reporter)
+        return await _promote(release, estate, environments, started, reporter)
+
+
+async def _promote(
+    release: Release, estate: str, environments: Sequence[Environment], started: float, reporter: Reporter
+) -> PromotionResult:
+    """What of it touches the targets."""
     sources = await _check(release, environments, reporter)
     done: list[TargetResult] = []
     for environment in environments:

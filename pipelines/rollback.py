@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 
 from ci.concurrency import together
 from ci.delivery.ledger import Event, Journal
+from ci.delivery.notify import telling
 from ci.delivery.results import Outcome, PromotionResult, TargetResult
 from ci.delivery.revisions import Revision
 from ci.delivery.site import TRACKS, Site, open_site
@@ -35,10 +36,12 @@ async def rollback(
     environment = read_environment(estate, name)
     regions = [environment.target(region).region] if region else sorted(environment.targets)
     ledger = Journal(estate, name, shared=environment.ledger)
-    with ledger.alone():
-        results = await together(
-            _roll_back(environment, one, ledger, reporter, to=to, canary_only=canary_only) for one in regions
-        )
+    async with telling([environment], reporter):
+        with ledger.alone():
+            results = await together(
+                _roll_back(environment, one, ledger, reporter, to=to, canary_only=canary_only)
+                for one in regions
+            )
     release = ", ".join(sorted({result.release for result in results}))
     return PromotionResult(
         release=release, estate=estate, targets=tuple(results), seconds=time.monotonic() - started

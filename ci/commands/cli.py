@@ -21,6 +21,7 @@ from ci.commands import (
     infra,
     livekit,
     machine,
+    notify,
     promotion,
     registries,
     releases,
@@ -46,7 +47,7 @@ _COMMANDS = (
 )  # fmt: skip
 _GROUPS = {
     "cache": cache, "release": releases, "registry": registries, "livekit": livekit, "db": databases,
-    "tools": tools, "env": env, "infra": infra, "compliance": compliance, "dr": dr,
+    "tools": tools, "env": env, "infra": infra, "compliance": compliance, "dr": dr, "notify": notify,
 }  # fmt: skip
 
 app = typer.Typer(

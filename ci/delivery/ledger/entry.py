@@ -74,6 +74,8 @@ class Action(StrEnum):
     MENDED = "mended"
     NOT_THERE = "not-there"
     """The target's registry has not got all of the release: the target was not touched."""
+    TOLD = "told"
+    """People were told of the entries up to `detail`'s `up_to` (ci.delivery.news)."""
     TAKEN_OVER = "taken-over"
     """A line of the ledger as it was before this one: `detail` keeps its time and who wrote it."""
 

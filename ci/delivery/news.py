@@ -1,0 +1,112 @@
+"""What people are told of a promotion: read from the ledger's entries, in a sentence with its numbers.
+
+Each message is of one entry, so that it is told once whoever runs: the ledger also keeps up to which entry
+people were told (`told`), and what comes behind that is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ci.delivery.ledger import Action, Draft, Entry, Event, Kind
+from ci.delivery.results import headline
+from ci.environments import Environment, News
+
+__all__ = ["Message", "messages", "told", "told_up_to"]
+
+_LONGEST = 1500
+"""Characters: a chat shows no more at once."""
+_WORDS = {
+    News.STARTED: "started",
+    News.WAITING: "waits for approval",
+    News.OVERRIDDEN: "goes in all the same",
+    News.HELD: "is held: a person decides",
+    News.FAILED: "failed",
+    News.ROLLED_BACK: "was rolled back",
+    News.GUARDED: "was left alone: all traffic is on stable",
+    News.PROMOTED: "is promoted",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One thing to tell."""
+
+    news: News
+    key: str
+    """The same for the same message, whoever sends it: `local/prod/41`."""
+    title: str
+    text: str
+
+
+def messages(environment: Environment, entries: Sequence[Entry]) -> tuple[Message, ...]:
+    """What there is to tell of these entries of an environment, in their order."""
+    found: dict[tuple[News, str, str], Message] = {}
+    for entry in entries:
+        news = _news(entry)
+        if news is None or (news is News.PROMOTED and _was_back(entry, entries)):
+            continue
+        place = entry.target or environment.name
+        weight = f" at {entry.weight} %" if entry.weight and news in (News.FAILED, News.HELD) else ""
+        # Of what is told of twice at once, the end of a step and of the promotion by it, the last is enough.
+        found.pop(same := (news, place, entry.release), None)
+        found[same] = Message(
+            news=news,
+            key=f"{environment.estate}/{environment.name}/{entry.sequence}",
+            title=f"{place}: {entry.release or entry.promotion} {_WORDS[news]}{weight}",
+            text=_text(environment, entry),
+        )
+    return tuple(found.values())
+
+
+def told_up_to(entries: Iterable[Entry]) -> int | None:
+    """The sequence up to which people were told; None when nobody ever was."""
+    marks = [int(entry.detail["up_to"]) for entry in entries if entry.action is Action.TOLD]
+    return max(marks, default=None)
+
+
+def told(promotion: str, up_to: int, news: Sequence[Message] = ()) -> Draft:
+    """The entry that says so. It is written before anybody is told: a kill in between loses a message."""
+    return Draft(
+        promotion=promotion,
+        kind=Kind.NOTE,
+        action=Action.TOLD,
+        reason="; ".join(one.title for one in news),
+        detail={"up_to": up_to},
+    )
+
+
+def _news(entry: Entry) -> News | None:
+    action, result = entry.action, entry.result
+    if entry.kind is Kind.INTENT or action in (Action.TAKEN_OVER, Action.TOLD):
+        return None
+    if entry.kind is Kind.ORDER:
+        return News.OVERRIDDEN if action is Action.OVERRIDE else None
+    if action is Action.APPROVE:
+        return News.WAITING if result == "waiting" else None
+    if action is Action.FINISH:
+        return {Event.PROMOTED.value: News.PROMOTED, "held": News.HELD}.get(result)
+    if action is Action.STEP and result == Event.INCONCLUSIVE:
+        return News.HELD
+    if result in ("failed", Event.STEP_FAILED) and action is not Action.ROLL_BACK:
+        return News.FAILED
+    return {Action.START: News.STARTED, Action.ROLL_BACK: News.ROLLED_BACK, Action.GUARD: News.GUARDED}.get(
+        action
+    )
+
+
+def _was_back(entry: Entry, entries: Sequence[Entry]) -> bool:
+    """Whether it only says which release a target is back on."""
+    return any(
+        one.action is Action.ROLL_BACK and (one.target, one.reason) == (entry.target, entry.reason)
+        for one in entries
+    )
+
+
+def _text(environment: Environment, entry: Entry) -> str:
+    lines = [entry.reason] if entry.reason else []
+    lines += [line for line in map(headline, entry.findings) if line not in entry.reason]
+    lines.append(f"by {entry.by}; entry {entry.sequence} of {environment.estate}/{environment.name}")
+    text = "\n".join(lines)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
