@@ -1,0 +1,136 @@
+"""A Kubernetes API server alone: real admission, roles and Leases, and nothing that runs a pod."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from waiting import until
+
+from ci import tools
+from ci.reporting import SilentReporter
+
+TOKEN = "of-a-test"
+
+
+@dataclass(frozen=True)
+class ApiServer:
+    """Where it is; the context `va-eastus` of `kubeconfig` is its administrator."""
+
+    url: str
+    kubeconfig: Path
+    context: str = "va-eastus"
+
+    def kubectl(self, *words: str, check: bool = True, stdin: object = None) -> str:
+        """What it prints; the end of a refusal too, where it is not checked."""
+        given = yaml.safe_dump_all(stdin if isinstance(stdin, list) else [stdin]) if stdin else None
+        done = subprocess.run(
+            [tools.path("kubectl"), f"--kubeconfig={self.kubeconfig}", f"--context={self.context}", *words],
+            input=given, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout + ("" if done.returncode == 0 else done.stderr)
+
+
+@contextlib.contextmanager
+def api_server(folder: Path) -> Iterator[ApiServer]:
+    """One while this lasts, with the Gateway API's HTTPRoute."""
+    asyncio.run(tools.ensure(["kube-apiserver", "kubectl", "etcd", "gateway-api"], SilentReporter()))
+    etcd, peers, secure = (_free() for _ in range(3))
+    (folder / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters\n")
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    (folder / "sa.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    url = f"https://127.0.0.1:{secure}"
+    (folder / "kubeconfig").write_text(
+        yaml.safe_dump(_kubeconfig(url, folder / "certificates/apiserver.crt"))
+    )
+    with contextlib.ExitStack() as stack:
+        for name, words in {
+            "etcd": (
+                f"--data-dir={folder / 'etcd'}",
+                f"--listen-client-urls=http://127.0.0.1:{etcd}",
+                f"--advertise-client-urls=http://127.0.0.1:{etcd}",
+                f"--listen-peer-urls=http://127.0.0.1:{peers}",
+                f"--initial-advertise-peer-urls=http://127.0.0.1:{peers}",
+                f"--initial-cluster=default=http://127.0.0.1:{peers}",
+                "--unsafe-no-fsync",
+            ),
+            "kube-apiserver": (
+                f"--etcd-servers=http://127.0.0.1:{etcd}",
+                "--bind-address=127.0.0.1",
+                f"--secure-port={secure}",
+                f"--cert-dir={folder / 'certificates'}",
+                f"--token-auth-file={folder / 'tokens.csv'}",
+                "--authorization-mode=RBAC",
+                "--service-cluster-ip-range=10.222.0.0/24",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                f"--service-account-key-file={folder / 'sa.key'}",
+                f"--service-account-signing-key-file={folder / 'sa.key'}",
+                # Nobody is there to make them.
+                "--disable-admission-plugins=ServiceAccount",
+            ),
+        }.items():
+            log = stack.enter_context((folder / f"{name}.log").open("w"))
+            child = subprocess.Popen([tools.path(name), *words], stdout=log, stderr=log)
+            stack.callback(_end, child)
+        until(
+            lambda: _ready(url), (folder / "kube-apiserver.log").read_text()[-2000:], seconds=120, every=0.5
+        )
+        server = ApiServer(url, folder / "kubeconfig")
+        routes = tools.path("gateway-api") / "gateway.networking.k8s.io_httproutes.yaml"
+        server.kubectl("create", "-f", str(routes))
+        served = ("get", "--raw", "/apis/gateway.networking.k8s.io/v1")
+        until(lambda: '"httproutes"' in server.kubectl(*served, check=False), seconds=60, every=0.5)
+        yield server
+
+
+def _kubeconfig(url: str, authority: Path) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "c", "cluster": {"server": url, "certificate-authority": str(authority)}}],
+        "users": [{"name": "u", "user": {"token": TOKEN}}],
+        "contexts": [{"name": "va-eastus", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "va-eastus",
+    }
+
+
+def _ready(url: str) -> bool:
+    trusting = ssl.create_default_context()
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    asked = urllib.request.Request(f"{url}/readyz", headers={"Authorization": f"Bearer {TOKEN}"})
+    try:
+        with urllib.request.urlopen(asked, context=trusting, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _free() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.terminate()
+    try:
+        child.wait(20)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
