@@ -14,13 +14,12 @@ from typing import Any
 from ci.engine import run
 from ci.engine.chain import Call
 from ci.engine.containers import absolute, expanded, grown_by
-from ci.engine.contents import place_of
+from ci.engine.contents import mount_at, place_of
 from ci.engine.engine import Engine, ExecFailed, LogLine, answer
-from ci.engine.launching import Launched, launch
-from ci.engine.steps import Command, command_of, secret_marks
+from ci.engine.launching import FILE, Launched, Mounted, launch
+from ci.engine.steps import Command, command_of, masker_of, secret_marks
 from ci.engine.store import digest_of, full_disk_is_told
-from ci.engine.tree import Layer, Tree
-from ci.engine.values import Container, ExecResult, Place
+from ci.engine.values import Container, ExecResult, MountKind, MountPoint, Place
 from ci.engine.volumes import held
 from ci.errors import BadInput, SystemUnavailable
 
@@ -49,27 +48,42 @@ async def with_exec(engine: Engine, parent: Container, call: Call) -> Container:
         for name, field in (("stdout", "redirectStdout"), ("stderr", "redirectStderr"))
         if call.args[field]
     ]
+    for _, path in redirects:
+        _may_be_written(parent, path)
     marks = await secret_marks(engine, parent)
-    key = digest_of(command.key(marks), redirects)
+    expect = call.args["expect"]
+    key = digest_of(command.key(marks), redirects, expect)
 
     async def make() -> dict[str, Any]:
         known = await asyncio.to_thread(engine.store.result, key)
-        if known is None or not _as_expected(known["code"], call.args["expect"]):
-            known = await _execute(engine, command, key, redirects, call.args["expect"])
-        return known
+        return known or await _execute(engine, command, key, redirects, expect)
 
-    row = await engine.once((key, call.args["expect"]), make)
-    places = row["mounts"]
-    mounts = tuple(
-        replace(mount, place=Place((*mount.place.layers, places[mount.path]), mount.place.path))
-        if mount.path in places
-        else mount
-        for mount in parent.mounts
-    )
+    row = await engine.once(key, make)
+    mounts = tuple(_changed(mount, row["mounts"].get(mount.path)) for mount in parent.mounts)
     layers = (*parent.layers, row["layer"]) if row["layer"] else parent.layers
     last = ExecResult(code=row["code"], stdout=row["stdout"], stderr=row["stderr"])
     grown = grown_by(parent, layers, f"withExec {posixpath.basename(command.args[0])}")
     return replace(grown, mounts=mounts, last=last, ref="")
+
+
+def _changed(mount: MountPoint, layer: str | None) -> MountPoint:
+    """A mount after a command: what that changed is one layer more of a folder, and all of a file."""
+    if layer and mount.kind is MountKind.DIRECTORY:
+        return replace(mount, place=Place((*mount.place.layers, layer), mount.place.path))
+    if layer and mount.kind is MountKind.FILE:
+        return replace(mount, place=Place((layer,), FILE))
+    return mount
+
+
+def _may_be_written(parent: Container, path: str) -> None:
+    """BadInput where output cannot go to: said before the command runs."""
+    if (found := mount_at(parent, path)) is None:
+        return
+    mount, rest = found
+    if mount.read_only or mount.kind is MountKind.SECRET:
+        raise BadInput(f"/{path}: {mount.path} is mounted to be read only")
+    if bool(rest) is (mount.kind is MountKind.FILE):
+        raise BadInput(f"/{path}: {mount.path} is a {'file' if rest else 'folder'}")
 
 
 def _as_expected(code: int, expect: str) -> bool:
@@ -81,7 +95,8 @@ async def _execute(
 ) -> dict[str, Any]:
     """Run a command to its end, and keep what it changed and printed."""
     async with AsyncExitStack() as stack:
-        title = engine.masker.mask(command.title)
+        masker = await masker_of(engine, command.container)
+        title = masker.mask(command.title)
         await engine.services.bound(command.container)
         volumes = await stack.enter_async_context(held(engine, command.container, title))
         await stack.enter_async_context(engine.slots)
@@ -91,14 +106,15 @@ async def _execute(
             step.say(line[-200:])
             engine.log(LogLine(title, line))
 
-        files = {name: engine.store.scratch("out") / "file" for name, _ in redirects}
-        sinks = {name: stack.enter_context(file.open("wb")) for name, file in files.items()}
+        out = stack.enter_context(engine.store.work("out"))
+        sinks = {name: stack.enter_context((out / name).open("wb", buffering=0)) for name, _ in redirects}
         launched = await stack.enter_async_context(
-            launch(engine, command, on_line=told, redirects=sinks, volumes=volumes)
+            launch(engine, command, masker, on_line=told, redirects=sinks, volumes=volumes)
         )
         watch = asyncio.ensure_future(_watch(engine, launched, title))
         try:
-            outcome = await launched.run.outcome()
+            with full_disk_is_told(engine.store.root):
+                outcome = await launched.run.outcome()
         finally:
             watch.cancel()
         for sink in sinks.values():
@@ -111,13 +127,13 @@ async def _execute(
             )
             reached = f"; it reached {outcome.reached}" if outcome.reached else ""
             raise ExecFailed(
-                engine.masker.mask(f'process "{" ".join(command.args)}" {verb} {outcome.code}{reached}'),
-                cmd=[engine.masker.mask(arg) for arg in command.args],
+                masker.mask(f'process "{" ".join(command.args)}" {verb} {outcome.code}{reached}'),
+                cmd=[masker.mask(arg) for arg in command.args],
                 code=outcome.code,
                 stdout=outcome.stdout,
                 stderr=outcome.stderr,
             )
-        moved = [(path, files[name]) for name, path in redirects]
+        moved = [(path, out / name) for name, path in redirects]
         return await asyncio.to_thread(_finish, engine, command, key, moved, launched, outcome)
 
 
@@ -164,16 +180,13 @@ def _finish(
     ctr = command.container
     with full_disk_is_told(engine.store.root):
         launched.tidy()
-        if redirects:
-            shown = Tree([*(engine.store.layers / layer for layer in ctr.layers), launched.upper])
-            layer = Layer(shown, launched.upper)
-            for path, file in redirects:
-                layer.adopt(layer.target(path), file)
+        for path, file in redirects:
+            _put(launched, ctr, path, file)
         made = engine.store.add_layer(launched.upper) if any(launched.upper.iterdir()) else None
         changed = {
-            path: engine.store.add_layer(upper)
-            for path, upper in launched.mount_uppers.items()
-            if any(upper.iterdir())
+            path: engine.store.add_layer(launched.layer_of(mounted))
+            for path, mounted in launched.mounted.items()
+            if mounted.is_changed()
         }
         needs = [*ctr.layers, *([made] if made else []), *changed.values()]
         return engine.store.keep(
@@ -182,11 +195,27 @@ def _finish(
                 "layer": made,
                 "mounts": changed,
                 "code": outcome.code,
-                "stdout": outcome.stdout,
-                "stderr": outcome.stderr,
+                "stdout": outcome.stdout.text,
+                "stderr": outcome.stderr.text,
                 "layers": needs,
             },
         )
+
+
+def _put(launched: Launched, ctr: Container, path: str, file: Path) -> None:
+    """Put what a command printed where it was to go: into the image, or into what is mounted there."""
+    layer = Mounted(layers=launched.layers, upper=launched.upper).written()
+    if mount_at(ctr, path) is None:
+        path = layer.target(path)  # a link may lead into a mount
+    if (found := mount_at(ctr, path)) is None:
+        layer.adopt(path, file, owner=launched.owner)
+        return
+    _may_be_written(ctr, path)
+    mount, rest = found
+    if place := launched.mounted.get(mount.path) or launched.volumes.get(mount.path):
+        layer = place.written()
+        layer.adopt(layer.target(rest or FILE), file, owner=launched.owner)
+    # Else it is in a tmpfs, and gone with what the command wrote there.
 
 
 def _last(parent: Container) -> ExecResult:

@@ -16,6 +16,7 @@ from ci.engine import limits, oci
 from ci.engine.chain import Call
 from ci.engine.containers import platform_of, with_image
 from ci.engine.engine import Engine, LogLine, NotSupported, answer
+from ci.engine.masking import Masker
 from ci.engine.network import NAMES
 from ci.engine.patterns import choose, ignore_file
 from ci.engine.run import CAPABILITIES
@@ -130,6 +131,9 @@ async def _buildah(
     store = engine.store
     bundle, out = store.scratch("buildah"), store.scratch("image")
     files = {f"secret-{number}": await plaintext(engine, secret) for number, secret in enumerate(secrets)}
+    masker = Masker()
+    for data in files.values():
+        masker.add(data)
     files["registries.conf"] = _plain_http(dockerfile, pairs).encode()
     # Beside the context: a Dockerfile that is ignored is none of its files. buildah would ignore once more.
     files |= {"Dockerfile": dockerfile, "ignore": b""}
@@ -168,7 +172,7 @@ async def _buildah(
     with engine.reporter.step(title) as step:
 
         def told(line: str) -> None:
-            line = engine.masker.mask(line)
+            line = masker.mask(line)
             step.say(line[-200:])
             engine.log(LogLine(title, line))
 
@@ -182,7 +186,7 @@ async def _buildah(
             await limits.remove(group)
         if done.code:
             full = "no space left" in done.stderr
-            tail = engine.masker.mask("\n".join(done.stderr.rstrip().splitlines()[-20:]))
+            tail = masker.mask("\n".join(done.stderr.rstrip().splitlines()[-20:]))
             raise (SystemUnavailable if full else StepFailed)(f"{title} failed\n{tail}")
         identity = (out / "id").read_text().strip()
         layout = out / "layout"

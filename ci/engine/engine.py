@@ -25,6 +25,7 @@ from ci.errors import BadInput
 
 if TYPE_CHECKING:
     from ci.engine.network import Plug
+    from ci.engine.run import Printed
     from ci.engine.values import Container, Service
     from ci.reporting import Reporter
 
@@ -35,8 +36,8 @@ EPOCH = 315532800
 another: the earliest that zip archives can hold. One for every commit, so that what did not change keeps its
 digest."""
 
-_TOLD = 50_000
-"""How much an error tells of the start and of the end of what a command printed."""
+_TOLD = 100 * 1024
+"""How many bytes an error tells of what a command printed, as a Dagger engine does."""
 
 T = TypeVar("T")
 
@@ -61,25 +62,17 @@ class NotSupported(BadInput):
 
 
 class ExecFailed(Exception):
-    """A command ended otherwise than expected; the extensions are the API's EXEC_ERROR."""
+    """A command ended otherwise than expected; the extensions are the API's EXEC_ERROR. All is masked."""
 
-    def __init__(self, message: str, *, cmd: list[str], code: int, stdout: str, stderr: str) -> None:
+    def __init__(self, message: str, *, cmd: list[str], code: int, stdout: Printed, stderr: Printed) -> None:
         super().__init__(message)
         self.extensions = {
             "_type": "EXEC_ERROR",
             "cmd": cmd,
             "exitCode": code,
-            "stdout": _cut(stdout.strip()),
-            "stderr": _cut(stderr.strip()),
+            "stdout": stdout.last(_TOLD).strip(),
+            "stderr": stderr.last(_TOLD).strip(),
         }
-
-
-def _cut(text: str) -> str:
-    """Text with its middle left out, where it is long: an error is read by people."""
-    left_out = len(text) - 2 * _TOLD
-    if left_out <= 0:
-        return text
-    return f"{text[:_TOLD]}\n[… {left_out} bytes are left out here …]\n{text[-_TOLD:]}"
 
 
 class Started(Protocol):
@@ -215,8 +208,7 @@ class Engine:
         def make() -> tuple[str, ...]:
             known = self.store.result(key)
             if known is None:
-                with full_disk_is_told(self.store.root):
-                    folder = self.store.scratch("layer")
+                with full_disk_is_told(self.store.root), self.store.work("layer") as folder:
                     layer = Layer(self.tree(base), folder)
                     layer.folder("")
                     write(layer)

@@ -18,7 +18,7 @@ from ci.below import make_folder, open_below, open_parent, remove
 from ci.engine.chain import Call
 from ci.engine.engine import Engine, NotSupported, answer
 from ci.engine.patterns import choose, glob
-from ci.engine.store import digest_of
+from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.tree import Entry, Layer, Tree, content_digest, copy_data
 from ci.engine.values import Directory, File, Host, Place, Record
 from ci.errors import BadInput
@@ -163,11 +163,11 @@ async def host_directory(engine: Engine, parent: Host, call: Call) -> Directory:
         known = engine.store.result(digest_of("host", digest))
         if known:
             return tuple(known["layers"])
-        folder = engine.store.scratch("host")
-        layer = Layer(Tree([]), folder)
-        for name, entry in chosen:
-            layer.copy(entry, name, owner=(0, 0))
-        id = engine.store.add_layer(folder, digest)
+        with full_disk_is_told(engine.store.root), engine.store.work("host") as folder:
+            layer = Layer(Tree([]), folder)
+            for name, entry in chosen:
+                layer.copy(entry, name, owner=(0, 0))
+            id = engine.store.add_layer(folder, digest)
         return tuple(engine.store.keep(digest_of("host", digest), {"layers": [id]})["layers"])
 
     return Directory(await asyncio.to_thread(read))
@@ -189,9 +189,9 @@ def imported_file(engine: Engine, path: Path) -> File:
     digest = _digest_by_status(engine, path, entry)
     known = engine.store.result(digest_of("host", digest))
     if not known:
-        folder = engine.store.scratch("host")
-        Layer(Tree([]), folder).copy(entry, path.name, owner=(0, 0))
-        id = engine.store.add_layer(folder, digest)
+        with full_disk_is_told(engine.store.root), engine.store.work("host") as folder:
+            Layer(Tree([]), folder).copy(entry, path.name, owner=(0, 0))
+            id = engine.store.add_layer(folder, digest)
         known = engine.store.keep(digest_of("host", digest), {"layers": [id]})
     return File(tuple(known["layers"]), path.name, path.name)
 

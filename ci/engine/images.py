@@ -121,11 +121,10 @@ async def _pulled(engine: Engine, reference: Reference, wanted: Platform) -> dic
         known = await asyncio.to_thread(store.result, key)
         if known is not None:
             return known
-        with engine.reporter.step(f"pull {reference}"):
-            folder = store.scratch("pull")
-            with full_disk_is_told(store.root):
-                await _download(registry, reference.repository, digest, folder, wanted)
-                image = await asyncio.to_thread(oci.read_layout, store, folder)
+        told = full_disk_is_told(store.root)
+        with engine.reporter.step(f"pull {reference}"), told, store.work("pull") as folder:
+            await _download(registry, reference.repository, digest, folder, wanted)
+            image = await asyncio.to_thread(oci.read_layout, store, folder)
         return store.keep(
             key,
             {
@@ -257,8 +256,7 @@ async def as_tarball(engine: Engine, parent: Container, call: Call) -> File:
             return await asyncio.to_thread(write, images)
 
     def write(images: list[oci.Built]) -> dict[str, Any]:
-        with full_disk_is_told(engine.store.root):
-            folder = engine.store.scratch("tarball")
+        with full_disk_is_told(engine.store.root), engine.store.work("tarball") as folder:
             oci.write_archive(
                 engine.store, folder / "image.tar", images, engine.epoch, docker=_is_docker(call.args)
             )

@@ -11,7 +11,7 @@ import os
 import posixpath
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +19,7 @@ from ci.below import open_below, open_file, read_file
 from ci.engine import run
 from ci.engine.containers import owner_of
 from ci.engine.engine import Engine
+from ci.engine.masking import Masker
 from ci.engine.network import Plug
 from ci.engine.secrets import plaintext
 from ci.engine.steps import Command
@@ -29,7 +30,10 @@ from ci.engine.values import MountKind
 from ci.engine.volumes import held, volume_folder
 from ci.errors import BadInput
 
-__all__ = ["Launched", "launch"]
+__all__ = ["FILE", "Launched", "Mounted", "launch"]
+
+FILE = "file"
+"""The name of a mounted file in the folder that it is mounted from."""
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _KERNEL_FOLDERS = ("proc", "sys", "dev")
@@ -37,15 +41,46 @@ _BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 _HOST_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mounted:
+    """A mount that a command may change: layers that it shows, lowest first, and the folder that takes the
+    changes."""
+
+    layers: tuple[Path, ...]
+    upper: Path
+    path: str = ""
+    """Of a folder that is part of a tree: where it is in there."""
+    tree: Tree = field(default_factory=lambda: Tree([]))
+    """That tree."""
+
+    def written(self) -> Layer:
+        """To write into it after the command."""
+        return Layer(Tree([*self.layers, self.upper]), self.upper)
+
+    def is_changed(self) -> bool:
+        """Whether the command changed it."""
+        if any(self.upper.iterdir()):
+            return True
+        before, after = Tree(self.layers).root.stat, self.upper.stat()
+        return (before.st_mode, before.st_uid, before.st_gid) != (after.st_mode, after.st_uid, after.st_gid)
+
+
 class Launched:
     """A started command, where its changes go, and how to clear what only the run needed."""
 
-    def __init__(self, below: Tree, upper: Path) -> None:
-        self.below = below
-        self.upper = upper
-        self.mount_uppers: dict[str, Path] = {}
-        self.work: list[Path] = [upper]
-        """Folders that go with the run, but for those that have become layers."""
+    def __init__(self, layers: tuple[Path, ...], work: Path) -> None:
+        self.layers = layers
+        """The container's, lowest first."""
+        self.below = Tree(layers)
+        self.work = work
+        """The folder that goes with the run, with all that is in it and has not become a layer."""
+        self.upper = self.made("upper")
+        self.mounted: dict[str, Mounted] = {}
+        """Folders and files that are mounted and may be changed, by their path."""
+        self.volumes: dict[str, Mounted] = {}
+        """Cache volumes, by the path that they are mounted at."""
+        self.owner = (0, 0)
+        """User and group that the command runs as."""
         self.targets: list[str] = []
         self.bundle = b""
         self.bundle_path = _BUNDLE
@@ -53,6 +88,21 @@ class Launched:
         """Whether it was ended, because it left no room on the disk."""
         self.plug: Plug
         self.run: run.Run
+
+    def made(self, name: str) -> Path:
+        """A new folder for the run."""
+        folder = self.work / f"{name}-{len(os.listdir(self.work))}"
+        folder.mkdir(mode=0o755)
+        return folder
+
+    def layer_of(self, mounted: Mounted) -> Path:
+        """The folder that becomes the layer of a mount's changes."""
+        if not mounted.path:
+            return mounted.upper
+        folder = self.made("part")
+        Layer(mounted.tree, folder).folder(posixpath.dirname(mounted.path))
+        os.rename(mounted.upper, folder / mounted.path)
+        return folder
 
     def tidy(self) -> None:
         """Take away the mount points and the CA bundle that the run needed, and folders that are there for
@@ -104,26 +154,29 @@ def _unlink(root: int, path: str) -> None:
 async def launch(
     engine: Engine,
     command: Command,
+    masker: Masker,
     *,
     on_line: Callable[[str], None] | None = None,
     hostname: str = "dagger",
     redirects: Mapping[str, IO[bytes]] | None = None,
     volumes: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Launched]:
-    """A command that runs; it is ended with the block. `redirects`: see run.start; `volumes`: what `held`
-    gives, where the caller holds them."""
+    """A command that runs. It is ended with the block, and what it wrote is given back, but for what became a
+    layer before. `masker`, `redirects`: see run.start; `volumes`: what `held` gives, if the caller has it."""
     ctr = command.container
     async with AsyncExitStack() as stack:
+        work = engine.store.scratch("step")
+        stack.push_async_callback(asyncio.to_thread, engine.store.discard, work)
         boundary = await engine.boundary()
         if volumes is None:
-            volumes = await stack.enter_async_context(held(engine, ctr, command.title))
+            volumes = await stack.enter_async_context(held(engine, ctr, masker.mask(command.title)))
         services = await engine.services.bound(ctr)
         stdin = command.stdin.encode("utf-8", "surrogateescape")
         wires = [service.plug for service in services]
         plugging = asyncio.ensure_future((await engine.spare()).take(wires, stdin=bool(stdin)))
         try:
             with full_disk_is_told(engine.store.root):
-                launched, overlay, mounts = await asyncio.to_thread(_prepare, engine, command, volumes)
+                launched, overlay, mounts = await asyncio.to_thread(_prepare, engine, command, volumes, work)
             process = await _process(engine, command)
             for mount in ctr.mounts:
                 if mount.secret:
@@ -139,29 +192,28 @@ async def launch(
         waiting = await plugging
         launched.plug = waiting.plug
         stack.push_async_callback(waiting.close)
-        stack.push_async_callback(asyncio.to_thread, _discard, engine, launched)
         mounts.append(run.Mount(path="/etc/hosts", source=hosts, mode=0o644))
         mounts.append(run.Mount(path="/etc/resolv.conf", source=boundary.network.resolv_conf(), mode=0o644))
         layer = Layer(launched.below, launched.upper)
         launched.targets = [layer.target(mount.path) for mount in mounts]
+        launched.owner = (process.uid, process.gid)
         if command.init:
             init = await engine.once("init", lambda: asyncio.to_thread(run.copy_of_init, engine.store.tmp))
             mounts.append(run.Mount(path=run.INIT, source=init, read_only=True))
             process = replace(process, args=(run.INIT, "--", *process.args))
-        folder = engine.store.scratch("run")
-        launched.work.append(folder)
+        folder = launched.made("run")
         launched.run = await run.start(
             process,
             root=overlay,
             mounts=sorted(mounts, key=lambda item: item.path.count("/")),
             store=engine.store.root,
             folder=folder,
-            name=f"{engine.store.tmp.name}-{folder.name}",
+            name=f"{engine.store.tmp.name}-{work.name}",
             boundary=boundary,
             waiting=waiting,
             stdin=stdin,
             hostname=hostname,
-            masker=engine.masker,
+            masker=masker,
             on_line=on_line,
             redirects=redirects,
         )
@@ -171,25 +223,13 @@ async def launch(
             await launched.run.end()
 
 
-def _discard(engine: Engine, launched: Launched) -> None:
-    """Give the room back at once, not with the session: of a step that failed it may be a whole disk."""
-    for folder in launched.work:
-        engine.store.discard(folder)
-
-
 def _prepare(
-    engine: Engine, command: Command, volumes: Mapping[str, str]
+    engine: Engine, command: Command, volumes: Mapping[str, str], work: Path
 ) -> tuple[Launched, run.Overlay, list[run.Mount]]:
     """The folders of a run, and what is mounted but for secrets."""
     ctr, store = command.container, engine.store
-    below = engine.tree(ctr.layers)
-    launched = Launched(below, store.scratch("upper"))
-
-    def scratch(name: str) -> Path:
-        folder = store.scratch(name)
-        launched.work.append(folder)
-        return folder
-
+    launched = Launched(tuple(store.layers / one for one in ctr.layers), work)
+    below = launched.below
     layer = Layer(below, launched.upper)
     layer.folder("")
     for name in _KERNEL_FOLDERS:
@@ -199,8 +239,7 @@ def _prepare(
     if launched.bundle:
         launched.bundle_path = layer.target(_BUNDLE)
         layer.write(launched.bundle_path, launched.bundle)
-    layers = tuple(store.layers / one for one in ctr.layers)
-    overlay = run.Overlay(layers=layers, upper=launched.upper, work=scratch("work"))
+    overlay = run.Overlay(layers=launched.layers, upper=launched.upper, work=launched.made("work"))
     found: list[run.Mount] = []
     for mount in ctr.mounts:
         match mount.kind:
@@ -208,23 +247,29 @@ def _prepare(
                 found.append(run.Mount(path=mount.path, source=None, size=mount.size))
             case MountKind.CACHE:
                 volume = volume_folder(engine, ctr, mount, volumes[mount.path])
+                launched.volumes[mount.path] = Mounted(layers=(), upper=volume)
                 found.append(run.Mount(path=mount.path, source=volume))
             case MountKind.FILE:
                 entry = engine.tree(mount.place.layers).need("/" + mount.place.path)
-                copy = scratch("file")
-                Layer(Tree([]), copy).copy(entry, "file")
-                found.append(run.Mount(path=mount.path, source=copy / "file"))
+                lower, upper = launched.made("lower"), launched.made("upper")
+                Layer(Tree([]), lower).copy(entry, FILE, link=True)
+                Layer(Tree([]), upper).folder("")
+                launched.mounted[mount.path] = Mounted(layers=(lower,), upper=upper)
+                source = run.Overlay(layers=(lower,), upper=upper, work=launched.made("work"))
+                found.append(run.Mount(path=mount.path, source=source, inner=FILE))
             case MountKind.DIRECTORY:
-                entry = engine.tree(mount.place.layers).need("/" + mount.place.path)
-                lower = tuple(Path(path) for path in reversed(entry.real))
-                upper = None
+                tree = engine.tree(mount.place.layers)
+                entry = tree.need("/" + mount.place.path)
+                shown = tuple(Path(path) for path in reversed(entry.real))
+                source = run.Overlay(layers=shown, upper=None)
                 if not mount.read_only:
-                    upper = scratch("upper")
-                    Layer(Tree([]), upper).folder(
-                        "", mode=entry.mode, owner=(entry.stat.st_uid, entry.stat.st_gid)
+                    upper = launched.made("upper")
+                    owner = (entry.stat.st_uid, entry.stat.st_gid)
+                    Layer(Tree([]), upper).folder("", mode=entry.mode, owner=owner)
+                    launched.mounted[mount.path] = Mounted(
+                        layers=shown, upper=upper, path=entry.path, tree=tree
                     )
-                    launched.mount_uppers[mount.path] = upper
-                source = run.Overlay(layers=lower, upper=upper, work=scratch("work"))
+                    source = run.Overlay(layers=shown, upper=upper, work=launched.made("work"))
                 found.append(run.Mount(path=mount.path, source=source, read_only=mount.read_only))
     return launched, overlay, found
 

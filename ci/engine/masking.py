@@ -1,4 +1,4 @@
-"""Secrets of a session: kept in memory only, and taken out of every text that leaves it."""
+"""Secrets of a session: kept in memory only, and taken out of what is shown of those who were given them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ class Masker:
         lines = text.splitlines()
         if len(lines) > 1:
             self._known.update(line.strip() for line in lines if len(line.strip()) >= _SHORTEST_LINE)
+
+    @property
+    def longest(self) -> int:
+        """Characters of the longest text that is hidden."""
+        return max(map(len, self._known), default=0)
 
     def mask(self, text: str) -> str:
         return mask(text, self._known) if self._known else text

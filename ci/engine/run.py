@@ -17,6 +17,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +36,7 @@ __all__ = [
     "Mount",
     "Outcome",
     "Overlay",
+    "Printed",
     "Process",
     "Run",
     "copy_of_init",
@@ -59,6 +61,9 @@ _NOT_RUN = re.compile(r"\[FATAL tini \(\d+\)\] exec (.*) failed: (.*)")
 _KEPT = 4 * 2**20
 """Bytes that are kept of the start and of the end of what a command prints."""
 
+_TOLD = 2000
+"""Bytes that are told of why a container could not be set up."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Overlay:
@@ -74,11 +79,12 @@ class Overlay:
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """Something mounted in the container: a folder or file of the store, an overlay, a tmpfs, or bytes given
-    here."""
+    """Something mounted in the container: a folder or file of the store, an overlay (or the file `inner` of
+    one), a tmpfs, or bytes given here."""
 
     path: str
     source: Path | Overlay | bytes | None
+    inner: str = ""
     read_only: bool = False
     mode: int = 0o400
     owner: tuple[int, int] = (0, 0)
@@ -99,12 +105,35 @@ class Process:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Printed:
+    """What came through a stream, masked: its start, its end, and how many bytes in between are not kept."""
+
+    start: str
+    left_out: int = 0
+    end: str = ""
+
+    @property
+    def text(self) -> str:
+        mark = f"\n[… {self.left_out} bytes are left out here …]\n" if self.left_out else ""
+        return self.start + mark + self.end
+
+    def last(self, most: int) -> str:
+        """At most that many bytes from the end; what is missing is told at their start, in Dagger's words
+        (engine/buildkit/ref.go, ReadSnapshotPath)."""
+        kept = (self.start + self.end).encode("utf-8", "surrogateescape")
+        if (over := self.left_out + len(kept) - most) <= 0:
+            return self.text
+        mark = f"[omitting {over} bytes]..."
+        return mark + kept[len(mark) - most :].decode(errors="replace")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How it ended. Output is masked text, of which the middle is left out where it is long."""
+    """How it ended."""
 
     code: int
-    stdout: str
-    stderr: str
+    stdout: Printed
+    stderr: Printed
     reached: str = ""
     """The bound of the step that it ran into, in words."""
 
@@ -117,7 +146,8 @@ class Run:
     folder: Path
     name: str
     bounds: limits.Limits
-    _reading: asyncio.Task[tuple[str, str]] = field(repr=False)
+    _reading: asyncio.Task[tuple[Printed, Printed]] = field(repr=False)
+    _masker: Masker = field(repr=False)
     _reached: str = ""
 
     def reached(self) -> str:
@@ -130,16 +160,19 @@ class Run:
         stdout, stderr = await self._reading
         code = await self.child.wait()
         if code != 0 and not (self.folder / "runc.log").exists():
-            raise SystemUnavailable(stderr.strip() or f"a container could not be set up (exit code {code})")
-        if code != 0 and (reason := self._refused()):
+            raise SystemUnavailable(
+                stderr.last(_TOLD).strip() or f"a container could not be set up (exit code {code})"
+            )
+        if code != 0 and (reason := self._masker.mask(self._refused())):
             missing = "not found" in reason or "no such file" in reason
             if not missing and "permission denied" not in reason:
                 full = "no space left" in reason
                 raise (SystemUnavailable if full else StepFailed)(f"the container could not start: {reason}")
             # A Dagger engine's init says 1 for both, where a shell says 127 and 126.
-            return Outcome(code=1, stdout=stdout, stderr=reason)
-        if found := code in (126, 127) and _NOT_RUN.fullmatch(stderr.strip()):
-            return Outcome(code=1, stdout=stdout, stderr=f'exec: "{found[1]}": {found[2].lower()}')
+            return Outcome(code=1, stdout=stdout, stderr=Printed(start=reason))
+        if found := code in (126, 127) and _NOT_RUN.fullmatch(stderr.last(_TOLD).strip()):
+            said = Printed(start=f'exec: "{found[1]}": {found[2].lower()}')
+            return Outcome(code=1, stdout=stdout, stderr=said)
         code = code if code >= 0 else 128 - code
         reached = limits.reached(self.name, self.bounds, killed=code == 137) or self._reached
         return Outcome(code=code, stdout=stdout, stderr=stderr, reached=reached)
@@ -211,8 +244,9 @@ async def start(
 ) -> Run:
     """Start a command in a container and return at once.
 
-    `folder` is an empty folder of the caller, all paths are below `store`, `waiting` becomes it. `redirects`
-    take the bytes of `stdout` or `stderr` as they come.
+    `folder` is an empty folder of the caller, all paths are below `store`, `waiting` becomes it. `masker`
+    hides the command's own secrets in what is shown of it. `redirects` take the bytes of `stdout` or `stderr`
+    as they come; they have no buffer.
     """
     userns = -1 if process.privileged else boundary.userns
     given = _given(process, root, mounts, store, folder, hostname, name, boundary, userns)
@@ -220,8 +254,9 @@ async def start(
     limits.bounded(name, boundary.limits)
     child = waiting.child
     streams = {"stdout": child.stdout, "stderr": child.stderr}
-    reading = asyncio.ensure_future(_read(streams, masker, on_line, redirects or {}))  # type: ignore[arg-type]
-    run = Run(child, folder, name, boundary.limits, reading)
+    kill = partial(os.killpg, child.pid, signal.SIGKILL)
+    reading = asyncio.ensure_future(_read(streams, masker, on_line, redirects or {}, kill))  # type: ignore[arg-type]
+    run = Run(child, folder, name, boundary.limits, reading, masker)
     try:
         await asyncio.gather(
             asyncio.to_thread(_feed, waiting.start(), marshal.dumps(given)), _feed_stdin(child, stdin)
@@ -255,14 +290,26 @@ async def _read(
     masker: Masker,
     on_line: Callable[[str], None] | None,
     redirects: Mapping[str, IO[bytes]],
-) -> tuple[str, str]:
-    async def one(name: str, stream: asyncio.StreamReader) -> str:
+    kill: Callable[[], None],
+) -> tuple[Printed, Printed]:
+    """Read both streams to their end, whatever happens: nobody sees the end of a process whose pipe is full.
+
+    OSError where a redirect cannot be written; the command is killed then.
+    """
+    failed: list[OSError] = []
+
+    async def one(name: str, stream: asyncio.StreamReader) -> Printed:
         kept = _Kept()
         rest = b""
         while data := await stream.read(65536):
             kept.add(data)
-            if name in redirects:
-                redirects[name].write(data)
+            if name in redirects and not failed:
+                try:
+                    _write(redirects[name], data)
+                except OSError as error:
+                    failed.append(error)
+                    with suppress(ProcessLookupError):
+                        kill()
             if on_line is None:
                 continue
             *lines, rest = (rest + data).split(b"\n")
@@ -272,10 +319,19 @@ async def _read(
                 rest = b""
         if rest and on_line:
             on_line(masker.mask(rest.decode(errors="replace")))
-        return kept.text(masker)
+        return kept.printed(masker)
 
     stdout, stderr = await asyncio.gather(*(one(name, stream) for name, stream in streams.items()))
+    if failed:
+        raise failed[0]
     return stdout, stderr
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    """All of it, to a file without a buffer: what does not fit is known at once."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 class _Kept:
@@ -294,12 +350,16 @@ class _Kept:
             del self._end[:over]
             self._left_out += over
 
-    def text(self, masker: Masker) -> str:
+    def printed(self, masker: Masker) -> Printed:
         if over := max(0, len(self._end) - _KEPT):
             del self._end[:over]
-        left_out = self._left_out + over
-        mark = f"\n[… {left_out} bytes are left out here …]\n".encode() if left_out else b""
-        return masker.mask((self._start + mark + self._end).decode(errors="replace"))
+        if not (left_out := self._left_out + over):
+            return Printed(start=masker.mask((self._start + self._end).decode(errors="replace")))
+        # Where it is cut there may be half of a secret, which nothing finds.
+        start = masker.mask(self._start.decode(errors="replace"))
+        end = masker.mask(self._end.decode(errors="replace"))
+        cut = max(0, masker.longest - 1)
+        return Printed(start=start[: len(start) - cut], left_out=left_out, end=end[cut:])
 
 
 def _given(
@@ -350,9 +410,8 @@ def _given(
             case path:
                 binds.append((f"m{number}", below(path)))
         options = ["bind", "ro" if mount.read_only else "rw"]
-        inside.append(
-            {"destination": mount.path, "type": "bind", "source": f"{STAGE}/m{number}", "options": options}
-        )
+        source = f"{STAGE}/m{number}/{mount.inner}".rstrip("/")
+        inside.append({"destination": mount.path, "type": "bind", "source": source, "options": options})
     config = json.dumps(_config(process, inside, hostname, name, userns >= 0))
     files.append(("config.json", config.encode(), 0o600, (0, 0)))
     log = str(folder / "runc.log")

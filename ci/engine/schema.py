@@ -146,9 +146,9 @@ def _told(engine: Engine, error: GraphQLError) -> dict[str, Any]:
     back."""
     told: dict[str, Any] = dict(error.formatted)
     original = error.original_error
-    told["message"] = engine.masker.mask(
-        str(original) or type(original).__name__ if original else error.message
-    )
+    message = str(original) or type(original).__name__ if original else error.message
+    # Of a command its own secrets are hidden, and are already.
+    told["message"] = message if isinstance(original, ExecFailed) else engine.masker.mask(message)
     if isinstance(original, PipelineError):
         told["extensions"] = {
             "_type": "PIPELINE_ERROR",

@@ -21,7 +21,7 @@ from ci.engine.containers import port_record, ports_of
 from ci.engine.engine import Engine, LogLine, NotSupported, answer
 from ci.engine.launching import launch
 from ci.engine.network import Plug, inside
-from ci.engine.steps import Command, command_of
+from ci.engine.steps import Command, command_of, masker_of, secrets_of
 from ci.engine.values import Container, Host, Port, Record, Service
 from ci.errors import BadInput, StepFailed
 
@@ -122,7 +122,8 @@ class RunningServices:
         engine = self._engine
         await self.bound(service.container)
         command = Command(service.container, service.args, privileged=service.privileged, init=service.init)
-        title = engine.masker.mask(f"service {command.title}")
+        masker = await masker_of(engine, service.container)
+        title = masker.mask(f"service {command.title}")
         lines: list[str] = []
 
         def told(line: str) -> None:
@@ -131,7 +132,7 @@ class RunningServices:
             engine.log(LogLine(title, line))
 
         with engine.reporter.step(title):
-            block = launch(engine, command, on_line=told, hostname=service.hostname or "service")
+            block = launch(engine, command, masker, on_line=told, hostname=service.hostname or "service")
             launched = await block.__aenter__()
             running = _Running(service, launched, block, lines)
             self._running[service.key] = running
@@ -156,7 +157,7 @@ class RunningServices:
                 said = "\n".join(running.lines)
                 if running.launched.run.child.returncode is not None:
                     outcome = await running.launched.run.outcome()
-                    said = said or outcome.stderr
+                    said = said or outcome.stderr.text
                     raise StepFailed(
                         f"{title} ended with exit code {outcome.code} before it was ready\n{said}"
                     )
@@ -216,7 +217,7 @@ async def _carry(
 @answer("Container.asService")
 async def as_service(engine: Engine, parent: Container, call: Call) -> Service:
     command = command_of(parent, call, use_entrypoint=call.args["useEntrypoint"], given=call.args["args"])
-    key = command.key([secret.mac or secret.uri for _, secret in parent.secret_env])
+    key = command.key([secret.cache_key or secret.mac or secret.uri for secret in secrets_of(parent)])
     return Service(
         container=parent,
         args=command.args,

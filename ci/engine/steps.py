@@ -10,12 +10,13 @@ from ci.engine.boundary import privileged_allowed
 from ci.engine.chain import Call
 from ci.engine.containers import expanded
 from ci.engine.engine import Engine, NotSupported
+from ci.engine.masking import Masker
 from ci.engine.secrets import plaintext
 from ci.engine.store import digest_of
-from ci.engine.values import Container, MountPoint
+from ci.engine.values import Container, MountPoint, Secret
 from ci.errors import BadInput
 
-__all__ = ["Command", "command_of", "secret_marks"]
+__all__ = ["Command", "command_of", "masker_of", "secret_marks", "secrets_of"]
 
 
 class Command:
@@ -43,7 +44,7 @@ class Command:
         """The key of the command's result."""
         ctr = self.container
         return digest_of(
-            "exec 2",  # counts what a command's result means: another number does not find the older results
+            "exec 3",  # counts what a command's result means: another number does not find the older results
             ctr.layers,
             self.args,
             self.stdin,
@@ -94,16 +95,30 @@ def command_of(
     )
 
 
+def secrets_of(parent: Container) -> list[Secret]:
+    """The secrets that a container's commands are given."""
+    mounted = [mount.secret for mount in parent.mounts if mount.secret]
+    return [*(secret for _, secret in parent.secret_env), *mounted]
+
+
 async def secret_marks(engine: Engine, parent: Container) -> list[str]:
-    """What stands for the values of the container's secrets in a key."""
-    secrets = [secret for _, secret in parent.secret_env]
-    secrets += [mount.secret for mount in parent.mounts if mount.secret]
+    """What stands in a key for the values of the container's secrets, and of those of its services."""
     marks = []
-    for secret in secrets:
+    for secret in secrets_of(parent):
         if secret.cache_key:
             marks.append(f"key {secret.cache_key}")
         elif secret.mac:
             marks.append(secret.mac)
         else:
             marks.append(engine.secrets.mac(secret.uri, await plaintext(engine, secret)))
+    for _, service in parent.services:
+        marks += await secret_marks(engine, service.container)
     return marks
+
+
+async def masker_of(engine: Engine, parent: Container) -> Masker:
+    """Hides what the container's commands were given, and no other's secrets."""
+    masker = Masker()
+    for secret in secrets_of(parent):
+        masker.add(await plaintext(engine, secret))
+    return masker

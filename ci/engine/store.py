@@ -168,6 +168,15 @@ class Store:
             folder.mkdir(mode=0o755)
         return folder
 
+    @contextmanager
+    def work(self, name: str = "w") -> Iterator[Path]:
+        """A new empty folder that goes with the block, however that ends: what stays was moved in before."""
+        folder = self.scratch(name)
+        try:
+            yield folder
+        finally:
+            self.discard(folder)
+
     def discard(self, folder: Path) -> None:
         """Throw work away before the session ends."""
         _remove(folder)

@@ -230,10 +230,13 @@ class Layer:
             os.fchown(file.fileno(), *owner)
             os.fchmod(file.fileno(), mode)
 
-    def adopt(self, path: str, file: Path, *, mode: int = 0o644) -> None:
-        """A new file, by moving one of this machine there; it must be on the same file system."""
+    def adopt(self, path: str, file: Path, *, owner: tuple[int, int]) -> None:
+        """A file, by moving one of this machine there; it must be on the same file system. One that the tree
+        has keeps its mode; another is its owner's alone."""
+        known = self._below.find(path)
         with self._place(path) as (folder, name):
-            file.chmod(mode)
+            os.chown(file, *owner)
+            file.chmod(known.mode if known and known.is_file else 0o600)
             os.rename(file, name, dst_dir_fd=folder)
 
     def symlink(self, path: str, target: str, *, owner: tuple[int, int] = (0, 0)) -> None:

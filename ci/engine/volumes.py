@@ -12,7 +12,7 @@ import itertools
 import os
 import posixpath
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 from ci.below import walk
@@ -108,21 +108,19 @@ def volume_folder(engine: Engine, container: Container, mount: MountPoint, name:
     assert mount.cache is not None
     folder = engine.store.volume(name)
     if not folder.exists():
-        new = engine.store.scratch("volume")
-        if mount.cache.source:
-            tree = engine.tree(mount.cache.source.layers)
-            layer = Layer(Tree([]), new)
-            start = tree.need("/" + mount.cache.source.path)
-            for entry in tree.walk(start):
-                layer.copy(entry, posixpath.relpath(entry.path, start.path or "."))
-        if owner := owner_of(engine, container, mount.owner):
-            for here, folders, files in walk(new):
-                os.fchown(here, *owner)
-                for each in (*folders, *files):
-                    os.chown(each, *owner, dir_fd=here, follow_symlinks=False)
-        try:
-            new.rename(folder)
-        except OSError:
-            engine.store.discard(new)  # another command made it meanwhile
+        with engine.store.work("volume") as new:
+            if mount.cache.source:
+                tree = engine.tree(mount.cache.source.layers)
+                layer = Layer(Tree([]), new)
+                start = tree.need("/" + mount.cache.source.path)
+                for entry in tree.walk(start):
+                    layer.copy(entry, posixpath.relpath(entry.path, start.path or "."))
+            if owner := owner_of(engine, container, mount.owner):
+                for here, folders, files in walk(new):
+                    os.fchown(here, *owner)
+                    for each in (*folders, *files):
+                        os.chown(each, *owner, dir_fd=here, follow_symlinks=False)
+            with suppress(OSError):  # another command made it meanwhile
+                new.rename(folder)
     os.utime(folder)
     return folder
