@@ -170,8 +170,8 @@ async def _door(
     loopback."""
     if service and (here.host, here.port) == (first.host, first.port):
         port = here.port or (443 if here.scheme == "https" else 80)
-        door = httpx.URL(f"{here.scheme}://{await engine.services.reached(service, port)}")
-        return here.copy_with(host=door.host, port=door.port), {"Host": here.netloc.decode()}
+        door = await engine.services.reached(service, port)
+        return here.copy_with(host="127.0.0.1", port=door), {"Host": here.netloc.decode()}
     await refuse_metadata(here.host, led_by=None if here == first else first.host)
     return here, {}
 

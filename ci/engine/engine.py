@@ -93,9 +93,17 @@ class Services(Protocol):
         """Start it for all commands of the session: they reach it by its hostname."""
         ...
 
-    async def reached(self, service: Service, port: int, at: int = 0) -> int:
-        """The port of this machine's loopback, `at` if one is wanted, by which it reaches one of the service,
-        which is started."""
+    async def reached(self, service: Service, port: int) -> int:
+        """The port of this machine's loopback by which the session reaches one of the service, which is
+        started."""
+        ...
+
+    async def opened(self, service: Service) -> Sequence[int]:
+        """The ports of this machine's loopback that a tunnel has, which is opened."""
+        ...
+
+    async def ended(self, service: Service) -> None:
+        """Wait until a service that was started has ended."""
         ...
 
     async def bound(self, container: Container) -> Sequence[Started]:

@@ -120,7 +120,7 @@ async def _access(engine: Engine, repo: Repository, url: str) -> Access:
     parts = urlsplit(url)
     if repo.service and parts.hostname:
         port = parts.port or _PORTS[parts.scheme]
-        door = await engine.services.reached(repo.service, port)
+        door = f"127.0.0.1:{await engine.services.reached(repo.service, port)}"
         user, found, _ = parts.netloc.rpartition("@")
         url = urlunsplit(parts._replace(netloc=f"{user}{found}{door}"))
     elif "://" in url or _BY_SSH.fullmatch(url):

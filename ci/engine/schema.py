@@ -46,6 +46,7 @@ from ci.engine import (
     search,
     secrets,
     services,
+    tunnels,
 )
 from ci.engine.chain import ITEM, Call, decode, encode
 from ci.engine.engine import Engine, ExecFailed, NotSupported, answers
@@ -74,6 +75,7 @@ _ROOMS = (
     search,
     secrets,
     services,
+    tunnels,
 )
 """Imported for the answers that they register."""
 

@@ -11,9 +11,10 @@ import asyncio
 import re
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from ci.concurrency import within
 from ci.engine.chain import Call, encode
@@ -22,7 +23,8 @@ from ci.engine.engine import Engine, LogLine, NotSupported, answer
 from ci.engine.launching import launch
 from ci.engine.network import Plug, inside
 from ci.engine.steps import Command, command_of, masker_of, secrets_of
-from ci.engine.values import Container, Host, Port, Record, Service
+from ci.engine.tunnels import Lent, Tunnel, carry, lend, open_tunnel, tunnel_to
+from ci.engine.values import Container, Port, Record, Service
 from ci.errors import BadInput, StepFailed
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ __all__ = ["RunningServices"]
 
 _START_SECONDS = 60.0
 _GRACE_SECONDS = 3.0
+_LOOK_SECONDS = 0.2
 _LOOPBACK = "127.0.0.1"
 _HOSTNAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 
@@ -44,12 +47,16 @@ class _Running:
     launched: Launched
     _block: AbstractAsyncContextManager[Launched]
     lines: list[str] = field(default_factory=list)
-    doors: dict[tuple[int, int], asyncio.Server] = field(default_factory=dict)
+    doors: dict[int, asyncio.Server] = field(default_factory=dict)
     """Where this machine reaches its ports, by the port wanted here (0 for any) and its own."""
 
     @property
     def plug(self) -> Plug:
         return self.launched.plug
+
+    @property
+    def alive(self) -> bool:
+        return self.launched.run.child.returncode is None
 
     async def end(self, grace: float) -> None:
         for door in self.doors.values():
@@ -63,12 +70,17 @@ class RunningServices:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, _Running | Lent] = {}
+        self._tunnels: dict[str, Tunnel] = {}
 
-    async def start(self, service: Service) -> _Running:
+    async def start(self, service: Service) -> _Running | Lent:
         """The service, running and accepting connections on its exposed ports."""
+        if service.tunnel:
+            raise BadInput(
+                "a tunnel leads to this machine's loopback, and to no step: bind the service itself"
+            )
         running = self._running.get(service.key)
-        if running and running.launched.run.child.returncode is None:
+        if running and running.alive:
             return running
         return await self._engine.once(("service", service.key, id(running)), lambda: self._start(service))
 
@@ -78,25 +90,47 @@ class RunningServices:
         network = (await self._engine.boundary()).network
         await network.open(service.hostname, running.plug)
 
-    async def bound(self, container: Container) -> list[_Running]:
+    async def opened(self, service: Service) -> Sequence[int]:
+        """The ports of this machine's loopback that a tunnel has, which is opened."""
+        upstream = service.tunnel
+        assert upstream is not None
+        await self.start(upstream)
+
+        async def make() -> Tunnel:
+            async def connect(port: int) -> socket.socket:
+                return await _connected(await self.start(upstream), port)
+
+            found = self._tunnels[service.key] = await open_tunnel(service, connect)
+            return found
+
+        known = self._tunnels.get(service.key)
+        if known is None:
+            known = await self._engine.once(("tunnel", service.key, id(known)), make)
+        return known.ports
+
+    async def ended(self, service: Service) -> None:
+        """Wait until a service that was started has ended."""
+        while True:
+            running = self._running.get(service.key)
+            if running is None or not running.alive:
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def bound(self, container: Container) -> list[_Running | Lent]:
         """Start all services that a container's commands may call."""
         found = await asyncio.gather(*(self.start(service) for _, service in container.services))
         return list({running.service.key: running for running in found}.values())
 
-    async def reached(self, service: Service, port: int, at: int = 0) -> int:
-        """The port of this machine's loopback, `at` if one is wanted, by which it reaches one of the service,
-        which is started. BadInput when somebody has it."""
+    async def reached(self, service: Service, port: int) -> int:
+        """The port of this machine's loopback by which the session reaches one of the service, which is
+        started."""
         running = await self.start(service)
-        if (at, port) not in running.doors:
-
-            async def opened(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                await _carry(running, port, reader, writer)
-
-            try:
-                running.doors[at, port] = await asyncio.start_server(opened, _LOOPBACK, at)
-            except OSError as error:
-                raise BadInput(f"port {at} of this machine: {error.strerror or error}") from error
-        number: int = running.doors[at, port].sockets[0].getsockname()[1]
+        if isinstance(running, Lent):
+            raise NotSupported("what this machine lends, asked for by the session itself", "its own address")
+        if port not in running.doors:
+            opened = partial(carry, partial(_connected, running, port))
+            running.doors[port] = await asyncio.start_server(opened, _LOOPBACK, 0)
+        number: int = running.doors[port].sockets[0].getsockname()[1]
         return number
 
     def hosts(self, container: Container, hostname: str) -> bytes:
@@ -108,18 +142,27 @@ class RunningServices:
         return ("\n".join(lines) + "\n").encode()
 
     async def stop(self, service: Service, *, kill: bool) -> None:
-        """End a service; nothing happens when it does not run."""
+        """End a service, or a tunnel; nothing happens when it does not run."""
+        if tunnel := self._tunnels.pop(service.key, None):
+            tunnel.close()
         running = self._running.pop(service.key, None)
         if running:
             await running.end(0 if kill else _GRACE_SECONDS)
 
     async def close(self) -> None:
         """End all of them."""
+        for tunnel in self._tunnels.values():
+            tunnel.close()
         everything = [self.stop(running.service, kill=True) for running in list(self._running.values())]
         await asyncio.gather(*everything, return_exceptions=True)
 
-    async def _start(self, service: Service) -> _Running:
+    async def _start(self, service: Service) -> _Running | Lent:
         engine = self._engine
+        if service.forwards:
+            lent = self._running[service.key] = await lend(engine, service)
+            if service.named:
+                await (await engine.boundary()).network.open(service.hostname, lent.plug)
+            return lent
         await self.bound(service.container)
         command = Command(service.container, service.args, privileged=service.privileged, init=service.init)
         masker = await masker_of(engine, service.container)
@@ -177,7 +220,7 @@ async def _accepts(running: _Running, port: int) -> bool:
     return True
 
 
-async def _connected(running: _Running, port: int) -> socket.socket:
+async def _connected(running: _Running | Lent, port: int) -> socket.socket:
     """A connection to a port of the service."""
     connection = await asyncio.to_thread(inside, running.plug.descriptor, socket.socket)
     try:
@@ -188,30 +231,6 @@ async def _connected(running: _Running, port: int) -> socket.socket:
         connection.close()
         raise
     return connection
-
-
-async def _carry(
-    running: _Running, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    """Carry what a program of this machine and a service tell each other, until both have ended."""
-
-    async def one_way(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await source.read(65536):
-                target.write(data)
-                await target.drain()
-            target.write_eof()
-
-    try:
-        service = await asyncio.open_connection(sock=await _connected(running, port))
-    except (OSError, TimeoutError):
-        writer.close()
-        return
-    try:
-        await asyncio.gather(one_way(reader, service[1]), one_way(service[0], writer))
-    finally:
-        for each in (writer, service[1]):
-            each.close()
 
 
 @answer("Container.asService")
@@ -238,50 +257,37 @@ async def with_hostname(engine: Engine, parent: Service, call: Call) -> Service:
 
 @answer("Service.hostname")
 async def hostname(engine: Engine, parent: Service, call: Call) -> str:
-    return _LOOPBACK if parent.forwards else parent.hostname
+    return _LOOPBACK if parent.tunnel else parent.hostname
 
 
 @answer("Service.ports")
 async def ports(engine: Engine, parent: Service, call: Call) -> list[Record]:
-    if parent.forwards:
-        return [port_record(Port(port=port)) for port in await _fronts(engine, parent)]
+    if parent.tunnel:
+        opened = zip(await engine.services.opened(parent), parent.forwards, strict=True)
+        told = [
+            (port, f"tunnel 127.0.0.1:{port} -> {parent.tunnel.hostname}:{to.backend}") for port, to in opened
+        ]
+        return [port_record(Port(port=port, description=text)) for port, text in told]
     return [port_record(port) for port in ports_of(parent.container)]
-
-
-async def _fronts(engine: Engine, tunnel: Service) -> list[int]:
-    """The ports of this machine by which a tunnel leads to its service, which is started."""
-    return [await engine.services.reached(tunnel, port, at) for at, port in tunnel.forwards]
-
-
-@answer("Host.tunnel")
-async def tunnel(engine: Engine, parent: Host, call: Call) -> Service:
-    """A way for programs of this machine to ports of a service: those named, or all that it exposes."""
-    service: Service = await engine.value(call.args["service"])
-    exposed = [port.port for port in ports_of(service.container)]
-    forwards = [(row.get("frontend") or 0, row["backend"]) for row in call.args["ports"]]
-    forwards = forwards or [(port if call.args["native"] else 0, port) for port in exposed]
-    if not forwards:
-        raise BadInput("a tunnel to a service that exposes no port: name one")
-    return replace(service, forwards=tuple(forwards))
 
 
 @answer("Service.endpoint")
 async def endpoint(engine: Engine, parent: Service, call: Call) -> str:
     """hostname:port, for commands of the session; of a tunnel where this machine reaches it."""
-    if parent.forwards:
-        known = await _fronts(engine, parent)
+    if parent.tunnel:
+        known = list(await engine.services.opened(parent))
     else:
         known = [port.port for port in ports_of(parent.container)]
     port = call.args["port"] or next(iter(known), None)
     if port is None:
         raise BadInput("the service exposes no port: give one")
     scheme = call.args["scheme"]
-    return f"{scheme}://" * bool(scheme) + f"{_LOOPBACK if parent.forwards else parent.hostname}:{port}"
+    return f"{scheme}://" * bool(scheme) + f"{_LOOPBACK if parent.tunnel else parent.hostname}:{port}"
 
 
 @answer("Service.start")
 async def start(engine: Engine, parent: Service, call: Call) -> str:
-    await (_fronts(engine, parent) if parent.forwards else engine.services.open(parent))
+    await (engine.services.opened(parent) if parent.tunnel else engine.services.open(parent))
     assert call.parent is not None
     return encode(call.parent)
 
@@ -293,6 +299,16 @@ async def stop(engine: Engine, parent: Service, call: Call) -> str:
     return encode(call.parent)
 
 
-@answer("Service.up", "Container.up", "Service.terminal")
-async def up(engine: Engine, parent: Any, call: Call) -> None:
-    raise NotSupported(f"{call.name}: use Host.tunnel, and Service.endpoint of that")
+@answer("Service.up", "Container.up")
+async def up(engine: Engine, parent: Service | Container, call: Call) -> None:
+    """A service with its ports on the loopback of this machine, until it ends or the pipeline does."""
+    service = parent if isinstance(parent, Service) else await as_service(engine, parent, call)
+    native = not call.args["random"] and not call.args["ports"]
+    tunnel = tunnel_to(service, call.args["ports"], native=native)
+    opened = await engine.services.opened(tunnel)
+    try:
+        for port, forward in zip(opened, tunnel.forwards, strict=True):
+            engine.reporter.note(f"127.0.0.1:{port} leads to port {forward.backend} of {service.hostname}")
+        await engine.services.ended(service)
+    finally:
+        await engine.services.stop(tunnel, kill=False)

@@ -15,6 +15,7 @@ __all__ = [
     "Directory",
     "ExecResult",
     "File",
+    "Forward",
     "Host",
     "MountKind",
     "MountPoint",
@@ -111,6 +112,14 @@ class ExecResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forward:
+    """A port that leads to one of the other side; without a frontend a tunnel takes a free one."""
+
+    backend: int
+    frontend: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Service:
     """A container to run in the background, and under which key one session runs it once."""
 
@@ -122,8 +131,12 @@ class Service:
     named: bool = False
     """Whether the pipeline gave the name: then it is one for the whole session."""
     key: str = ""
-    forwards: tuple[tuple[int, int], ...] = ()
-    """Of a tunnel to it: ports of this machine (0 for any that is free) and of the service."""
+    tunnel: Service | None = None
+    """Of a tunnel from this machine's loopback: what it leads to."""
+    forwards: tuple[Forward, ...] = ()
+    """Ports of a tunnel, or without one of the loopback, which is lent to steps as a service."""
+    hosts: tuple[str, ...] = ()
+    """Of what is lent: its addresses."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -343,7 +343,11 @@ def test_branches_run_at_the_same_time(run: Any) -> None:
     run(pipeline)
 
 
-def test_a_service_is_reached_by_its_alias_and_ends_with_the_session(run: Any) -> None:
+def test_a_service_is_reached_by_its_alias_and_ends_with_the_session(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VA_ALLOW_LOOPBACK", "1")
+
     async def pipeline(client: dagger.Client, base: dagger.Container) -> Any:
         web = (
             base.with_new_file("/www/index.html", "hello")

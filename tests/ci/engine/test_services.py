@@ -98,7 +98,9 @@ def test_a_service_that_is_only_bound_has_no_name_for_others(go: Any) -> None:
 @pytest.mark.e2e
 @pytest.mark.timeout(120)
 @containers
-def test_a_tunnel_leads_from_this_machine_to_a_service(go: Any) -> None:
+def test_a_tunnel_leads_from_this_machine_to_a_service(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VA_ALLOW_LOOPBACK", "1")
+
     async def pipeline(client: dagger.Client, base: dagger.Container) -> Any:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
