@@ -1,34 +1,41 @@
 """Lease and fence at a real API server, with promoters that are processes of their own, without a platform.
 
-What runs on nodes is left out; tests/e2e/test_guard.py has the whole of it.
+What runs on nodes is left out, but for the guard, which is a process with the rights that the chart gives it;
+tests/e2e/test_promote.py has the whole of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from api_server import ApiServer, api_server
 from waiting import until
 
+from ci import places, tools
 from ci.commands.env import env_fence
 from ci.delivery import guard, traffic
+from ci.delivery.chart import render
 from ci.delivery.cluster import Cluster, connect
 from ci.delivery.fence import ANNOTATION, policy
 from ci.delivery.lease import LASTS, NAME, Held, LeaseLost, hold, holder
+from ci.reporting import SilentReporter
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 SERVICES = {"voice-api": "voice-canary-api"}
-ROOT = Path(__file__).parents[2]
+ROOT = places.checkout()
 
 
 @pytest.fixture(scope="module")
@@ -318,3 +325,144 @@ def test_stables_least_pods_are_held_while_a_canary_is_there(
     )
     asyncio.run(cluster.release_scale(namespace, "stable"))
     assert least() == (3, False)
+
+
+IMAGE = {"repository": "registry.example/x", "digest": f"sha256:{'a' * 64}"}
+GUARD = """\
+import sys
+from pathlib import Path
+from voice_guard.__main__ import Guard, run
+from voice_guard.decide import Names
+from voice_guard.kubernetes import Api
+folder = Path(sys.argv[2])
+api = Api("127.0.0.1", int(sys.argv[1]), account=folder)
+run(Guard(api, Names(), release="r2"), folder / "alive", folder / "ready")
+"""
+MAY = [
+    ("get", "httproutes", "voice"), ("update", "httproutes", "voice"), ("get", "leases", "va-promotion"),
+    ("list", "endpointslices", ""), ("patch", "configmaps", "va-guard"),
+]  # fmt: skip
+MAY_NOT = [
+    ("get", "secrets", "voice-livekit"), ("list", "secrets", ""), ("list", "pods", ""),
+    ("create", "pods", ""),
+    ("update", "leases", "va-promotion"), ("get", "leases", "other"), ("update", "httproutes", "other"),
+    ("delete", "httproutes", "voice"), ("patch", "deployments", "voice-api"), ("get", "configmaps", "other"),
+    ("delete", "configmaps", "va-guard"), ("get", "configmaps", "kube-root-ca.crt"),
+]  # fmt: skip
+
+
+def rights(server: ApiServer, namespace: str) -> None:
+    """What the chart's canary brings for it, without its pod."""
+    asyncio.run(tools.ensure(["helm"], SilentReporter()))
+    given = {
+        "track": "canary",
+        "release": "r2",
+        "images": {"api": IMAGE, "agent": IMAGE, "guard": IMAGE},
+    }
+    chart, helm = ROOT / "helm/voice-assistant", tools.path("helm")
+    text = asyncio.run(render(chart, given, name="voice-canary", helm=helm, namespace=namespace))
+    kinds = ("ServiceAccount", "Role", "RoleBinding", "ConfigMap")
+    found = [one for one in yaml.safe_load_all(text) if one and one["kind"] in kinds]
+    server.kubectl("apply", "-f", "-", stdin=found)
+
+
+@contextlib.contextmanager
+def guarding(server: ApiServer, namespace: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    folder.mkdir()
+    token = server.kubectl("-n", namespace, "create", "token", "voice-canary-guard").strip()
+    (folder / "token").write_text(token)
+    (folder / "namespace").write_text(namespace)
+    authority = server.kubeconfig.parent / "certificates/apiserver.crt"
+    (folder / "ca.crt").write_bytes(authority.read_bytes())
+    source = {"PYTHONPATH": str(ROOT / "images/guard/src")}
+    port = server.url.rpartition(":")[2]
+    child = subprocess.Popen([sys.executable, "-c", GUARD, port, str(folder)], env={**os.environ, **source})
+    try:
+        until((folder / "ready").exists, "it never looked", seconds=30)
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
+def endpoints(namespace: str, *, ready: bool) -> dict[str, object]:
+    meta = {
+        "name": "voice-canary-api-1",
+        "namespace": namespace,
+        "labels": {"kubernetes.io/service-name": "voice-canary-api"},
+    }
+    ends = [{"addresses": ["10.0.0.1"], "conditions": {"ready": ready}}]
+    head = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4"}
+    return {**head, "metadata": meta, "endpoints": ends, "ports": []}
+
+
+def test_it_may_do_one_thing(server: ApiServer, namespace: str) -> None:
+    rights(server, namespace)
+    who = f"system:serviceaccount:{namespace}:voice-canary-guard"
+
+    def can(verb: str, kind: str, name: str) -> bool:
+        on = f"{kind}/{name}" if name else kind
+        asked = ("auth", "can-i", verb, on, "-n", namespace, f"--as={who}")
+        return server.kubectl(*asked, check=False).splitlines()[0] == "yes"
+
+    assert [one for one in MAY if not can(*one)] == []
+    assert [one for one in MAY_NOT if can(*one)] == []
+
+
+def test_killed_with_a_share_on_the_canary_stable_has_all_within_twenty_seconds(
+    server: ApiServer, cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    rights(server, namespace)
+    server.kubectl("apply", "-f", "-", stdin=[_workload(namespace, 0), _route(namespace, 0)])
+    server.kubectl("apply", "-f", "-", stdin=endpoints(namespace, ready=True))
+    promoting = promoter(server, namespace, "anna on build-1", tmp_path / "a")
+    try:
+        assert promoting.stdout is not None
+        with guarding(server, namespace, tmp_path / "guard"):
+            for _ in range(10):
+                assert promoting.stdout.readline().startswith("writes")
+            promoting.kill()
+            at = time.monotonic()
+            promoting.communicate()
+            assert len(written(server, namespace)[1]) == 2
+            until(lambda: written(server, namespace)[1] == [100], seconds=60, every=0.2)
+            took = time.monotonic() - at
+            until(lambda: asyncio.run(guard.record(cluster, namespace)), seconds=10)
+        acted = asyncio.run(guard.record(cluster, namespace))
+        print(f"all on stable after {took:.1f} s")
+        assert took < 20
+        assert acted is not None and (acted.fence, acted.release) == (1, "r2")
+        assert acted.why.startswith("anna on build-1 has not renewed its lease for 1")
+    finally:
+        promoting.kill()
+        promoting.wait()
+
+
+def test_an_empty_canary_is_given_nothing_though_its_promoter_is_well(
+    server: ApiServer, cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    rights(server, namespace)
+    server.kubectl("apply", "-f", "-", stdin=_route(namespace, 5, weight=25))
+    server.kubectl("apply", "-f", "-", stdin=endpoints(namespace, ready=True))
+    server.kubectl("apply", "-f", "-", stdin=_held(namespace))
+    with guarding(server, namespace, tmp_path / "guard"):
+        time.sleep(3)
+        assert written(server, namespace)[1] == [75, 25]
+        server.kubectl("apply", "-f", "-", stdin=endpoints(namespace, ready=False))
+        at = time.monotonic()
+        until(lambda: written(server, namespace)[1] == [100], seconds=60, every=0.2)
+        assert time.monotonic() - at < 20
+        # Under the fence of now, or the cluster would have refused it.
+        assert written(server, namespace)[0] == "6"
+        until(lambda: asyncio.run(guard.record(cluster, namespace)), seconds=10)
+    acted = asyncio.run(guard.record(cluster, namespace))
+    assert acted is not None and (acted.weight, acted.why) == (25, "no pod of voice-canary-api is ready")
+
+
+def _held(namespace: str) -> dict[str, object]:
+    spec = {
+        "leaseTransitions": 6, "holderIdentity": "anna on build-1", "leaseDurationSeconds": 12,
+        "renewTime": "2999-01-01T00:00:00.000000Z", "acquireTime": "2026-11-29T20:15:00.000000Z",
+    }  # fmt: skip
+    meta = {"name": "va-promotion", "namespace": namespace}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
