@@ -75,7 +75,9 @@ async def rendered_chart(root: Path) -> str:
     own = release_values(stand_in_release(), "stable", "registry.example")
     small = await render(root / CHART_FOLDER, own, name=STABLE, helm=helm)
     region = model.read(_PRODUCTION).architecture.primary
-    return f"{small}\n{await rendered_for(_PRODUCTION, region, 'stable', helm=helm)}"
+    # A canary's own too: there is its guard, with rights that no other pod has.
+    large = await together(rendered_for(_PRODUCTION, region, track, helm=helm) for track in TRACKS)
+    return "\n".join([small, *large])
 
 
 async def production_renderings(helm: Path) -> dict[str, str]:
