@@ -304,6 +304,12 @@ def port_record(port: Port) -> Record:
     )
 
 
+@answer("Container.withDefaultTerminalCmd")
+async def with_default_terminal_cmd(engine: Engine, parent: Container, call: Call) -> Container:
+    """It says what a terminal would run; there is none."""
+    return parent
+
+
 @answer("Container.withError", "Directory.withError")
 async def with_error(engine: Engine, parent: Container, call: Call) -> Container:
     if call.args["err"]:

@@ -73,7 +73,7 @@ async def docker_build(engine: Engine, parent: Directory, call: Call) -> Contain
     args = call.args
     ours = platform_of(args["platform"])
     if args["ssh"]:
-        raise NotSupported("Directory.dockerBuild(ssh)")
+        raise NotSupported("Directory.dockerBuild(ssh)", "Query.git in the pipeline, and COPY of its tree")
     secrets: list[Secret] = list(await asyncio.gather(*(engine.value(item) for item in args["secrets"])))
     tree = engine.tree(parent.layers)
     dockerfile = await asyncio.to_thread(tree.read, f"/{parent.path}/{args['dockerfile']}", _MOST)

@@ -606,7 +606,7 @@ async def file_chown(engine: Engine, parent: File, call: Call) -> File:
 async def file_with_replaced(engine: Engine, parent: File, call: Call) -> File:
     search, new = call.args["search"], call.args["replacement"]
     if call.args["firstFrom"] is not None:
-        raise NotSupported("File.withReplaced(firstFrom)")
+        raise NotSupported("File.withReplaced(firstFrom)", "all=True, or a longer search text")
     tree = engine.tree(parent.layers)
     entry = _file(tree, parent)
     text = tree.read(parent.path).decode("utf-8", "surrogateescape")

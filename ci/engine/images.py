@@ -87,7 +87,7 @@ async def container_from(engine: Engine, parent: Container, call: Call) -> Conta
     """An image of a registry. Its tag is asked for once a session; layers that are here are not fetched
     again."""
     if call.args["registryService"]:
-        raise NotSupported("Container.from(registryService)")
+        raise NotSupported("Container.from(registryService)", "a registry that this machine reaches")
     reference = reference_of(call.args["address"])
     wanted = parse_platform(parent.platform)
     row = await engine.once(
@@ -159,7 +159,7 @@ async def _download(registry: Registry, repository: str, digest: str, folder: Pa
 async def publish(engine: Engine, parent: Container, call: Call) -> str:
     """Push the image; what the registry has is not sent again. Returns its address with the digest."""
     if call.args["registryService"]:
-        raise NotSupported("Container.publish(registryService)")
+        raise NotSupported("Container.publish(registryService)", "a registry that this machine reaches")
     reference = reference_of(call.args["address"])
     images = await built(engine, parent, call.args)
     manifests = [parse_manifest(image.manifest) for image in images]
@@ -210,7 +210,7 @@ async def built(engine: Engine, parent: Container, args: Mapping[str, Any]) -> l
 async def _built(engine: Engine, parent: Container, args: Mapping[str, Any]) -> oci.Built:
     compression = args["forcedCompression"]
     if compression not in (None, "Gzip", "Uncompressed"):
-        raise NotSupported(f"compression {compression}")
+        raise NotSupported(f"compression {compression}", "Gzip or Uncompressed")
 
     async def blob(layer: str) -> oci.Blob | None:
         def make() -> oci.Blob | None:

@@ -49,8 +49,9 @@ from ci.engine import (
     tunnels,
 )
 from ci.engine.chain import ITEM, Call, decode, encode
-from ci.engine.engine import Engine, ExecFailed, NotSupported, answers
+from ci.engine.engine import Engine, ExecFailed, answers
 from ci.engine.queries import cut
+from ci.engine.refusals import refusal, unknown
 from ci.engine.values import Record
 from ci.errors import BadInput, PipelineError
 
@@ -133,7 +134,7 @@ async def _answered(
     except GraphQLError as error:
         return {"errors": [error.formatted]}
     if errors := validate(schema(), document, rules):
-        return {"errors": [error.formatted for error in errors]}
+        return {"errors": [_of_the_schema(error) for error in errors]}
     result = execute(schema(), document, context_value=engine, variable_values=dict(variables or {}))
     if not isinstance(result, ExecutionResult):
         result = await result
@@ -141,6 +142,15 @@ async def _answered(
     if result.errors:
         response["errors"] = [_told(engine, error) for error in result.errors]
     return response
+
+
+def _of_the_schema(error: GraphQLError) -> dict[str, Any]:
+    """An error of a query that does not fit the schema: of what is not there, which is not answered."""
+    told: dict[str, Any] = dict(error.formatted)
+    if refused := unknown(error.message):
+        told["message"] = str(refused)
+        told["extensions"] = {"_type": "PIPELINE_ERROR", "kind": "BadInput", "hint": refused.hint}
+    return told
 
 
 def _told(engine: Engine, error: GraphQLError) -> dict[str, Any]:
@@ -184,7 +194,7 @@ def _resolve(source: Call | None, info: GraphQLResolveInfo[Engine], /, **args: A
     if type in _RECORDS and name not in answers and source is not None:
         return _field(engine, source, field)
     if name not in answers:
-        raise NotSupported(name)
+        raise refusal(name)
     call = Call(source, named, field, given)
     if _is_list(info.return_type) and isinstance(info.schema.get_type(named), GraphQLObjectType):
         return _list(engine, call)

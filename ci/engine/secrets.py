@@ -27,7 +27,7 @@ async def secret(engine: Engine, parent: None, call: Call) -> Secret:
     uri = call.args["uri"]
     scheme, found, _ = uri.partition(":")
     if not found or scheme not in ("env", "file", "azkv"):
-        raise NotSupported(f"the secret {uri!r} (it reads env:NAME, file:PATH and azkv://vault/name)")
+        raise NotSupported(f"the secret {uri!r}", "env:NAME, file:PATH or azkv://vault/name")
     return Secret(name=uri, uri=uri, cache_key=call.args["cacheKey"] or "")
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from ci.engine.boundary import privileged_allowed
 from ci.engine.chain import Call
 from ci.engine.containers import expanded
-from ci.engine.engine import Engine, NotSupported
+from ci.engine.engine import Engine
 from ci.engine.masking import Masker
+from ci.engine.refusals import refusal
 from ci.engine.secrets import plaintext
 from ci.engine.store import digest_of
 from ci.engine.values import Container, MountPoint, Secret
@@ -76,7 +77,7 @@ def command_of(
     entrypoint."""
     for name in ("experimentalPrivilegedNesting",):
         if call.args[name]:
-            raise NotSupported(name)
+            raise refusal(name)
     if call.args["insecureRootCapabilities"] and not privileged_allowed():
         raise BadInput(
             "insecureRootCapabilities makes a step root of this machine, and is refused",

@@ -4,8 +4,11 @@ called."""
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagger.client.gen
@@ -18,8 +21,11 @@ from graphql import (
     value_from_ast_untyped,
 )
 
-from ci.engine.engine import answers
-from ci.engine.schema import schema
+from ci.engine.engine import Engine, answers
+from ci.engine.schema import query, schema
+from ci.engine.services import RunningServices
+from ci.engine.store import Store
+from ci.reporting import SilentReporter
 
 _SDK = ast.parse(inspect.getsource(dagger.client.gen))
 _CLASSES = {node.name: node for node in _SDK.body if isinstance(node, ast.ClassDef)}
@@ -107,3 +113,38 @@ def test_what_pipelines_need_is_answered() -> None:
     assert {f"Container.{field}" for field in needed.split()} <= answers.keys()
     assert {"Directory.dockerBuild", "Query.setSecret", "Query.secret", "Query.cacheVolume"} <= answers.keys()
     assert {"Host.directory", "Host.file", "Directory.export", "File.contents"} <= answers.keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{ nothing }", "Query.nothing; run it"),
+        ("{ container { withExecs(args: []) { id } } }", r"Container\.withExecs; instead: .*withExec"),
+        (
+            '{ container { withUser(named: "a") { id } } }',
+            r"Container\.withUser\(named\); instead: name, or run",
+        ),
+        ("{ container { terminal { id } } }", r"Container\.terminal; instead: withExec with"),
+        ('{ host { unixSocket(path: "/x") { id } } }', r"Host\.unixSocket; instead: a TCP port"),
+        ("{ llm { id } }", r"Query\.llm; run it"),
+        ('{ moduleSource(refString: "x") { id } }', r"Query\.moduleSource; instead: the module's functions"),
+    ],
+)
+def test_what_is_not_answered_is_refused_by_name_with_the_nearest_way(
+    text: str, told: str, tmp_path: Path
+) -> None:
+    async def ask() -> dict[str, Any]:
+        store = Store(tmp_path)
+        engine = Engine(store, SilentReporter(), services=RunningServices)
+        try:
+            return await query(engine, text)
+        finally:
+            await engine.close()
+            store.close()
+
+    errors = asyncio.run(ask())["errors"]
+    messages = [error["message"] for error in errors]
+    assert any(re.search(f"^not supported by the embedded session: {told}", one) for one in messages), (
+        messages
+    )
+    assert all("\n" not in one for one in messages)
