@@ -52,5 +52,6 @@ def _usage_line(usage: Usage) -> Page:
     gib = 2**30
     return page(
         f"{usage.size / gib:.2f} GiB: layers {usage.layers / gib:.2f}, blobs {usage.blobs / gib:.2f}, "
-        f"cache volumes {usage.volumes / gib:.2f}; the results of {usage.results} steps"
+        f"cache volumes {usage.volumes / gib:.2f}, outputs {usage.outputs / gib:.2f}; "
+        f"the results of {usage.results} steps"
     )

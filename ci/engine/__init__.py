@@ -13,10 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ci.engine.cache import Usage, prune, usage
     from ci.engine.engine import LogLine
     from ci.engine.server import embedded
     from ci.engine.sessions import explained, session, uses_real_engine
-    from ci.engine.store import Usage, prune, usage
 
 __all__ = ["LogLine", "Usage", "embedded", "explained", "prune", "session", "usage", "uses_real_engine"]
 

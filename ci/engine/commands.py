@@ -61,7 +61,7 @@ async def with_exec(engine: Engine, parent: Container, call: Call) -> Container:
     row = await engine.once(key, make)
     mounts = tuple(_changed(mount, row["mounts"].get(mount.path)) for mount in parent.mounts)
     layers = (*parent.layers, row["layer"]) if row["layer"] else parent.layers
-    last = ExecResult(code=row["code"], stdout=row["stdout"], stderr=row["stderr"])
+    last = ExecResult(code=row["code"], said=next(iter(row["outputs"]), ""))
     grown = grown_by(parent, layers, f"withExec {posixpath.basename(command.args[0])}")
     return replace(grown, mounts=mounts, last=last, ref="")
 
@@ -189,14 +189,14 @@ def _finish(
             if mounted.is_changed()
         }
         needs = [*ctr.layers, *([made] if made else []), *changed.values()]
+        said = {"stdout": outcome.stdout.text, "stderr": outcome.stderr.text}
         return engine.store.keep(
             key,
             {
                 "layer": made,
                 "mounts": changed,
                 "code": outcome.code,
-                "stdout": outcome.stdout.text,
-                "stderr": outcome.stderr.text,
+                "outputs": [engine.store.add_output(said)] if any(said.values()) else [],
                 "layers": needs,
             },
         )
@@ -224,19 +224,24 @@ def _last(parent: Container) -> ExecResult:
     return parent.last
 
 
+async def _said(engine: Engine, parent: Container, stream: str) -> str:
+    last = _last(parent)
+    return (await asyncio.to_thread(engine.store.output, last.said))[stream] if last.said else ""
+
+
 @answer("Container.stdout")
 async def stdout(engine: Engine, parent: Container, call: Call) -> str:
-    return _last(parent).stdout
+    return await _said(engine, parent, "stdout")
 
 
 @answer("Container.stderr")
 async def stderr(engine: Engine, parent: Container, call: Call) -> str:
-    return _last(parent).stderr
+    return await _said(engine, parent, "stderr")
 
 
 @answer("Container.combinedOutput")
 async def combined_output(engine: Engine, parent: Container, call: Call) -> str:
-    return _last(parent).stdout + _last(parent).stderr
+    return await _said(engine, parent, "stdout") + await _said(engine, parent, "stderr")
 
 
 @answer("Container.exitCode")

@@ -58,7 +58,7 @@ async def default_platform(engine: Engine, parent: Container | None, call: Call)
 @answer("Container.import")
 async def container_import(engine: Engine, parent: Container, call: Call) -> Container:
     source: File = await engine.value(call.args["source"])
-    key = digest_of("import 2", source.layers, source.path, call.args["tag"])
+    key = digest_of("import 3", source.layers, source.path, call.args["tag"])
 
     def read() -> dict[str, Any]:
         known = engine.store.result(key)

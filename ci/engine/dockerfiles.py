@@ -85,7 +85,7 @@ async def docker_build(engine: Engine, parent: Directory, call: Call) -> Contain
     digest = await asyncio.to_thread(lambda: content_digest(context()))
     pairs = [(item["name"], item["value"]) for item in args["buildArgs"]]
     written = hashlib.sha256(dockerfile).hexdigest()
-    key = digest_of("dockerBuild 2", digest, written, args["dockerfile"], pairs, args["target"], engine.epoch)
+    key = digest_of("dockerBuild 3", digest, written, args["dockerfile"], pairs, args["target"], engine.epoch)
 
     async def make() -> dict[str, Any]:
         known = await asyncio.to_thread(engine.store.result, key)

@@ -117,7 +117,7 @@ async def _pulled(engine: Engine, reference: Reference, wanted: Platform) -> dic
                 digest = manifest.descriptor.digest
                 store.replace(last_seen, {"digest": digest})
         variant = [wanted.variant] if wanted != this_machine() else []
-        key = digest_of("image 2", digest, *variant)
+        key = digest_of("image 3", digest, *variant)
         known = await asyncio.to_thread(store.result, key)
         if known is not None:
             return known

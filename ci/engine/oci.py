@@ -216,12 +216,22 @@ def _add_layer(store: Store, diff_id: str, media_type: str, source: IO[bytes], d
     Both are read to their end and have to be what the image says; nothing is believed because of a digest
     that another image gave, too.
     """
-    id = _hex(diff_id)
-    key = digest_of("blob of an image 2", id)
-    known = store.result(key)
-    if known and known["digest"] == digest and store.has_layer(id):
+    plain = _hex(diff_id)
+    media_type = media_type.replace(f"{_DOCKER}image.rootfs.diff.tar.gzip", f"{_OCI}layer.v1.tar+gzip")
+    # Of all that an image says of it: who publishes a layer again gives the blob that it came as.
+    id = digest_of("layer of an image", diff_id, digest, media_type)
+    known = store.result(id)
+    if known is not None:
         return id
-    folder = store.scratch("blob")
+    with store.work("image") as folder:
+        _unpacked_layer(store, id, plain, media_type, source, digest, folder)
+    store.keep(id, {"layers": [id]})
+    return id
+
+
+def _unpacked_layer(
+    store: Store, id: str, plain: str, media_type: str, source: IO[bytes], digest: str, folder: Path
+) -> None:
     total, size = hashlib.sha256(), 0
     with (folder / "blob").open("wb") as target:
         while data := source.read(_CHUNK):
@@ -230,30 +240,27 @@ def _add_layer(store: Store, diff_id: str, media_type: str, source: IO[bytes], d
             target.write(data)
     if f"sha256:{total.hexdigest()}" != digest:
         raise BadInput(f"the image is damaged: a layer is not {digest}")
-    tree = store.scratch("layer")
+    tree = folder / "layer"
+    tree.mkdir()
     unpacked = _unpack(folder / "blob", tree)
-    if unpacked != id:
+    if unpacked != plain:
         raise BadInput(
             f"the image is damaged: the layer {digest} is sha256:{unpacked} once unpacked, "
-            f"and not {diff_id}, as its config says"
+            f"and not sha256:{plain}, as its config says"
         )
     _make_whiteouts(tree)
-    store.add_layer(tree, id)
     store.add_blob(folder / "blob", total.hexdigest())
-    store.keep(
-        key,
+    store.add_original(
+        id,
+        total.hexdigest(),
         {
-            "mediaType": media_type.replace(
-                f"{_DOCKER}image.rootfs.diff.tar.gzip", f"{_OCI}layer.v1.tar+gzip"
-            ),
+            "mediaType": media_type,
             "digest": digest,
             "size": size,
-            "diffId": diff_id,
-            "layers": [id],
-            "blobs": [total.hexdigest()],
+            "diffId": f"sha256:{plain}",
         },
     )
-    return id
+    store.add_layer(tree, id)
 
 
 def _unpack(blob: Path, folder: Path) -> str:
@@ -349,7 +356,7 @@ def layer_blob(store: Store, layer: str, *, compression: str | None, epoch: int)
 
     `compression`: Gzip, Uncompressed, or None for whatever is there. None when the layer changes nothing.
     """
-    came = store.result(digest_of("blob of an image 2", layer))
+    came = store.original(layer)
     if came and (
         compression is None
         or came["mediaType"].endswith({"Gzip": "+gzip", "Uncompressed": ".tar"}[compression])
@@ -359,17 +366,17 @@ def layer_blob(store: Store, layer: str, *, compression: str | None, epoch: int)
     known = store.result(key)
     if known:
         return _blob(known) if known["digest"] else None
-    folder = store.scratch("blob")
     zipped = compression != "Uncompressed"
-    with (folder / "blob").open("wb") as file:
-        packed = _Hashing(file)
-        plain = _Hashing(igzip.IGzipFile("", "wb", _LEVEL, packed, mtime=0) if zipped else packed)  # type: ignore[arg-type, no-untyped-call]
-        count = _pack(store.layers / layer, plain, epoch)
-        if zipped:
-            plain.file.close()
-    digest = packed.total.hexdigest()
-    if count:
-        store.add_blob(folder / "blob", digest)
+    with store.work("blob") as folder:
+        with (folder / "blob").open("wb") as file:
+            packed = _Hashing(file)
+            plain = _Hashing(igzip.IGzipFile("", "wb", _LEVEL, packed, mtime=0) if zipped else packed)  # type: ignore[arg-type, no-untyped-call]
+            count = _pack(store.layers / layer, plain, epoch)
+            if zipped:
+                plain.file.close()
+        digest = packed.total.hexdigest()
+        if count:
+            store.add_blob(folder / "blob", digest)
     value = store.keep(
         key,
         {

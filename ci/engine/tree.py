@@ -202,6 +202,9 @@ class Layer:
         self._root = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         weakref.finalize(self, os.close, self._root)
         self._begun = False
+        self._linked: set[tuple[int, int]] = set()
+        """Files of other layers that are in this one, each once: twice, an image would have a link, but only
+        where the two happened to be one file before."""
 
     def target(self, path: str) -> str:
         """Where a path of the tree really leads once its symlinks are followed; what is missing stays as
@@ -271,7 +274,9 @@ class Layer:
                 os.chown(name, *own, dir_fd=folder, follow_symlinks=False)
             elif kind == stat.S_IFREG:
                 same = own == (status.st_uid, status.st_gid) and mode in (None, entry.mode)
-                if link and same and _linked(entry, folder, name):
+                file_id = (status.st_dev, status.st_ino)
+                if link and same and file_id not in self._linked and _linked(entry, folder, name):
+                    self._linked.add(file_id)
                     return
                 with entry.open() as source, open(_created(folder, name), "wb") as file:
                     copy_data(source, file)
@@ -394,6 +399,8 @@ def content_digest(
         elif entry.is_file:
             with entry.open() as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
+                for attribute in _kept_xattrs(file.fileno()):
+                    total.update(f"{attribute}\0".encode() + os.getxattr(file.fileno(), attribute) + b"\0")
     return total.hexdigest()
 
 
@@ -430,6 +437,10 @@ def _linked(entry: Entry, folder: int, name: str) -> bool:
 
 
 def _copy_xattrs(source: int, target: int) -> None:
-    for name in os.listxattr(source):
-        if name.startswith("user.") or name == "security.capability":
-            os.setxattr(target, name, os.getxattr(source, name))
+    for name in _kept_xattrs(source):
+        os.setxattr(target, name, os.getxattr(source, name))
+
+
+def _kept_xattrs(file: int) -> list[str]:
+    """The extended attributes that mean something in an image."""
+    return sorted(x for x in os.listxattr(file) if x.startswith("user.") or x == "security.capability")

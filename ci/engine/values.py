@@ -107,8 +107,8 @@ class ExecResult:
     """What the last command gave."""
 
     code: int
-    stdout: str
-    stderr: str
+    said: str = ""
+    """The id of what it printed, in the store; empty for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import dagger
 
-from ci.engine.store import usage
+from ci.engine.cache import usage
 
 if TYPE_CHECKING:
     from pathlib import Path

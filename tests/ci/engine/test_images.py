@@ -115,6 +115,37 @@ def test_an_image_is_read_with_its_whiteouts_and_keeps_its_own_blobs(tmp_path: P
     assert blob is not None and blob.digest == f"sha256:{hashlib.sha256(layers[0]).hexdigest()}"
 
 
+def test_a_layer_that_came_packed_in_two_ways_goes_out_as_each_image_had_it(
+    tmp_path: Path, store: Store
+) -> None:
+    """Whichever was first, and whatever was pruned between: the blob is of the image, not of the cache."""
+    layer = _tar(("a", b"1" * 1000))
+
+    def image(name: str, blob: bytes) -> Path:
+        kind = "application/vnd.oci.image"
+        config = json.dumps({"rootfs": {"diff_ids": [_sha(layer)]}, "config": {}}).encode()
+        row = {"mediaType": f"{kind}.layer.v1.tar+gzip", "digest": _sha(blob), "size": len(blob)}
+        manifest = json.dumps({"config": {"digest": _sha(config)}, "layers": [row]}).encode()
+        index = json.dumps({"manifests": [{"digest": _sha(manifest)}]}).encode()
+        members = {f"blobs/sha256/{_sha(data)[7:]}": data for data in (manifest, config, blob)}
+        with tarfile.open(tmp_path / name, "w") as tar:
+            for path, data in {"index.json": index, **members}.items():
+                info = tarfile.TarInfo(path)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        return tmp_path / name
+
+    blobs = [gzip.compress(layer, level, mtime=0) for level in (1, 9)]
+    came = [read_archive(store, image(f"{number}.tar", blob)) for number, blob in enumerate(blobs)]
+
+    out = [layer_blob(store, one.layers[0], compression=None, epoch=0) for one in came]
+    assert [blob and blob.digest for blob in out] == [_sha(blob) for blob in blobs]
+
+
+def _sha(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
 def test_what_is_written_can_be_read_and_is_the_same_every_time(tmp_path: Path, store: Store) -> None:
     base = read_archive(store, write_image(tmp_path / "base.tar", [_tar(("a", b"1"))], config={}))
     layers = (*base.layers, store.add_layer(_fill(store.scratch(), ["b"])))

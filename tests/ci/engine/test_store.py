@@ -5,11 +5,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from ci.engine.store import Store, digest_of, full_disk_is_told, prune, usage
+from ci.engine.cache import prune, usage
+from ci.engine.store import Store, digest_of, full_disk_is_told
 from ci.errors import SystemUnavailable
 
 
@@ -24,6 +26,10 @@ def _layer(store: Store, size: int = 10, id: str | None = None) -> str:
     folder = store.scratch()
     (folder / "file").write_bytes(os.urandom(size))
     return store.add_layer(folder, id)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_result_is_found_again_by_another_session(tmp_path: Path, store: Store) -> None:
@@ -104,6 +110,129 @@ def test_pruning_drops_what_was_used_longest_ago_with_its_results(tmp_path: Path
     assert third.result("old") is None and third.result("new") is not None
     third.close()
     assert prune(0, root).size == 0
+
+
+def test_what_steps_printed_is_counted_and_given_back(tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    store = Store(root)
+    for number in range(3):
+        said = store.add_output({"stdout": "o" * 200_000, "stderr": str(number)})
+        store.keep(f"step {number}", {"code": 0, "layers": [], "outputs": [said]})
+        store.keep(f"fact {number}", {"fact": "f" * 50_000})
+    assert store.output(said)["stderr"] == "2"
+    store.close()
+
+    full = usage(root)
+    part = prune(500_000, root)
+    gone = prune(0, root)
+
+    assert 750_000 < full.outputs == full.size < 900_000 and full.results == 6
+    assert part.size <= 500_000 and 0 < part.results < 6
+    assert (gone.size, gone.results, _names(root / "outputs")) == (0, 0, [])
+    assert (root / "index.sqlite").stat().st_size < 100_000
+
+
+def test_a_layer_of_an_image_goes_and_stays_with_the_blob_that_it_came_as(tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+
+    def image(store: Store) -> str:
+        """A layer that came as a blob, and one that a step made on it."""
+        layer, blob = digest_of("layer"), digest_of("blob")
+        with store.work() as folder:
+            (folder / "blob").write_bytes(b"b" * 50_000)
+            store.add_blob(folder / "blob", blob)
+        store.add_original(layer, blob, {"digest": f"sha256:{blob}"})
+        _layer(store, 100_000, layer)
+        store.keep("import", {"layers": [layer]})
+        return layer
+
+    first = Store(root)
+    layer = image(first)
+    made = _layer(first, 80_000)
+    first.keep("step", {"layer": made, "layers": [layer, made]})
+    first.close()
+    time.sleep(0.01)
+    second = Store(root)
+    _layer(second, 10_000)
+    assert second.result("step")  # the blob is used by who uses the layer
+    second.close()
+
+    left = prune(usage(root).size - 1, root)
+    third = Store(root)
+    kept = third.result("step")
+    third.close()
+    assert (left.blobs > 0, kept is not None) == (True, True)
+
+    prune(left.size - 1, root)  # the blob is first in turn, and takes its layer along
+    fourth = Store(root)
+    assert (fourth.result("import"), fourth.original(layer)) == (None, None)
+    assert _names(fourth.blobs) == [] and layer not in _names(fourth.layers)
+    image(fourth)
+    again = fourth.result("step")
+    assert again is not None and again["layer"] == made  # what was made on it stood all the time
+    fourth.close()
+
+
+def test_an_original_that_somebody_deleted_is_missed_and_not_packed_anew(store: Store) -> None:
+    layer, blob = digest_of("layer"), digest_of("blob")
+    store.add_original(layer, blob, {})
+    _layer(store, id=layer)
+    store.keep("import", {"layers": [layer]})
+
+    assert store.result("import") is None
+    with pytest.raises(SystemUnavailable, match="has lost the blob"):
+        store.original(layer)
+
+
+def test_what_is_there_is_whole_whenever_a_pruning_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "cache"
+    store = Store(root)
+    layer = _layer(store, 5000)
+    store.keep("step", {"layers": [layer]})
+    store.close()
+
+    class Killed(BaseException):
+        pass
+
+    def killed(folder: Path) -> None:
+        raise Killed
+
+    monkeypatch.setattr("ci.engine.cache.remove", killed)
+    with pytest.raises(Killed):
+        prune(0, root)
+    monkeypatch.undo()
+
+    after = Store(root)
+    assert after.result("step") is None and not (after.layers / layer).exists()
+    assert [path.name for path in (root / "tmp").iterdir()] == [after.tmp.name]
+    after.close()
+
+
+def test_what_a_killed_session_moved_in_and_did_not_note_goes_with_the_next_pruning(tmp_path: Path) -> None:
+    root = tmp_path / "cache"
+    store = Store(root)
+    _layer(store)
+    store.close()
+    for folder in ("layers", "blobs", "outputs"):
+        (root / folder / digest_of(folder)).mkdir()
+    (root / "layers" / "none").mkdir()
+
+    prune(10**9, root)
+
+    assert sorted(map(len, _names(root / "layers"))) == [4, 64]
+    assert _names(root / "blobs") == _names(root / "outputs") == []
+
+
+def test_work_goes_with_its_block_however_that_ends(store: Store) -> None:
+    with suppress(ValueError), store.work() as folder:
+        (folder / "file").write_text("x")
+        raise ValueError
+    with store.work() as moved:
+        store.add_layer(moved, digest_of("moved"))
+
+    assert not folder.exists() and (store.layers / digest_of("moved")).is_dir()
 
 
 def test_pruning_waits_for_no_session(tmp_path: Path, store: Store) -> None:

@@ -149,3 +149,32 @@ def test_the_digest_is_over_names_owners_modes_and_contents_and_not_times(tmp_pa
     assert first not in (digest(a="2", d__b="2"), digest(a="1", d__c="2"))
     (tmp_path / "1" / "a").chmod(0o755)
     assert again() != first
+
+
+def test_a_file_that_is_copied_twice_is_two_files_whether_it_was_one_before(tmp_path: Path) -> None:
+    """Their layer is found by what they hold: an image of it has no link in one cache and not in another."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a").write_text("same")
+    (source / "b").hardlink_to(source / "a")
+    tree = Tree([source])
+    (tmp_path / "layer").mkdir()
+    layer = Layer(Tree([]), tmp_path / "layer")
+
+    for entry in tree.walk(tree.root):
+        layer.copy(entry, entry.path, link=True)
+
+    one, two = ((tmp_path / "layer" / name).stat() for name in "ab")
+    assert one.st_ino == (source / "a").stat().st_ino != two.st_ino
+
+
+def test_the_digest_of_content_is_over_extended_attributes_that_an_image_keeps(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("same")
+    tree = Tree([tmp_path])
+    before = content_digest([("a", tree.need("a"))])
+    try:
+        os.setxattr(tmp_path / "a", "user.kept", b"1")
+    except OSError:
+        pytest.skip("this file system has no extended attributes of users")
+
+    assert content_digest([("a", tree.need("a"))]) != before
