@@ -38,7 +38,7 @@ NAMESPACE = f"va-chart-{os.getpid()}"
 MEDIA = f"{NAMESPACE}-media"
 HOST = f"{NAMESPACE}.voice.localhost"
 KEYS = {"LIVEKIT_API_KEY": "api-key", "LIVEKIT_API_SECRET": "api-secret"}
-PARTS = {"fastapi-backend": "api", "livekit-agent": "agent", "web-client": "web"}
+PARTS = {"fastapi-backend": "api", "livekit-agent": "agent", "web-client": "web", "canary-guard": "guard"}
 
 
 def values(images: dict[str, dict[str, str]], livekit: dict[str, str]) -> dict[str, Any]:
