@@ -18,7 +18,9 @@ from ci.commands import (
     databases,
     dr,
     env,
+    history,
     infra,
+    ledger,
     livekit,
     machine,
     notify,
@@ -42,12 +44,13 @@ inconclusive, 6 an external system is unavailable, 7 a tool is missing, 8 blocke
 _COMMANDS = (
     machine.doctor, machine.up, machine.down,
     shipping.build, shipping.test, shipping.scan, shipping.make, shipping.publish, shipping.ship,
-    promotion.promote, promotion.approve, promotion.rollback, promotion.status, promotion.demo,
-    shipping.lint, cost.cost,
+    promotion.promote, promotion.approve, promotion.rollback, promotion.status,
+    history.history, promotion.demo, shipping.lint, cost.cost,
 )  # fmt: skip
 _GROUPS = {
     "cache": cache, "release": releases, "registry": registries, "livekit": livekit, "db": databases,
     "tools": tools, "env": env, "infra": infra, "compliance": compliance, "dr": dr, "notify": notify,
+    "ledger": ledger,
 }  # fmt: skip
 
 app = typer.Typer(

@@ -60,15 +60,17 @@ def compliance_audit(
     """
     from datetime import UTC, datetime, timedelta
 
-    from ci.delivery.ledger import all_entries, person
+    from ci.delivery.ledger import person, read_all
 
     async def flow(_: Reporter) -> list[Entry]:
         since = datetime.now(UTC) - timedelta(days=days)
-        return [
+        found = [
             entry
-            for entry in await all_entries(estate)
+            for entries in (await read_all(estate)).values()
+            for entry in entries
             if entry.when >= since and who in (None, entry.by, person(entry.by))
         ]
+        return sorted(found, key=lambda entry: entry.when)
 
     def shown(found: list[Entry]) -> Page:
         from ci.layout import page

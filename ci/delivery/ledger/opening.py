@@ -7,16 +7,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict
+
 from ci import places
+from ci.concurrency import together
 from ci.delivery.ledger.blob import Blobs
+from ci.delivery.ledger.chain import Problem
 from ci.delivery.ledger.entry import Action, Draft, Entry, Kind
 from ci.delivery.ledger.ledger import Ledger
 from ci.delivery.ledger.sqlite import Sqlite
 from ci.delivery.ledger.taken_over import take_over
-from ci.environments import Environment, read_environments
+from ci.environments import Environment, read_environment, read_environments
 from ci.errors import BadInput
 
-__all__ = ["all_entries", "folder", "open_ledger", "open_named", "order"]
+__all__ = ["Verified", "folder", "open_ledger", "open_named", "order", "read_all", "verify_all"]
 
 _KEPT = (".sqlite", ".jsonl")
 
@@ -64,12 +68,62 @@ async def order(
         )
 
 
-async def all_entries(estate: str) -> list[Entry]:
-    """All that happened in an estate, in the order of time; also in environments that are no more."""
+class Verified(BaseModel):
+    """What verifying one ledger found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    environment: str
+    where: str
+    entries: int
+    last: str
+    """The hash of the last entry; empty where there is none, or something is wrong."""
+    problems: tuple[Problem, ...]
+    lost: tuple[str, ...] = ()
+    """Lines of before that could not be read when they were taken over."""
+
+
+async def read_all(estate: str, only: str | None = None) -> dict[str, tuple[Entry, ...]]:
+    """The entries of each ledger of an estate, by environment, in the order of promotion.
+
+    Those of environments that are no more come last. `only` is one environment.
+    """
+
+    async def one(name: str, shared: str | None) -> tuple[Entry, ...]:
+        async with open_named(estate, name, shared=shared) as ledger:
+            return await ledger.entries()
+
+    named = _named(estate, only)
+    return dict(zip(named, await together(one(*each) for each in named.items()), strict=True))
+
+
+async def verify_all(estate: str, only: str | None = None) -> tuple[Verified, ...]:
+    """Verify each ledger of an estate, or that of one environment, as it is."""
+
+    async def one(name: str, shared: str | None) -> Verified:
+        async with open_named(estate, name, shared=shared, as_it_is=True) as ledger:
+            problems = await ledger.verify()
+            entries = () if problems else await ledger.entries()
+            return Verified(
+                environment=name,
+                where=ledger.where,
+                entries=len(entries),
+                last=entries[-1].hash if entries else "",
+                problems=problems,
+                lost=tuple(
+                    f"entry {entry.sequence}: {entry.reason}"
+                    for entry in entries
+                    if entry.action is Action.TAKEN_OVER and entry.result == "damaged"
+                ),
+            )
+
+    return tuple(await together(one(*each) for each in _named(estate, only).items()))
+
+
+def _named(estate: str, only: str | None) -> dict[str, str | None]:
+    """The ledgers there are: each environment's name, and where it is shared."""
+    if only is not None:
+        return {only: read_environment(estate, only).ledger}
     shared = {one.name: one.ledger for one in read_environments(estate)}
-    names = shared.keys() | {file.stem for file in folder(estate).glob("*.*") if file.suffix in _KEPT}
-    found: list[Entry] = []
-    for name in names:
-        async with open_named(estate, name, shared=shared.get(name)) as ledger:
-            found += await ledger.entries()
-    return sorted(found, key=lambda entry: (entry.when, entry.sequence))
+    once = {file.stem for file in folder(estate).glob("*.*") if file.suffix in _KEPT} - shared.keys()
+    return shared | dict.fromkeys(sorted(once))
