@@ -106,7 +106,8 @@ def complaints(
 def _is_long_enough(details: ErrorDetails) -> bool:
     """Whether a list is called too short only for those of its items that are wrong, and told of as such."""
     given, context = details.get("input"), details.get("ctx", {})
-    return details["type"] == "too_short" and isinstance(given, list) and len(given) >= context["min_length"]
+    few = details["type"] == "too_short" and isinstance(given, (list, tuple))
+    return few and len(given) >= context["min_length"]
 
 
 def in_words(error: ValidationError) -> str:

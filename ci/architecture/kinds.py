@@ -7,7 +7,7 @@ from datetime import timedelta
 from ipaddress import IPv4Network
 from typing import Annotated, Any, NoReturn
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from ci.architecture.facts import REGIONS, VM_SIZES
@@ -23,7 +23,15 @@ __all__ = [
 class Frozen(BaseModel):
     """The base of every declared thing: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, data: Any) -> Any:
+        """A list is one, although what we keep cannot be changed: all else is taken as it is written."""
+        if not isinstance(data, dict):
+            return data
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
 def _refuse(message: str, hint: str = "") -> NoReturn:

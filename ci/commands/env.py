@@ -40,6 +40,8 @@ def env_check(
 ) -> None:
     """Check the architecture across its resources: addresses, quotas, taints, drains, law, retirements.
 
+    Where releases go (hours, freezes, soak, approvals, channels, the chart's values) is checked with it.
+
     Ends with 2 when there is an error. Example: va env check --env prod --what-if agents.max=40
     """
 
@@ -52,6 +54,8 @@ def env_check(
         names = ("as written",) if written else (env,) if env else model.environments()
         if what_if and env is None and not written:
             raise BadInput("--what-if needs one environment", hint="add --env prod")
+        if not written:
+            _read_estates(env)
         found: dict[str, list[Finding]] = {}
         for name in names:
             declared = load(name, what_if, written)
@@ -64,6 +68,15 @@ def env_check(
         errors = sum(one.severity is Severity.ERROR for each in found.values() for one in each)
         if errors:
             raise typer.Exit(BadInput.exit_code)
+
+
+def _read_estates(env: str | None) -> None:
+    """Where releases go is read, too: what is wrong there ends the check, as what is no architecture does."""
+    from ci.environments import estates, names, read_environments
+
+    for estate in estates():
+        if env is None or env in names(estate):
+            read_environments(estate, env)
 
 
 def _findings_page(found: Mapping[str, Sequence[Finding]]) -> Page:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, field_validator
 from pydantic_core import PydanticCustomError
 
 from ci import yamlfile
@@ -60,9 +60,9 @@ class VulnerabilityRule(_Rule):
     """Which vulnerabilities block, and what is asked of the database that looks for them."""
 
     block: tuple[Severity, ...]
-    fixed_only: bool = False
+    fixed_only: StrictBool = False
     """Block only those that a newer version of the package mends."""
-    required: bool = False
+    required: StrictBool = False
     """Block what was not scanned for vulnerabilities at all, or whose system nobody writes advisories for."""
     database: str | None = None
     """Where the database is: `host/repository:tag` or `…@sha256:…`; without one nothing is looked for."""
@@ -70,8 +70,8 @@ class VulnerabilityRule(_Rule):
     """Where the index of Java archives is; only images with some need it."""
     database_signers: tuple[TrustedSigner, ...] = ()
     """Who may have signed a database that is named by a tag: whoever moves a tag decides what scans find."""
-    database_max_age_days: int | None = Field(default=None, ge=1)
-    second_source: bool = False
+    database_max_age_days: StrictInt | None = Field(default=None, ge=1)
+    second_source: StrictBool = False
     """Ask PyPI and Debian too, and say what they find. It needs the network, and never blocks."""
 
     @field_validator("database", "java_database")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from datetime import timedelta
+from difflib import SequenceMatcher, get_close_matches
 
 from ci.architecture.access import container_users, secret_readers
 from ci.architecture.chart import Fit
 from ci.architecture.check.rule import Broken, Estate, Rule, error, warning
 from ci.architecture.facts import VM_SIZES
-from ci.architecture.kubernetes import NodePool
+from ci.architecture.kubernetes import NodePool, Taint
+from ci.errors import Place
 
 __all__ = ["RULES"]
 
@@ -93,13 +94,60 @@ def pools_are_there(estate: Estate) -> Iterator[Broken]:
             )
 
 
+_Misspelt = dict[tuple[str, Taint, Taint], list[Fit]]
+
+
+def _misspelt(estate: Estate) -> _Misspelt:
+    """`{(pool, its taint, what is tolerated instead): workloads}`: one word was meant to be the other."""
+    found: _Misspelt = {}
+    for fit in estate.workloads:
+        if fit.pool is None:
+            continue
+        alone = set(_tolerated_alone(fit, estate))
+        for taint in _not_tolerated(fit, estate):
+            near = sorted((one for one in alone if _is_near(one, taint)), key=str)
+            for one in near[:1]:
+                alone.remove(one)
+                found.setdefault((fit.pool, taint, one), []).append(fit)
+    return found
+
+
+def _not_tolerated(fit: Fit, estate: Estate) -> list[Taint]:
+    pool = estate.architecture.kubernetes.pools.get(fit.pool or "")
+    taints = pool.taints if pool else ()
+    return [one for one in taints if one.effect != "PreferNoSchedule" and one not in fit.tolerates]
+
+
+def _tolerated_alone(fit: Fit, estate: Estate) -> list[Taint]:
+    """What it tolerates and no pool has."""
+    taints = {taint for pool in estate.architecture.kubernetes.pools.values() for taint in pool.taints}
+    return [one for one in fit.tolerates if one not in taints]
+
+
+def _is_near(one: Taint, other: Taint) -> bool:
+    if one.key == other.key:
+        return one.value == other.value or one.effect == other.effect
+    alike = bool(get_close_matches(one.key.casefold(), [other.key.casefold()], n=1, cutoff=0.6))
+    return alike and (one.value, one.effect) == (other.value, other.effect)
+
+
 @error("TAINT-TOLERATION")
 def taints_are_tolerated(estate: Estate) -> Iterator[Broken]:
     """A workload tolerates the taints of its pool."""
-    pools = estate.architecture.kubernetes.pools
+    misspelt = _misspelt(estate)
+    for (pool, taint, instead), fits in misspelt.items():
+        names = ", ".join(dict.fromkeys(fit.name for fit in fits))
+        said = f"{pool} is tainted {taint}, and {names} on it tolerates {instead}, which no pool has: "
+        # What is nearer to the pool's name, or has more on its side, is likely to be meant.
+        if len(fits) > 1 or _likeness(instead.key, pool) > _likeness(taint.key, pool):
+            at: Place | tuple[str | int, ...] = ("kubernetes", "pools", pool, "taints")
+            yield Broken(at, f"{said}one of the two is misspelt", f"taint the pool {instead}")
+        else:
+            yield Broken(fits[0].place("tolerates"), f"{said}one of the two is misspelt", f"tolerate {taint}")
+    told = {(fit.name, taint) for (_, taint, _), fits in misspelt.items() for fit in fits}
     for fit in estate.workloads:
-        for taint in pools[fit.pool].taints if fit.pool in pools else ():
-            if taint.effect != "PreferNoSchedule" and taint not in fit.tolerates:
+        for taint in _not_tolerated(fit, estate):
+            if (fit.name, taint) not in told:
                 yield Broken(
                     fit.place("tolerates"),
                     f"{fit.name} goes to {fit.pool}, whose nodes are tainted {taint}, and tolerates it "
@@ -111,15 +159,19 @@ def taints_are_tolerated(estate: Estate) -> Iterator[Broken]:
 @error("TOLERATION-TAINT")
 def tolerations_have_taints(estate: Estate) -> Iterator[Broken]:
     """A workload tolerates only what some pool is tainted with."""
-    taints = {taint for pool in estate.architecture.kubernetes.pools.values() for taint in pool.taints}
+    told = {(fit.name, instead) for (_, _, instead), fits in _misspelt(estate).items() for fit in fits}
     for fit in estate.workloads:
-        for taint in fit.tolerates:
-            if taint not in taints:
+        for taint in _tolerated_alone(fit, estate):
+            if (fit.name, taint) not in told:
                 yield Broken(
                     fit.place("tolerates"),
                     f"{fit.name} tolerates {taint}, which no pool has",
                     "take it away, or taint the pool",
                 )
+
+
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio()
 
 
 @error("POOL-SYSTEM")
@@ -133,8 +185,8 @@ def a_system_pool(estate: Estate) -> Iterator[Broken]:
                 "a system pool may only be tainted CriticalAddonsOnly",
                 "move the taint to a user pool",
             )
-    if not any(pool.mode == "system" and pool.min for pool in pools.values()):
-        yield Broken(("kubernetes", "pools"), "AKS needs a system pool with a node in it", "mode: system")
+    if not any(pool.mode == "system" for pool in pools.values()):  # AKS-POOLS: of one without a node
+        yield Broken(("kubernetes", "pools"), "AKS needs a system pool", "mode: system")
 
 
 def _left(pool: NodePool) -> tuple[int, int]:
@@ -247,18 +299,16 @@ def grace_outlasts_drain(estate: Estate) -> Iterator[Broken]:
 
 @error("GRACE-UPGRADE")
 def upgrades_wait(estate: Estate) -> Iterator[Broken]:
-    """A node's upgrade waits for the longest grace period, and no longer than AKS does."""
+    """A node's upgrade waits for the longest grace period."""
     timeout = estate.architecture.kubernetes.drain_timeout
     longest = max(estate.workloads, key=lambda fit: fit.grace_seconds, default=None)
-    if longest is not None and timeout.total_seconds() < longest.grace_seconds:
+    if longest is not None and 60 <= timeout.total_seconds() < longest.grace_seconds:  # AKS-DRAIN: of less
         yield Broken(
             ("kubernetes", "drain_timeout"),
             f"a node upgrade waits {timeout} for pods to leave; {longest.name} may take "
             f"{longest.grace_seconds:g} s",
             "a longer drain_timeout (at most 24h)",
         )
-    if timeout > timedelta(hours=24):
-        yield Broken(("kubernetes", "drain_timeout"), "AKS waits 24 hours at most", "at most 24h")
 
 
 @error("QUOTA-VCPU")
@@ -268,14 +318,22 @@ def inside_the_quota(estate: Estate) -> Iterator[Broken]:
     pools = kubernetes.pools.values()
     most = sum(pool.max * VM_SIZES[pool.vm_size].vcpus for pool in pools)
     surge = max(math.ceil(pool.max * kubernetes.max_surge) * VM_SIZES[pool.vm_size].vcpus for pool in pools)
+    for quota, regions in _too_small(estate, most + surge).items():
+        yield Broken(
+            ("regions", regions[0], "vcpu_quota"),
+            f"the pools at their largest take {most} vCPUs and an upgrade {surge} more; the quota of "
+            f"{', '.join(regions)} is {quota}",
+            f"ask Azure for {most + surge}, or lower the pools' maximums",
+        )
+
+
+def _too_small(estate: Estate, wanted: int) -> dict[int, list[str]]:
+    """`{quota: regions}` where that many vCPUs are more than the region's quota."""
+    found: dict[int, list[str]] = {}
     for region, plan in estate.architecture.regions.items():
-        if most + surge > plan.vcpu_quota:
-            yield Broken(
-                ("regions", region, "vcpu_quota"),
-                f"the pools at their largest take {most} vCPUs and an upgrade {surge} more; the quota of "
-                f"{region} is {plan.vcpu_quota}",
-                f"ask Azure for {most + surge}, or lower the pools' maximums",
-            )
+        if wanted > plan.vcpu_quota:
+            found.setdefault(plan.vcpu_quota, []).append(region)
+    return found
 
 
 @error("QUOTA-FAMILY")
@@ -297,7 +355,7 @@ def inside_each_familys_quota(estate: Estate) -> Iterator[Broken]:
                 (math.ceil(one.max * kubernetes.max_surge) * VM_SIZES[one.vm_size].vcpus for one in mine),
                 default=0,
             )
-            if most + surge > quota:
+            if quota < most + surge <= plan.vcpu_quota:  # QUOTA-VCPU: of more than all families may have
                 yield Broken(
                     ("regions", region, "family_quota", family),
                     f"the pools of {family} at their largest take {most} vCPUs and an upgrade {surge} more; "

@@ -113,8 +113,13 @@ def backups_cover_the_promise(estate: Estate) -> Iterator[Broken]:
     postgres = estate.architecture.postgres
     days = postgres.backup_retention.days
     if not 7 <= days <= 35:
-        yield Broken(("postgres", "backup_retention"), f"{days} days; Azure keeps 7 to 35", "7d to 35d")
-    if postgres.point_in_time_restore > postgres.backup_retention:
+        nearest = min(35, max(7, postgres.point_in_time_restore.days))
+        yield Broken(
+            ("postgres", "backup_retention"),
+            f"{days} days; Azure keeps 7 to 35",
+            f"backup_retention: {nearest}d",
+        )
+    elif postgres.point_in_time_restore > postgres.backup_retention:
         promised = postgres.point_in_time_restore.days
         yield Broken(
             ("postgres", "point_in_time_restore"),

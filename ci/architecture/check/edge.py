@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import date, timedelta
 
 from ci.architecture import names
 from ci.architecture.check.rule import Broken, Estate, Rule, error, info, warning
@@ -108,7 +109,10 @@ def media_nodes_are_public(estate: Estate) -> Iterator[Broken]:
 @error("PUBLIC-NODES")
 def only_media_nodes_are_public(estate: Estate) -> Iterator[Broken]:
     """No node is public that takes no media."""
-    for name, pool in estate.architecture.kubernetes.pools.items():
+    pools = estate.architecture.kubernetes.pools
+    if any(fit.host_network and fit.pool not in pools for fit in estate.workloads):
+        return  # POOL-UNKNOWN: whose nodes it needs is not known
+    for name, pool in pools.items():
         needed = any(fit.host_network and fit.pool == name for fit in estate.workloads)
         if pool.public_ip_per_node and not needed:
             yield Broken(
@@ -171,7 +175,8 @@ def regions_are_left_in_time(estate: Estate) -> Iterator[Broken]:
 def probes_end_in_time(estate: Estate) -> Iterator[Broken]:
     """A probe's timeout is shorter than its interval."""
     manager = estate.architecture.traffic_manager
-    if manager is not None and manager.probe_timeout >= manager.probe_interval:
+    allowed = manager is not None and manager.probe_interval.total_seconds() in (10, 30)  # else TM-INTERVAL
+    if manager is not None and allowed and manager.probe_timeout >= manager.probe_interval:
         yield Broken(
             ("traffic_manager", "probe_timeout"),
             "the probe's timeout must be shorter than its interval",
@@ -202,6 +207,29 @@ def certificates_exist(estate: Estate) -> Iterator[Broken]:
             f"{' or '.join(wild) or 'a wildcard'}",
             "source: key-vault-ca: a certificate of a CA that Key Vault is partnered with, renewed by Key "
             "Vault",
+        )
+
+
+_LIVES = ((date(2029, 3, 15), 47), (date(2027, 3, 15), 100), (date(2026, 3, 15), 200), (date.min, 398))
+"""From that day on, so many days a certificate of a public CA may live: CA/Browser Forum, ballot SC-081v3."""
+
+
+@error("CERT-RENEW")
+def certificates_are_renewed_while_they_live(estate: Estate) -> Iterator[Broken]:
+    """A certificate is renewed in time, and not before it has been issued.
+
+    Source: cabforum.org, Baseline Requirements for TLS, 6.3.2; Let's Encrypt: 90 days.
+    """
+    certificates = estate.architecture.certificates
+    days = next(days for since, days in _LIVES if estate.today >= since)
+    lives = min(days, 90) if certificates.source == "lets-encrypt" else days
+    before = certificates.renew_before
+    if not timedelta(days=1) <= before < timedelta(days=lives):
+        length = f"{before.days} days" if before >= timedelta(days=1) else f"{before.seconds // 3600} hours"
+        yield Broken(
+            ("certificates", "renew_before"),
+            f"renewed {length} before it ends, and a certificate lives for {lives} days at most",
+            "renew_before: 30d",
         )
 
 
@@ -255,6 +283,7 @@ RULES: tuple[Rule, ...] = (
     livekit_stays_the_same, livekit_has_an_image,
     media_ports_open, media_past_the_balancer, media_nodes_are_public, only_media_nodes_are_public,
     names_fail_over, names_lead_somewhere, regions_are_left_in_time, probes_end_in_time, names_are_certified,
-    certificates_exist, current_rules, a_firewall, a_firewall_that_blocks, a_rate_limit,
+    certificates_exist, certificates_are_renewed_while_they_live,
+    current_rules, a_firewall, a_firewall_that_blocks, a_rate_limit,
     routes_lead_somewhere,
 )  # fmt: skip

@@ -203,6 +203,8 @@ def retentions_are_of_azure(estate: Estate) -> Iterator[Broken]:
         (("storage", "lifecycle", "delete_after"), a.storage.lifecycle.delete_after, 0, 36_500),
     )
     for at, found, least, most in kept:
+        if at[-1] == "audit_retention" and found < a.residency.shortest_audit:
+            continue  # LAW-AUDIT
         if found % _DAY or not least * _DAY <= found <= most * _DAY:
             yield Broken(
                 at,

@@ -75,6 +75,22 @@ BAD: dict[str, tuple[Callable[[Path], None], str, str, str, str]] = {
         _replaced("base.yaml", "scale_down_unneeded_time: 10m", "scale_down_unneeded_time: 10min"),
         "base.yaml", "10min", "'10min' is no duration", "10m",
     ),
+    "a number for yes": (
+        _replaced("base.yaml", "block_all_inbound: true", "block_all_inbound: 1"),
+        "base.yaml", "block_all_inbound: 1", "true or false is expected, not 1", "",
+    ),
+    "text for no": (
+        _replaced("base.yaml", "vnet_integration: false", "vnet_integration: 'false'"),
+        "base.yaml", "vnet_integration: 'false'", "true or false is expected, not 'false'", "",
+    ),
+    "text for a number": (
+        _replaced("base.yaml", "min_units: 2", 'min_units: "2"'),
+        "base.yaml", 'min_units: "2"', "a whole number is expected, not '2'", "",
+    ),
+    "yes for a number": (
+        _replaced("base.yaml", "tolerated_failures: 2", "tolerated_failures: true"),
+        "base.yaml", "tolerated_failures: true", "a whole number is expected, not true", "",
+    ),
     "no unit": (
         _replaced("base.yaml", "os_disk: 128 GB", "os_disk: 128"),
         "base.yaml", "os_disk: 128", "128 is a size without a unit", "'128 GB'",

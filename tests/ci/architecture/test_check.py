@@ -163,7 +163,7 @@ CHANGES = [
     ("workloads.agent.memory_mib=16000", "REQUEST-NODE", "16000 MiB"),
     ("workloads.agent.grace=3600s", "GRACE-DRAIN", "may need 3910 s"),
     ("kubernetes.drain_timeout=30m", "GRACE-UPGRADE", "livekit may take 18000 s"),
-    ("kubernetes.drain_timeout=48h", "GRACE-UPGRADE", "24 hours at most"),
+    ("kubernetes.drain_timeout=48h", "AKS-DRAIN", "24 hours"),
     ("regions.westeurope.vcpu_quota=200", "QUOTA-VCPU", "take 216 vCPUs"),
     ("agents.max=40", "QUOTA-VCPU", "take 296 vCPUs"),
     ("eastus.family_quota.DSv5=240", "QUOTA-FAMILY", "an upgrade 32 more; its quota in eastus is 240"),
@@ -266,6 +266,64 @@ def test_what_azure_copies_to_a_paired_region_is_held_to_the_law(
     found = [f for f in check(model.Declared(moved, prod.document), today=TODAY) if f.code == "LAW-PAIR"]
     assert {finding.quote.partition(":")[0] for finding in found} == {"replication", "geo_redundant_backup"}
     assert all(reason in finding.reason for finding in found), found
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "key"),
+    [
+        ("pools.agents.taints=[{key: agens}]", "TAINT-TOLERATION", "kubernetes.pools.agents.taints"),
+        ("pools.livekit.taints=[{key: Livekit}]", "TAINT-TOLERATION", "kubernetes.pools.livekit.taints"),
+        (
+            "pools.agents.taints=[{key: agents, effect: NoExecute}]",
+            "TAINT-TOLERATION",
+            "kubernetes.workloads.agent.tolerates",
+        ),
+        (
+            "workloads.agent.tolerates=[{key: agnets}]",
+            "TAINT-TOLERATION",
+            "kubernetes.workloads.agent.tolerates",
+        ),
+        ("postgres.backup_retention=3d", "PG-RETENTION", "postgres.backup_retention"),
+        ("postgres.backup_retention=60d", "PG-RETENTION", "postgres.backup_retention"),
+        ("certificates.renew_before=400d", "CERT-RENEW", "certificates.renew_before"),
+        ("kubernetes.drain_timeout=30s", "AKS-DRAIN", "kubernetes.drain_timeout"),
+        ("kubernetes.drain_timeout=50h", "AKS-DRAIN", "kubernetes.drain_timeout"),
+        ("traffic_manager.probe_interval=2s", "TM-INTERVAL", "traffic_manager.probe_interval"),
+        ("monitoring.audit_retention=7d", "LAW-AUDIT", "monitoring.audit_retention"),
+        ("workloads.livekit.pool=livekitt", "POOL-UNKNOWN", "kubernetes.workloads.livekit.pool"),
+        ("pools.api.max=90", "QUOTA-VCPU", "regions.eastus.vcpu_quota"),
+        ("certificates.renew_before=12h", "CERT-RENEW", "certificates.renew_before"),
+    ],
+)
+def test_one_mistake_is_one_finding(change: str, code: str, key: str) -> None:
+    findings = check(what_if(model.read("prod"), [change]), today=TODAY)
+    (found,) = [one for one in findings if one.severity is Severity.ERROR]
+    assert (found.code, found.place.key or key) == (code, key)  # without a key: the what-if itself
+
+
+def test_a_taint_that_several_workloads_know_otherwise_is_the_pools_mistake() -> None:
+    """Both were right before; what they agree on is what is meant."""
+    keys = ("pools.api.taints", "workloads.api.tolerates", "workloads.web.tolerates")
+    right = [f"{key}=[{{key: realtime}}]" for key in keys]
+    wrong = ["pools.api.taints=[{key: realtme}]", *right[1:]]
+    before = check(what_if(model.read("prod"), right), today=TODAY)
+    assert not [one for one in before if "TAINT" in one.code]
+
+    findings = check(what_if(model.read("prod"), wrong), today=TODAY)
+    (found,) = [one for one in findings if one.severity is Severity.ERROR]
+    assert "api, web on it tolerates realtime" in found.reason
+    assert found.fix == "taint the pool realtime=true:NoSchedule"
+
+
+@pytest.mark.parametrize(
+    ("today", "days"), [(date(2026, 1, 1), 398), (date(2026, 4, 1), 200), (date(2027, 4, 1), 100)]
+)
+def test_a_certificate_lives_for_as_long_as_browsers_let_it(today: date, days: int) -> None:
+    def codes(before: int) -> list[str]:
+        changed = what_if(model.read("prod"), [f"certificates.renew_before={before}d"])
+        return [one.code for one in check(changed, today=today) if one.code == "CERT-RENEW"]
+
+    assert (codes(days), codes(days - 1)) == (["CERT-RENEW"], [])
 
 
 def test_livekits_image_by_digest_in_our_registry_is_right() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ import typer
 import yaml
 from typer.testing import CliRunner, Result
 
+from ci import places
 from ci.architecture import model
 from ci.commands.cli import app
 from ci.delivery.ledger import Event, Journal
@@ -36,6 +38,23 @@ def test_check_of_all_environments_is_clean(va: typer.Typer) -> None:
     found = json.loads(done.stdout)
     assert set(found) == {"dev", "staging", "prod"}
     assert {one["severity"] for each in found.values() for one in each} <= {"info"}
+
+
+def test_check_reads_where_releases_go(
+    va: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "checkout"
+    shutil.copytree(places.checkout() / "environments", folder / "environments")
+    prod = folder / "environments" / "local" / "prod.yaml"
+    lines = prod.read_text().count("\n")
+    prod.write_text(prod.read_text() + "hours: Mon-Thu 09:00-16:00 Europa/Amsterdam\n")
+    monkeypatch.setattr(places, "checkout", lambda: folder)
+
+    done = _run(va, "env", "check", "--env", "prod")
+    assert done.exit_code == 2
+    assert f"local/prod.yaml:{lines + 1} (hours): 'Europa/Amsterdam' is no time zone" in done.output
+    assert "did you mean 'Europe/Amsterdam'?" in done.output
+    assert _run(va, "env", "check", "--env", "dev").exit_code == 0
 
 
 def test_check_of_the_written_architecture_quotes_its_lines(va: typer.Typer) -> None:
