@@ -14,6 +14,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from ci.errors import BadInput
@@ -74,6 +75,7 @@ def encode(call: Call) -> str:
     return base64.urlsafe_b64encode(zlib.compress(_dump(rows))).decode()
 
 
+@lru_cache(maxsize=256)
 def decode(identity: str) -> Call:
     """The call that an ID names; BadInput when it is none of ours."""
     try:
@@ -117,11 +119,14 @@ def _needs(call: Call) -> Iterator[Call]:
 
 
 def _swap(value: Any, replace: Any) -> Any:
-    if isinstance(value, Call):
+    kind = type(value)
+    if kind is str:  # most are: a chain of hundreds of calls has thousands of them
+        return value
+    if kind is Call:
         return replace(value)
-    if isinstance(value, dict):
+    if kind is dict:
         return {key: _swap(item, replace) for key, item in value.items()}
-    if isinstance(value, list):
+    if kind is list:
         return [_swap(item, replace) for item in value]
     return value
 

@@ -205,7 +205,7 @@ class Engine:
 
     def tree(self, layers: tuple[str, ...]) -> Tree:
         """What those layers show."""
-        return Tree([self.store.layers / layer for layer in layers])
+        return Tree([self.store.layers / layer for layer in layers], self.store.names)
 
     async def layered(
         self, base: tuple[str, ...], what: tuple[Any, ...], write: Callable[[Layer], None]

@@ -15,7 +15,7 @@ import os
 import posixpath
 import stat
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -90,10 +90,14 @@ class Entry:
 
 
 class Tree:
-    """What a stack of layers shows. Cheap to make; nothing is read before it is asked for."""
+    """What a stack of layers shows. Cheap to make; nothing is read before it is asked for.
 
-    def __init__(self, layers: Sequence[Path]) -> None:
+    `names` tells what is in the root of a layer that stays as it is: of hundreds of layers few have a name.
+    """
+
+    def __init__(self, layers: Sequence[Path], names: Callable[[str], frozenset[str]] | None = None) -> None:
         self._layers = tuple(str(layer) for layer in reversed(layers))
+        self._names = names
 
     @property
     def root(self) -> Entry:
@@ -106,6 +110,8 @@ class Tree:
         found: list[str] = []
         top: os.stat_result | None = None
         for place in folder.real:
+            if self._names and not folder.path and name not in self._names(place):
+                continue
             path = f"{place}/{name}"
             try:
                 status = os.lstat(path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.engine.store import Store
 from ci.engine.tree import Layer, Tree, content_digest, is_whiteout, make_opaque, make_whiteout
 from ci.errors import BadInput
 
@@ -151,6 +152,7 @@ def test_the_digest_is_over_names_owners_modes_and_contents_and_not_times(tmp_pa
     assert again() != first
 
 
+<<<<<<< HEAD
 def test_a_file_that_is_copied_twice_is_two_files_whether_it_was_one_before(tmp_path: Path) -> None:
     """Their layer is found by what they hold: an image of it has no link in one cache and not in another."""
     source = tmp_path / "source"
@@ -178,3 +180,28 @@ def test_the_digest_of_content_is_over_extended_attributes_that_an_image_keeps(t
         pytest.skip("this file system has no extended attributes of users")
 
     assert content_digest([("a", tree.need("a"))]) != before
+=======
+def test_of_many_layers_only_those_that_have_a_name_are_looked_at(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    try:
+        layers = []
+        for number in range(40):
+            folder = store.scratch()
+            Layer(Tree([]), folder).write(f"only-{number}/f" if number % 2 else "same/f", b"%d" % number)
+            layers.append(store.layers / store.add_layer(folder))
+        listed: list[str] = []
+
+        def names(layer: str) -> frozenset[str]:
+            listed.append(layer)
+            return store.names(layer)
+
+        tree = Tree(layers, names)
+        assert tree.read("only-7/f") == b"7" and tree.read("same/f") == b"38"
+        assert [entry.name for entry in tree.children(tree.root)] == [
+            entry.name for entry in Tree(layers).children(Tree(layers).root)
+        ]
+        assert len(tree.need("only-7").real) == 1 and len(tree.need("same").real) == 20
+        assert listed
+    finally:
+        store.close()
+>>>>>>> 24d2c32 (Hundreds of layers cost a step what a few do)
