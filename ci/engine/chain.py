@@ -13,9 +13,8 @@ import binascii
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, TypeVar
 
 from ci.errors import BadInput
 
@@ -66,18 +65,44 @@ class Call:
 
 def encode(call: Call) -> str:
     """The ID of the object that `call` makes."""
-    numbers: dict[Call, int] = {}
-    rows: list[list[Any]] = []
-    for each in _in_order(call):
+    before: Call | None = call
+    while before and before not in _NUMBERED:
+        before = before.parent
+    known = _NUMBERED[before] if before else ({}, [])
+    numbers, rows = dict(known[0]), list(known[1])
+    for each in _in_order(call, numbers):
         parent = numbers[each.parent] if each.parent else None
         numbers[each] = len(rows)
-        rows.append([parent, each.type, each.field, _swap(each.args, lambda arg: {"$call": numbers[arg]})])
-    return base64.urlsafe_b64encode(zlib.compress(_dump(rows))).decode()
+        rows.append(
+            _dump([parent, each.type, each.field, _swap(each.args, lambda arg: {"$call": numbers[arg]})])
+        )
+    _remember(_NUMBERED, call, (numbers, rows))
+    identity = base64.urlsafe_b64encode(zlib.compress(b"[" + b",".join(rows) + b"]", 1)).decode()
+    _remember(_NAMED, identity, call)
+    return identity
 
 
-@lru_cache(maxsize=256)
+_NUMBERED: dict[Call, tuple[dict[Call, int], list[bytes]]] = {}
+"""Of the last IDs their calls by number, and those written: the next ID of a pipeline goes on from there."""
+_NAMED: dict[str, Call] = {}
+"""The last IDs: what a client was given comes back."""
+_MOST = 32
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def _remember(known: dict[K, V], key: K, value: V) -> None:
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > _MOST:
+        del known[next(iter(known))]
+
+
 def decode(identity: str) -> Call:
     """The call that an ID names; BadInput when it is none of ours."""
+    if identity in _NAMED:
+        return _NAMED[identity]
     try:
         rows = json.loads(zlib.decompress(base64.urlsafe_b64decode(identity.encode())))
         calls: list[Call] = []
@@ -93,9 +118,10 @@ def decode(identity: str) -> Call:
         ) from error
 
 
-def _in_order(last: Call) -> Iterator[Call]:
-    """Every call of the graph once, each after those that it needs. A loop, as chains grow long."""
-    done: set[Call] = set()
+def _in_order(last: Call, known: Collection[Call]) -> Iterator[Call]:
+    """Every call of the graph once, each after those that it needs, but for what is known already. A chain's
+    order is that of its parent and what comes to it. A loop, as chains grow long."""
+    done = set(known)
     stack = [(last, False)]
     while stack:
         call, ready = stack.pop()
@@ -106,7 +132,7 @@ def _in_order(last: Call) -> Iterator[Call]:
             yield call
             continue
         stack.append((call, True))
-        stack.extend((need, False) for need in _needs(call) if need not in done)
+        stack.extend((need, False) for need in reversed([*_needs(call)]) if need not in done)
 
 
 def _needs(call: Call) -> Iterator[Call]:

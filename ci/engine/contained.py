@@ -22,7 +22,7 @@ import sys
 
 from ci.below import open_below
 
-__all__ = ["FAILED", "STAGE", "can_show_other_owners", "contain", "main"]
+__all__ = ["FAILED", "MOST_LAYERS", "STAGE", "can_show_other_owners", "contain", "main"]
 
 STAGE = "/run/va-engine"
 """An empty folder of the machine; in the namespace of a step the tmpfs that holds its bundle."""
@@ -39,6 +39,8 @@ _OPEN_TREE_CLONE = 1
 _MOVE_MOUNT_F_EMPTY_PATH = 4
 _AT_FDCWD, _AT_EMPTY_PATH = -100, 0x1000
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_IDMAP = 0x1, 0x100000
+MOST_LAYERS = 500
+"""What overlayfs takes below an upper folder (OVL_MAX_STACK); their numbers fit the options of a mount."""
 FAILED = 125
 """How it ends when the container could not be set up."""
 
@@ -165,10 +167,20 @@ def _end_like(child: int) -> None:
 
 
 def _overlay(store: int, lower: list[str], upper: str | None, work: str | None, target: str) -> None:
-    """An overlay of folders of the store, the lowest first; without `upper` it is read-only."""
-    held = [open_below(store, path, os.O_PATH | os.O_DIRECTORY) for path in lower]
+    """An overlay of folders of the store, the lowest first; without `upper` it is read-only.
+
+    Of more than overlayfs takes, the lower ones are an overlay of their own, below. It takes one upon one.
+    """
+    held: list[int] = []
+    if len(lower) > MOST_LAYERS:
+        rest = len(lower) - MOST_LAYERS + 1
+        os.mkdir(f"{target}-below")
+        _overlay(store, lower[:rest], None, None, f"{target}-below")
+        held.append(os.open(f"{target}-below", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        lower = lower[rest:]
+    held += [open_below(store, path, os.O_PATH | os.O_DIRECTORY) for path in lower]
     try:
-        if upper is None and len(lower) == 1:
+        if upper is None and len(held) == 1:
             _attach(held[0], target, read_only=True)
             return
         options = "lowerdir=" + ":".join(str(one) for one in reversed(held))

@@ -23,11 +23,11 @@ from typing import IO, Any
 
 from ci.engine import limits
 from ci.engine.boundary import IDS, Boundary
-from ci.engine.contained import STAGE
+from ci.engine.contained import MOST_LAYERS, STAGE
 from ci.engine.masking import Masker
 from ci.engine.seccomp import profile
 from ci.engine.waiting import Waiting
-from ci.errors import StepFailed, SystemUnavailable, ToolMissing
+from ci.errors import BadInput, StepFailed, SystemUnavailable, ToolMissing
 
 __all__ = [
     "CAPABILITIES",
@@ -383,6 +383,11 @@ def _given(
 
     def stack(at: str, overlay: Overlay) -> tuple[str, list[str], str | None, str | None]:
         layers = [below(path) for path in overlay.layers] or [f"layers/{NO_LAYER}"]
+        if len(layers) >= 2 * MOST_LAYERS:
+            raise BadInput(
+                f"a command in {len(layers)} layers: the kernel shows {2 * MOST_LAYERS - 1} at most",
+                hint="put files in by one withDirectory, not each by itself",
+            )
         return (
             at,
             layers,

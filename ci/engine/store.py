@@ -121,25 +121,15 @@ class Store:
         """What the step of that key made, if all of it is still there."""
         with self._mutex:
             row = self._db.execute("SELECT value FROM results WHERE key = ?", (key,)).fetchone()
-<<<<<<< HEAD
             if row is None:
                 return None
             value: dict[str, Any] = json.loads(row[0])
-            if not stands(self.root, self._db, value):
-                return None
-        self._used.update(needs(value))
-=======
-        if row is None:
-            return None
-        value: dict[str, Any] = json.loads(row[0])
-        needs = {("layer", id) for id in value.get("layers", ())}
-        needs |= {("blob", id) for id in value.get("blobs", ())}
-        if not needs <= self._there:
-            if not _stands(self.root, value):
-                return None
-            self._there |= needs
-        self._used |= needs
->>>>>>> 24d2c32 (Hundreds of layers cost a step what a few do)
+            needed = set(needs(value))
+            if not needed <= self._there:
+                if not stands(self.root, self._db, value):
+                    return None
+                self._there |= needed
+        self._used |= needed
         self._used_keys.add(key)
         return value
 

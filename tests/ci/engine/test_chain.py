@@ -5,6 +5,7 @@ import zlib
 
 import pytest
 
+from ci.engine import chain
 from ci.engine.chain import Call, decode, encode
 from ci.errors import BadInput
 
@@ -45,6 +46,22 @@ def test_a_very_long_chain_does_not_recurse() -> None:
         call = Call(call, "Container", "withLabel", {"name": str(number)})
 
     assert decode(encode(call)) == call
+
+
+def test_an_id_is_the_same_whatever_was_asked_before() -> None:
+    side = Call(Call(None, "Directory", "directory", {}), "Directory", "withNewFile", {"path": "p"})
+    call, asked = _container(), []
+    for number in range(50):
+        args = {"n": number, "same": [side, call] if number % 3 else side}
+        call = Call(call, "Container", "withRootfs", args)
+        asked.append(encode(call))
+
+    chain._NUMBERED.clear()
+    chain._NAMED.clear()
+    assert encode(call) == asked[-1]
+    chain._NAMED.clear()
+    assert [decode(identity).args["n"] for identity in asked] == list(range(50))
+    assert decode(asked[-1]) == call
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import dagger
 import pytest
 from tiny_image import can_run_containers, write_tiny_image
 
+from ci.engine import run as engine_run
 from ci.engine import session
 from ci.reporting import SilentReporter
 
@@ -135,7 +136,8 @@ def test_all_capabilities_are_those_that_there_are(tmp_path: Path) -> None:
     script = """
     import asyncio, sys
     import dagger
-    from ci.engine import session
+    from ci.engine import run as engine_run
+from ci.engine import session
     from ci.reporting import SilentReporter
 
     async def main():
@@ -158,3 +160,37 @@ def test_all_capabilities_are_those_that_there_are(tmp_path: Path) -> None:
     effective = int(done.stdout.split()[1], 16)
     assert not effective >> 22 & 1 and not effective >> 35 & 1  # CAP_SYS_BOOT, CAP_WAKE_ALARM
     assert effective >> 21 & 1  # CAP_SYS_ADMIN
+
+
+def test_an_image_of_hundreds_of_layers(run: Any) -> None:
+    """More than overlayfs takes at once (500): what was made, changed and deleted, below and above."""
+
+    async def pipeline(_: dagger.Client, base: dagger.Container) -> Any:
+        for number in range(600):
+            base = base.with_new_file(f"/made/{number}", str(number))
+            if number in (50, 590):
+                base = base.without_file("/made/3" if number == 50 else "/made/4").with_new_file(
+                    "/made/5", "-"
+                )
+            if number % 100 == 99:
+                base = await base.sync()
+        script = "ls /made | wc -l; cat /made/6 /made/599; rm /made/7; echo 8 > /made/8; ls /made | wc -l"
+        done = base.with_exec(["sh", "-c", script])
+        again = done.with_exec(["sh", "-c", "ls /made | wc -l"])
+        return await done.stdout(), await again.stdout()
+
+    assert run(pipeline) == ("598\n-599597\n", "597\n")
+
+
+def test_more_layers_than_the_kernel_shows_are_refused_in_a_line(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_run, "MOST_LAYERS", 2)
+
+    async def pipeline(_: dagger.Client, base: dagger.Container) -> None:
+        await base.with_new_file("/1", "").with_new_file("/2", "").with_exec(["true"]).sync()  # three
+        more = base.with_new_file("/1", "").with_new_file("/2", "").with_new_file("/3", "")
+        with pytest.raises(dagger.QueryError, match="a command in 4 layers: the kernel shows 3"):
+            await more.with_exec(["true"]).sync()
+
+    run(pipeline)

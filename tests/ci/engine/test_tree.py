@@ -152,7 +152,6 @@ def test_the_digest_is_over_names_owners_modes_and_contents_and_not_times(tmp_pa
     assert again() != first
 
 
-<<<<<<< HEAD
 def test_a_file_that_is_copied_twice_is_two_files_whether_it_was_one_before(tmp_path: Path) -> None:
     """Their layer is found by what they hold: an image of it has no link in one cache and not in another."""
     source = tmp_path / "source"
@@ -180,7 +179,8 @@ def test_the_digest_of_content_is_over_extended_attributes_that_an_image_keeps(t
         pytest.skip("this file system has no extended attributes of users")
 
     assert content_digest([("a", tree.need("a"))]) != before
-=======
+
+
 def test_of_many_layers_only_those_that_have_a_name_are_looked_at(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     try:
@@ -204,4 +204,3 @@ def test_of_many_layers_only_those_that_have_a_name_are_looked_at(tmp_path: Path
         assert listed
     finally:
         store.close()
->>>>>>> 24d2c32 (Hundreds of layers cost a step what a few do)
