@@ -117,3 +117,27 @@ def test_nothing_is_changed_on_a_target_that_is_somebody_elses(what: str) -> Non
     with pytest.raises(LeaseLost, match="bert has it now"):
         asyncio.run(run())
     assert made.log == []
+
+
+def test_stables_pods_are_held_from_the_canarys_installation_to_its_removal() -> None:
+    made, place = world()
+    place.hold_scale = lambda *words: said("held", *words)  # type: ignore[method-assign,assignment]
+    place.release_scale = lambda *words: said("released", *words)  # type: ignore[method-assign,assignment]
+
+    async def said(*words: str) -> tuple[str, ...]:
+        made.log.append(" ".join(words))
+        return ()
+
+    async def run() -> None:
+        async with made.open_site(environment(), "eastus") as opened, opened.held("p") as site:
+            await installed(site, GOOD, "stable")
+            await installed(site, GOOD, "canary")
+            await site.remove_canary()
+
+    asyncio.run(run())
+    assert made.log[1:] == [
+        f"prod/eastus install {CANARY} good",
+        "held va-prod-eastus stable",
+        f"prod/eastus uninstall {CANARY}",
+        "released va-prod-eastus stable",
+    ]
