@@ -153,16 +153,11 @@ class Lease:
 
     async def give_back(self) -> None:
         """Leave it to whoever wants it next, if it is still ours."""
-        for _ in range(_TRIES):
-            if self._lost is not None:
-                return
-            freed = self._changed({"holderIdentity": ""})
-            with suppress(SystemUnavailable):
-                if await self._cluster.write_lease(freed) is not None:
+        with suppress(SystemUnavailable):  # then it ends by itself
+            for _ in range(_TRIES):
+                freed = self._changed({"holderIdentity": ""})
+                if await self._cluster.write_lease(freed) is not None or not await self._again():
                     return
-                await self._again()
-                continue
-            return  # it ends by itself
 
     async def _renew(self) -> None:
         asked = self._clock()
@@ -172,29 +167,33 @@ class Lease:
             if written is None:
                 await self._again()
                 return
-            if lapsed and await self._guard_acted():
-                self._lost = self._gone("meanwhile the guard took all traffic to stable")
-                return
+            self._written = written
+            if not lapsed:
+                self._renewed, self._trouble = asked, ""
+            # It cannot take the lease, but nothing that is done here goes on without the canary's traffic.
+            acted = await guard.record(self._cluster, self.namespace)
         except SystemUnavailable as error:
             self._trouble = error.message
             return
-        self._written, self._renewed, self._trouble = written, asked, ""
+        if acted is not None and acted.fence == self.fence:
+            self._lost = LeaseLost(
+                f"{self.namespace}: {acted}", hint="run the same command again: it looks first, and goes on"
+            )
+        self._renewed, self._trouble = asked, ""
 
-    async def _again(self) -> None:
-        """Read it anew, where somebody wrote it: still ours, or lost."""
+    async def _again(self) -> bool:
+        """Read it anew, where somebody wrote it: whether it is still ours."""
         found, _ = await self._cluster.lease(NAME, self.namespace)
         spec = (found or {}).get("spec") or {}
         own = self._written["spec"]
         if all(spec.get(key) == own[key] for key in ("holderIdentity", "leaseTransitions")):
             assert found is not None
             self._written = found
-        else:
+            return True
+        if self._lost is None:
             who = spec.get("holderIdentity") or "somebody who removed it or gave it back"
             self._lost = self._gone(f"{who} has it now")
-
-    async def _guard_acted(self) -> bool:
-        done = await guard.record(self._cluster, self.namespace)
-        return done is not None and done.fence == self.fence
+        return False
 
     def _changed(self, spec: dict[str, Any]) -> dict[str, Any]:
         return {**self._written, "spec": {**self._written["spec"], **spec}}

@@ -246,6 +246,29 @@ def test_an_api_server_that_was_away_for_longer_takes_it_from_nobody(world: Worl
         asyncio.run(run(acted=True))
 
 
+def test_a_guard_that_took_the_traffic_away_ends_the_block_and_the_lease_is_free(world: World) -> None:
+    async def run() -> None:
+        async with world.hold() as lease:
+            world.maps["va-guard"] = {
+                "time": "2026-11-29T20:15:20Z", "why": "no pod of voice-canary-api is ready", "weight": "25",
+                "fence": str(lease.fence),
+            }  # fmt: skip
+            await asyncio.sleep(60)
+
+    said = f"{NS}: the guard took all traffic to stable at 2026-11-29 20:15:20 UTC, from 25 % on the canary"
+    with pytest.raises(LeaseLost, match=said):
+        asyncio.run(run())
+    assert asyncio.run(holder(world, NS)) is None
+
+    async def again() -> int:  # what it did for another one's canary stops nobody
+        async with world.hold() as lease:
+            await turns(world, 3)
+            lease.check()
+            return lease.fence
+
+    assert asyncio.run(again()) == 2
+
+
 def test_confirm_asks_the_cluster(world: World) -> None:
     async def run() -> None:
         lease = await room._take(world, NS, "p1", "anna", world.clock)
