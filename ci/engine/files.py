@@ -19,7 +19,7 @@ from ci.engine.chain import Call
 from ci.engine.engine import Engine, NotSupported, answer
 from ci.engine.patterns import choose, glob
 from ci.engine.store import digest_of, full_disk_is_told
-from ci.engine.tree import Entry, Layer, Tree, content_digest, copy_data
+from ci.engine.tree import MOST_BYTES, Entry, Layer, Tree, content_digest, copy_data, too_large
 from ci.engine.values import Directory, File, Host, Place, Record
 from ci.errors import BadInput
 
@@ -558,13 +558,26 @@ def _told(write: Any, target: Path) -> str:
 
 @answer("File.contents")
 async def file_contents(engine: Engine, parent: File, call: Call) -> str:
-    data = await asyncio.to_thread(engine.tree(parent.layers).read, parent.path)
-    text = data.decode("utf-8", errors="replace")
-    start, limit = call.args["offsetLines"], call.args["limitLines"]
-    if start is None and limit is None:
-        return text
-    lines = text.splitlines(keepends=True)[start or 0 :]
-    return "".join(lines if limit is None else lines[:limit])
+    tree, first, most = engine.tree(parent.layers), call.args["offsetLines"], call.args["limitLines"]
+    if first is None and most is None:
+        data = await asyncio.to_thread(tree.read, parent.path)
+    else:
+        data = await asyncio.to_thread(_lines, _file(tree, parent), first or 0, most)
+    return data.decode("utf-8", errors="replace")
+
+
+def _lines(entry: Entry, first: int, most: int | None) -> bytes:
+    """At most so many lines (None: all) after the first ones; BadInput where they are too much to answer."""
+    number, size, kept = 0, 0, []
+    with entry.open() as file:
+        while (most is None or number < first + most) and (piece := file.readline(_LARGE)):
+            if number >= first:
+                kept.append(piece)
+                size += len(piece)
+            if size > MOST_BYTES:
+                raise too_large(entry.path)
+            number += piece.endswith(b"\n")
+    return b"".join(kept)
 
 
 @answer("File.size")

@@ -26,6 +26,7 @@ from ci.below import make_folder, open_below, open_file
 from ci.errors import BadInput
 
 __all__ = [
+    "MOST_BYTES",
     "Entry",
     "Layer",
     "Tree",
@@ -34,6 +35,7 @@ __all__ = [
     "is_whiteout",
     "make_opaque",
     "make_whiteout",
+    "too_large",
 ]
 
 _OPAQUE = "trusted.overlay.opaque"
@@ -192,7 +194,7 @@ class Tree:
         with entry.open() as file:
             data = file.read(min(most, entry.stat.st_size) + 1)
         if len(data) > most:
-            raise BadInput(f"/{path.lstrip('/')} has more than {most // 2**20} MiB: export it")
+            raise too_large(path, most)
         return data
 
 
@@ -361,6 +363,11 @@ class Layer:
             yield folder, name
         finally:
             os.close(folder)
+
+
+def too_large(path: str, most: int = MOST_BYTES) -> BadInput:
+    """What is said of a file that is not read into memory."""
+    return BadInput(f"/{path.lstrip('/')} has more than {most // 2**20} MiB: export it")
 
 
 def copy_data(source: IO[bytes], target: IO[bytes]) -> None:

@@ -286,3 +286,40 @@ def test_it_stands_in_for_the_dagger_cli(tmp_path: Path) -> None:
     )
 
     assert (done.stdout, done.returncode) == ("it works\n", 0), done.stderr
+
+
+def test_lines_of_a_file_end_where_a_newline_is(run: Any) -> None:
+    text = "one\r\ntwo\x0b2\u2028\n\nfour\rno end"
+
+    async def pipeline(client: dagger.Client) -> list[str]:
+        file = client.file("f", text)
+        asked = [(None, None), (1, None), (None, 1), (1, 1), (1, 2), (3, 5), (9, 1), (0, 0)]
+        return [await file.contents(offset_lines=first, limit_lines=most) for first, most in asked]
+
+    last = "four\rno end"
+    two = "two\x0b2\u2028\n"
+    assert run(pipeline) == [text, two + "\n" + last, "one\r\n", two, two + "\n", last, "", ""]
+
+
+def test_what_is_asked_of_a_file_is_at_most_128_mib(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, or the lines that are asked for: few lines of a large file are an answer."""
+    from ci.engine import files, tree
+
+    assert tree.MOST_BYTES == 128 * 2**20
+    monkeypatch.setattr(files, "MOST_BYTES", 2**20)
+    monkeypatch.setattr(tree.Tree.read, "__defaults__", (2**20,))
+    line = "x" * 1023 + "\n"
+    (tmp_path / "work" / "fits").write_text(line * 1024)
+    (tmp_path / "work" / "large").write_text(line * 1025)
+
+    async def pipeline(client: dagger.Client) -> Any:
+        fits, large = (client.host().file(name) for name in ("fits", "large"))
+        with pytest.raises(dagger.QueryError, match="/large has more than"):
+            await large.contents()
+        with pytest.raises(dagger.QueryError, match="/large has more than"):
+            await large.contents(limit_lines=1025)
+        return await fits.contents() == line * 1024, await large.contents(offset_lines=1024)
+
+    assert run(pipeline) == (True, line)
