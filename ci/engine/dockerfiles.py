@@ -91,16 +91,16 @@ async def docker_build(engine: Engine, parent: Directory, call: Call) -> Contain
         known = await asyncio.to_thread(engine.store.result, key)
         if known is not None:
             return known
-        folder = engine.store.scratch("context")
 
-        def copy() -> None:
+        def copy(folder: Path) -> None:
             layer = Layer(Tree([]), folder)
             for name, entry in context():
                 layer.copy(entry, name)
 
-        with full_disk_is_told(engine.store.root):
-            await asyncio.to_thread(copy)
-            layout = await _buildah(engine, folder, dockerfile, args, pairs, secrets)
+        with full_disk_is_told(engine.store.root), engine.store.work("docker") as work:
+            (work / "context").mkdir()
+            await asyncio.to_thread(copy, work / "context")
+            layout = await _buildah(engine, work, dockerfile, args, pairs, secrets)
             image = await asyncio.to_thread(oci.read_layout, engine.store, layout)
         return engine.store.keep(
             key, {"layers": list(image.layers), "config": dict(image.config), "annotations": {}}
@@ -121,15 +121,18 @@ def _ignored(tree: Tree, folder: str, dockerfile: str) -> list[str]:
 
 async def _buildah(
     engine: Engine,
-    context: Path,
+    work: Path,
     dockerfile: bytes,
     args: dict[str, Any],
     pairs: list[tuple[str, str]],
     secrets: list[Secret],
 ) -> Path:
-    """Build, and return the image as an OCI layout. Secrets come through a pipe into a tmpfs, as in `run`."""
+    """Build the `context` in a folder, and return the image as an OCI layout in there. Secrets come through a
+    pipe into a tmpfs, as in `run`."""
     store = engine.store
-    bundle, out = store.scratch("buildah"), store.scratch("image")
+    bundle, out, pushing = (work / name for name in ("buildah", "image", "push"))
+    for folder in (bundle, out, pushing):
+        folder.mkdir()
     files = {f"secret-{number}": await plaintext(engine, secret) for number, secret in enumerate(secrets)}
     masker = Masker()
     for data in files.values():
@@ -146,7 +149,7 @@ async def _buildah(
     boundary = await engine.boundary()
     files["policy.json"] = json.dumps(_POLICY).encode()
     files["seccomp.json"] = json.dumps(profile([f"CAP_{name}" for name in CAPABILITIES.split()])).encode()
-    group = f"{store.tmp.name}-{bundle.name}"
+    group = f"{store.tmp.name}-{work.name}"
     storage = [
         "--root",
         str(store.buildah),
@@ -179,7 +182,7 @@ async def _buildah(
         limits.bounded(group, boundary.limits)
         plug = await boundary.network.plug()
         try:
-            words = [*argv, "--network", f"{bundle}/network", str(context)]
+            words = [*argv, "--network", f"{bundle}/network", str(work / "context")]
             done = await _in_namespace(bundle, files, words, told, network=plug.path)
         finally:
             plug.close()
@@ -190,9 +193,8 @@ async def _buildah(
             raise (SystemUnavailable if full else StepFailed)(f"{title} failed\n{tail}")
         identity = (out / "id").read_text().strip()
         layout = out / "layout"
-        done = await _in_namespace(
-            store.scratch("buildah"), {}, [*storage, "push", "-q", identity, f"oci:{layout}:image"], told
-        )
+        words = [*storage, "push", "-q", identity, f"oci:{layout}:image"]
+        done = await _in_namespace(pushing, {}, words, told)
         if done.code:
             raise SystemUnavailable(f"{title}: the image cannot be read\n{done.stderr.strip()[-500:]}")
     return layout

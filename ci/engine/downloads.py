@@ -85,8 +85,8 @@ async def _got(
                           service.key if service else "")  # fmt: skip
     seen = await asyncio.to_thread(store.result, last_seen) or {}
     kept = store.result(_file_key(seen["digest"], name, mode, seen["changed"])) if seen else None
-    with engine.reporter.step(f"http {engine.masker.mask(str(url.copy_with(userinfo=b'', query=None)))}"):
-        folder = store.scratch("http")
+    title = f"http {engine.masker.mask(str(url.copy_with(userinfo=b'', query=None)))}"
+    with engine.reporter.step(title), store.work("http") as folder:
         answer, total = await _asked(engine, url, header, service, seen if kept else {}, folder / name)
         if answer.status_code == httpx.codes.NOT_MODIFIED and kept:
             if wanted and seen["digest"] != wanted:
