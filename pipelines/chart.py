@@ -18,8 +18,8 @@ from ci.azure.checkov import failed_checks
 from ci.build.source import files
 from ci.concurrency import together
 from ci.delivery.chart import PackagedChart, lint, package_chart, render
-from ci.delivery.chart_values import laid_over
 from ci.delivery.site import CANARY, STABLE, Track, release_values
+from ci.environments.chart_values import laid_over
 from ci.errors import BadInput
 from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
 from ci.scan.waivers import sort_out

@@ -11,11 +11,11 @@ import httpx
 
 from ci import places, platform
 from ci.concurrency import together
-from ci.delivery.chart_values import laid_over
 from ci.delivery.cluster import Cluster, connect
 from ci.delivery.helm import Helm
 from ci.delivery.traffic import TRACK_HEADER
 from ci.engine import session
+from ci.environments.chart_values import laid_over
 from ci.registry import Registry, open_archive, push
 from ci.reporting import SilentReporter
 from pipelines.build import build

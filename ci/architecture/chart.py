@@ -83,7 +83,7 @@ def values(
     KEDA reads metrics: Azure makes them up, so that they are in no file. Without them the chart refuses to be
     rendered, and says which is missing. The images are a release's, and not in here.
     """
-    from ci.delivery.chart_values import Values  # the checks do without: their start counts
+    from ci.environments.chart_values import Values  # the checks do without: their start counts
 
     identities = identities or {}
     kubernetes, monitoring = architecture.kubernetes, architecture.monitoring

@@ -218,7 +218,7 @@ def env_chart_schema() -> None:
 
     Example: va env chart-schema > helm/voice-assistant/values.schema.json
     """
-    from ci.delivery.chart_values import schema
+    from ci.environments.chart_values import schema
 
     sys.stdout.write(schema())
 

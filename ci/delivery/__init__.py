@@ -7,7 +7,7 @@
     gates.py       how a canary is judged: pure functions over counts; bake.py asks and waits
     results.py     what a promotion says of itself; ledger.py keeps what was done
     origins.py     which registry each container's image came from
-    chart.py  chart_values.py  manifests.py    the chart as an artifact, its values by type, what it renders
+    chart.py  manifests.py    the chart as an artifact, what it renders
     load.py        traffic of our own, for drills and the demo
 
 A new source of metrics goes beside metrics.py; a new kind of evidence into gates.py. It may call the

@@ -17,7 +17,6 @@ import httpx
 from ci.delivery import cluster as clusters
 from ci.delivery import guard, traffic
 from ci.delivery import lease as leases
-from ci.delivery.chart_values import laid_over
 from ci.delivery.cluster import Cluster, Pod
 from ci.delivery.guard import Acted
 from ci.delivery.helm import Helm
@@ -26,6 +25,7 @@ from ci.delivery.load import Send
 from ci.delivery.metrics import Prometheus
 from ci.delivery.revisions import ONCE_RAN, Revision, Values, newest
 from ci.environments import Environment, Target
+from ci.environments.chart_values import laid_over
 from ci.errors import PipelineError, StepFailed, SystemUnavailable
 from ci.release import Release
 

@@ -7,6 +7,7 @@ anything is touched.
 
     model.py    what an environment is;   policy.py when a release may go in, who says yes, who is told
     written.py  values as people write them;   reading.py the files
+    chart_values.py    the values of the chart, by type: those of an environment are held to them
 """
 
 from ci.environments.model import (

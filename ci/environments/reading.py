@@ -54,6 +54,8 @@ def names(estate: str, root: Path | None = None) -> tuple[str, ...]:
 def read_environment(estate: str, name: str, root: Path | None = None) -> Environment:
     """Read and check one environment; BadInput names every mistake with its file, line and key."""
     folder = root or places.checkout() / "environments"
+    from ci.environments.chart_values import hold  # its types take their time to be made
+
     known = names(estate, folder)
     _name(name, "an environment")
     if name not in known:
@@ -64,6 +66,7 @@ def read_environment(estate: str, name: str, root: Path | None = None) -> Enviro
     document = _document(estate, name, folder)
     _say_names(document, estate, name)
     environment = yamlfile.checked(Environment, document)
+    hold(document, ("values",), ("canary", "values"))
     for loc, mistake in _inconsistencies(environment, known):
         raise BadInput(mistake, place=document.place(*loc), hint="nothing was touched: mend the file")
     return environment
@@ -145,6 +148,16 @@ def _inconsistencies(environment: Environment, known: tuple[str, ...]) -> Iterat
             seen.add(region)
     for region in sorted(environment.targets.keys() - seen):
         yield ("targets", region), "is in no wave: it would never get a release"
+    places_of: dict[tuple[str, str, str], str] = {}
+    for region, target in environment.targets.items():
+        place = (str(target.kubeconfig), target.context, target.namespace)
+        if (other := places_of.setdefault(place, region)) != region:
+            yield ("targets", region, "namespace"), f"{other} is installed there already: {target.namespace}"
+    copied: set[str] = set()
+    for index, secret in enumerate(environment.secrets):
+        if secret.name in copied:
+            yield ("secrets", index, "name"), f"the secret {secret.name!r} is given twice"
+        copied.add(secret.name)
     steps = environment.canary.steps
     for index, step in enumerate(steps):
         if index and step.weight <= steps[index - 1].weight:

@@ -451,6 +451,94 @@ def test_a_mistake_in_the_policy_is_one_line_with_its_place(
     assert "x7GqJ" not in message and "\n" not in message
 
 
+VALUES = """\
+secrets:
+  - {name: voice-redis, source: va-system/redis, keys: {A: b}}
+  - {name: voice-livekit, source: va-system/livekit, keys: {A: b}}
+values:
+  redis: {url: "redis://voice@redis:6379", cluster: false}
+  api:
+    replicas: 2
+    resources: {requests: {cpu: 100m, memory: 128Mi}, limits: {memory: 384Mi}}
+    env: {RATE_LIMIT_PER_MINUTE: "60"}
+  traffic: {aliases: [voice.example.com]}
+canary: {values: {agent: {replicas: 1}}}
+"""
+
+
+def test_values_that_the_chart_takes(root: Path) -> None:
+    (root / "here" / "dev.yaml").write_text(OWN + VALUES)
+    assert read_environment("here", "dev", root).values["traffic"] == {"aliases": ["voice.example.com"]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            "  redis: {",
+            "  rediss: {",
+            "dev.yaml:16 (values.rediss): unknown key 'rediss'; did you mean 'redis'?",
+        ),
+        (
+            "replicas: 2",
+            "replica: 2",
+            "dev.yaml:18 (values.api.replica): unknown key 'replica'; did you mean 'replicas'?",
+        ),
+        (
+            "replicas: 2",
+            'replicas: "2"',
+            "dev.yaml:18 (values.api.replicas): a whole number is expected, not '2'",
+        ),
+        (
+            "cluster: false",
+            "cluster: 0",
+            "dev.yaml:16 (values.redis.cluster): true or false is expected, not 0",
+        ),
+        (
+            "redis://voice@redis:6379",
+            "http://redis",
+            "dev.yaml:16 (values.redis.url): this is not how it is written",
+        ),
+        ("cpu: 100m", "cpu: 100 m", "dev.yaml:19 (values.api.resources.requests.cpu)"),
+        (
+            "[voice.example.com]",
+            "voice.example.com",
+            "dev.yaml:21 (values.traffic.aliases): a list is expected",
+        ),
+        (
+            "RATE_LIMIT_PER_MINUTE",
+            "REDIS_URL",
+            "dev.yaml:20 (values.api.env): 'REDIS_URL' is set by the chart",
+        ),
+        (
+            "agent: {replicas: 1}",
+            "agents: {replicas: 1}",
+            "dev.yaml:22 (canary.values.agents): unknown key 'agents'",
+        ),
+        (
+            "agent: {replicas: 1}",
+            "agent: {replicas: -1}",
+            "dev.yaml:22 (canary.values.agent.replicas): at least 0 is expected",
+        ),
+        (
+            "name: voice-livekit",
+            "name: voice-redis",
+            "dev.yaml:14 (secrets[1].name): the secret 'voice-redis' is given twice",
+        ),
+    ],
+)
+def test_values_that_the_chart_does_not_take(root: Path, old: str, new: str, said: str) -> None:
+    assert VALUES.count(old) == 1
+    message = wrong(root, OWN + VALUES.replace(old, new))
+    assert said in message and "\n" not in message
+
+
+def test_two_targets_at_one_place(root: Path) -> None:
+    other = OWN[OWN.index("  eastus:") :].replace("eastus", "westus").replace("8480", "8481")
+    message = wrong(root, OWN.replace("[[eastus]]", "[[eastus], [westus]]") + other)
+    assert "(targets.westus.namespace): eastus is installed there already: va-dev" in message
+
+
 def test_a_release_soaks_on_its_way(root: Path) -> None:
     (root / "here" / "prod.yaml").write_text(f"{OWN}after: dev\nsoak: 2h in other\n")
     (root / "here" / "other.yaml").write_text(OWN)

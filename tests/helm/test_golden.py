@@ -20,8 +20,8 @@ from ci.architecture import model
 from ci.architecture.access import secret_readers
 from ci.architecture.chart import checkable_values
 from ci.delivery.chart import render
-from ci.delivery.chart_values import Values, laid_over
 from ci.delivery.manifests import validate
+from ci.environments.chart_values import Values, laid_over
 from ci.errors import BadInput
 from ci.reporting import SilentReporter
 

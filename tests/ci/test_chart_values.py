@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from ci import places
 from ci.architecture import model
 from ci.architecture.chart import checkable_values, values
-from ci.delivery.chart_values import Values, laid_over, schema
+from ci.environments.chart_values import Values, laid_over, schema
 
 CHART = places.checkout() / "helm/voice-assistant"
 IMAGE = {"repository": "registry.example/any", "digest": f"sha256:{'0' * 64}"}

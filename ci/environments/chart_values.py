@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
+from ci import places, yamlfile
 from ci.quantities import quantity
 
-__all__ = ["Values", "laid_over", "schema"]
+__all__ = ["Values", "hold", "laid_over", "schema"]
 
 _RESERVED = (
     "AGENT_NAME", "VA_TRACK", "VA_RELEASE", "LIVEKIT_URL", "LIVEKIT_PUBLIC_URL", "LIVEKIT_API_KEY",
@@ -75,8 +78,16 @@ Variables = Annotated[
 
 class _Values(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
-    )
+        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True,
+        strict=True,
+    )  # fmt: skip
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
 class Image(_Values):
@@ -402,6 +413,35 @@ class Values(_Values):
     keda: Keda
     monitoring: Monitoring
     priorities: Priorities
+
+
+@cache
+def _chart() -> Mapping[str, Any]:
+    """The chart's own values, with images such as a promotion puts there."""
+    image = {"repository": "registry/image", "digest": f"sha256:{'0' * 64}"}
+    own = yamlfile.load(places.checkout() / "helm" / "voice-assistant" / "values.yaml").data
+    return own | {"images": dict.fromkeys(own["images"], image)}
+
+
+def hold(document: yamlfile.Document, *keys: tuple[str, ...]) -> None:
+    """Hold what is below these keys of a file, each laid over the one before, to what the chart takes.
+
+    BadInput names file, line and key of every mistake, as Helm would not: before anything is installed.
+    """
+    values = _chart()
+    for key in keys:
+        written: Any = document.data
+        for part in key:
+            written = written.get(part) if isinstance(written, Mapping) else None
+        if not isinstance(written, Mapping) or not written:
+            continue
+        values = laid_over(values, written)
+        below = {loc[len(key) :]: at for loc, at in document.places.items() if loc[: len(key)] == key}
+        data = {name: value for name, value in values.items() if value is not None}
+        whole = replace(
+            document, data=data, places=below, removed={}, top=document.place(*key), overlaid=True
+        )
+        yamlfile.checked(Values, whole)
 
 
 def schema() -> str:
