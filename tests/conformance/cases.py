@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import posixpath
+import subprocess
 import sys
 import tarfile
 import time
@@ -400,6 +401,307 @@ async def container_fields(client: dagger.Client, base: dagger.Container, folder
         str(await container.platform()),
         sorted(await container.rootfs().entries()),
     ]
+
+
+# What pipelines of other people were found to meet: ENGINE's table, row by row
+
+
+@case
+async def a_secret_of_one_step_in_the_output_of_another(
+    client: dagger.Client, base: dagger.Container, folder: Path
+) -> Any:
+    word = client.set_secret("word", "plain-words")
+    own = base.with_secret_variable("WORD", word).with_exec(["sh", "-c", "echo $WORD; echo $WORD > /word"])
+    other = base.with_exec(["echo", "plain-words"])
+    return [await own.stdout(), await own.file("/word").size(), await other.stdout()]
+
+
+@case
+async def bytes_of_a_redirect(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    words = ["sh", "-c", r"printf '\376\377\200\000x'"]
+    done = base.with_exec(words, redirect_stdout="/raw")
+    return await done.with_exec(["sh", "-c", "od -An -tx1 /raw"]).stdout()
+
+
+@case
+async def redirects_into_mounts(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    mounted = (
+        base.with_mounted_directory("/m", client.directory().with_new_file("a", "1"))
+        .with_mounted_cache("/v", client.cache_volume(f"redirects-{folder.name}"))
+        .with_workdir("/m")
+    )
+    done = mounted.with_exec(["echo", "here"], redirect_stdout="out").with_exec(
+        ["echo", "kept"], redirect_stdout="/v/out"
+    )
+    return [await done.file("/m/out").contents(), await done.with_exec(["cat", "/v/out", "out"]).stdout()]
+
+
+@case
+async def deep_folders(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    script = "i=0; while [ $i -lt 240 ]; do mkdir -p d/d/d/d/d; cd d/d/d/d/d; i=$((i+1)); done; echo end > f"
+    made = base.with_workdir("/tmp").with_exec(["sh", "-c", script])
+    return len(await made.directory("/tmp").glob("**/f"))
+
+
+@case
+async def two_locked_volumes_in_either_order(
+    client: dagger.Client, base: dagger.Container, folder: Path
+) -> Any:
+    def step(first: str, second: str) -> dagger.Container:
+        container = base
+        for name in (first, second):
+            volume = client.cache_volume(f"{name}-{folder.name}")
+            container = container.with_mounted_cache(
+                f"/{name}", volume, sharing=dagger.CacheSharingMode.LOCKED
+            )
+        return container.with_exec(["sh", "-c", f"sleep 1; echo {first} {second}"])
+
+    return await asyncio.gather(*(step(*pair).stdout() for pair in (("one", "two"), ("two", "one"))))
+
+
+@case
+async def two_hundred_layers(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    container = base
+    for number in range(200):
+        container = container.with_new_file(f"/many/{number}", str(number))
+    return await container.with_exec(["sh", "-c", "cat /many/0 /many/199; ls /many | wc -l"]).stdout()
+
+
+@case
+async def a_port_of_one_s_own(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    script = "echo {} | timeout 3 nc -l -p 7070 & sleep 1; nc 127.0.0.1 7070 < /dev/null; wait"
+    steps = (base.with_exec(["sh", "-c", script.format(name)]).stdout() for name in ("one", "two"))
+    return await asyncio.gather(*steps)
+
+
+@case
+async def changes_in_mounts(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    source = client.directory().with_new_file("a", "1").with_new_file("b/c", "2")
+    mounted = base.with_mounted_directory("/m", source).with_mounted_file(
+        "/f", client.directory().with_new_file("f", "1\n").file("f")
+    )
+    done = (
+        mounted.with_new_file("/m/new", "3")
+        .with_directory("/m/dir", source)
+        .without_file("/m/a")
+        .with_exec(["sh", "-c", "echo 2 >> /f; ls -R /m"])
+    )
+    return [
+        await done.stdout(),
+        sorted(await done.directory("/m").glob("**")),
+        await done.file("/f").contents(),
+    ]
+
+
+@case
+async def a_private_volume(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    volume = client.cache_volume(f"private-{folder.name}")
+    script = "ls /v | wc -l; touch /v/{}; sleep 1; ls /v | wc -l"
+
+    def step(name: str) -> dagger.Container:
+        there = base.with_mounted_cache("/v", volume, sharing=dagger.CacheSharingMode.PRIVATE)
+        return there.with_exec(["sh", "-c", script.format(name)])
+
+    told = await asyncio.gather(*(step(name).stdout() for name in ("a", "b")))
+    return [int(text.split()[1]) - int(text.split()[0]) for text in told]
+
+
+@case
+async def a_hostname_in_the_whole_session(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    name = f"named-{folder.name.replace('_', '-')[-20:]}"
+    web = (
+        base.with_new_file("/www/index.html", "named")
+        .with_exposed_port(8080)
+        .as_service(args=["httpd", "-f", "-p", "8080", "-h", "/www"])
+        .with_hostname(name)
+    )
+    await web.start()
+    try:
+        # With the domain of the session that a real engine adds by itself.
+        text = await base.with_exec(["wget", "-qO-", f"http://{name}:8080/"]).stdout()
+        return [text, (await web.endpoint()).replace(name, "NAME"), (await web.hostname()) == name]
+    finally:
+        await web.stop()
+
+
+@case
+async def a_command_that_kills_itself(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    done = base.with_exec(["sh", "-c", "kill -9 $$"], expect=dagger.ReturnType.ANY)
+    other = base.with_exec(["sh", "-c", "kill -TERM $$"], expect=dagger.ReturnType.ANY)
+    return [await done.exit_code(), await other.exit_code()]
+
+
+@case
+async def modes_of_an_export(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    target = folder / "modes"
+    made = base.with_exec(["sh", "-c", "mkdir -m 700 -p /e/own; echo x > /e/own/f; chmod 640 /e/own/f"])
+    await made.directory("/e").export(str(target))
+    return [oct((target / name).stat().st_mode & 0o777) for name in ("own", "own/f")]
+
+
+@case
+async def names_that_no_file_can_have(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    found = []
+    for name in ("a" * 256, "/".join("b" * 200 for _ in range(30))):
+        try:
+            await client.directory().with_new_file(name, "x").sync()
+        except dagger.QueryError:
+            found.append("refused")
+        else:
+            found.append("made")
+    return found[0]
+
+
+@case
+async def long_output_of_a_failure(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    line = "0123456789" * 6
+    script = f"i=0; while [ $i -lt 3000 ]; do echo {line}; i=$((i+1)); done; echo last; exit 7"
+    try:
+        await base.with_exec(["sh", "-c", script]).sync()
+    except dagger.ExecError as error:
+        return [error.exit_code, error.stdout.endswith("last"), len(error.stdout) < 200_000]
+
+
+# and what was added for them
+
+
+@case
+async def names_of_this_platform(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    machine = os.uname().machine
+    found = client.container(platform=dagger.Platform(f"linux/{machine}"))
+    return (await found.platform()) == (await client.default_platform())
+
+
+def _git(folder: Path, *words: str) -> str:
+    who = {
+        f"GIT_{role}_{what}": "a@example.org"
+        for role in ("AUTHOR", "COMMITTER")
+        for what in ("NAME", "EMAIL")
+    }
+    when = {"GIT_AUTHOR_DATE": "2020-01-01T00:00:00Z", "GIT_COMMITTER_DATE": "2020-01-01T00:00:00Z"}
+    done = subprocess.run(
+        ["git", "-c", "init.defaultBranch=main", *words], cwd=folder, env=os.environ | who | when,
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+@case
+async def a_directory_s_git(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    project = folder / "project"
+    if not project.exists():
+        project.mkdir()
+        _git(project, "init", "-q")
+        (project / "file").write_text("one\n")
+        (project / ".gitignore").write_text("*.log\n")
+        _git(project, "add", ".")
+        _git(project, "commit", "-q", "-m", "one")
+        _git(project, "tag", "v1.9.0")
+        _git(project, "tag", "-a", "-m", "x", "v1.10.0")
+        _git(project, "checkout", "-q", "-b", "topic")
+        (project / "file").write_text("two\n")
+        _git(project, "commit", "-q", "-a", "-m", "two")
+        (project / "new").write_text("x\n")
+        (project / "x.log").write_text("x\n")
+    repo = client.host().directory(str(project)).as_git()
+    tree = repo.branch("topic").tree()
+    changes = repo.uncommitted()
+    return {
+        "names": [await repo.branches(), await repo.tags(), await repo.tags(patterns=["v1.9*"])],
+        "head": [await repo.head().commit(), await repo.head().ref()],
+        "tag": [await repo.tag("v1.10.0").commit(), await repo.latest_version().ref()],
+        "tree": [sorted(await tree.entries()), await tree.file("file").contents()],
+        "without": sorted(await repo.branch("main").tree(discard_git_dir=True).entries()),
+        "branch": await base.with_directory("/p", tree).file("/p/.git/HEAD").contents(),
+        "ancestor": await repo.branch("topic").common_ancestor(repo.branch("main")).commit(),
+        "uncommitted": [
+            await changes.added_paths(),
+            await changes.modified_paths(),
+            await changes.removed_paths(),
+        ],
+    }
+
+
+@case
+async def a_commit_that_is_none(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    repo = client.directory().with_new_file("x", "1").as_git()
+    return await repo.commit("main").commit()
+
+
+@case
+async def changesets(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    before = (
+        client.directory()
+        .with_new_file("kept", "1\n")
+        .with_new_file("edited", "one\ntwo\n")
+        .with_new_file("gone/a", "a\n")
+        .with_new_file("gone/b/c", "c\n")
+    )
+    after = (
+        before.without_directory("gone").with_new_file("edited", "one\nthree\n").with_new_file("new/f", "f\n")
+    )
+    changes = after.changes(before)
+    patch = await changes.as_patch().contents()
+    again = before.with_patch(patch)
+    return {
+        "added": sorted(await changes.added_paths()),
+        "modified": await changes.modified_paths(),
+        "removed": await changes.removed_paths(),
+        "empty": [await changes.is_empty(), await after.changes(after).is_empty()],
+        "patch": patch,
+        "patched": [sorted(await again.glob("**")), await again.file("edited").contents()],
+        "applied": sorted(await before.with_new_file("own", "x").with_changes(changes).glob("**")),
+        "layer": sorted(await changes.layer().glob("**")),
+    }
+
+
+@case
+async def a_patch_of_another_file(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    patch = "--- a/x\n+++ b/x\n@@ -1 +1 @@\n-other\n+new\n"
+    return await client.directory().with_new_file("x", "text\n").with_patch(patch).entries()
+
+
+@case
+async def env_files(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    text = "A=1\nB=\"$A two\"\nC='$A'\nD=${NONE:-x} y\n# no\nE=a\\ b\nAPP_F=f\n"
+    env = client.directory().with_new_file("e", text).file("e").as_env_file()
+    found = {await item.name(): await item.value() for item in await env.variables()}
+    names = ("A", "B", "C", "D", "E", "APP_F")
+    return [
+        {name: found.get(name) for name in names},
+        await env.get("B", raw=True),
+        [await item.name() for item in await env.namespace("APP_").variables()],
+        await env.without_variable("A").exists("A"),
+        await client.env_file().with_variable("X", "1").as_file().contents(),
+    ]
+
+
+@case
+async def json_values(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    value = client.directory().with_new_file("j", '{"a": {"b": [1, "x", true]}}').file("j").as_json()
+    items = await value.field(["a", "b"]).as_array()
+    return [
+        [await items[0].as_integer(), await items[1].as_string(), await items[2].as_boolean()],
+        await value.with_field(["a", "c"], client.json().new_string("new")).contents(),
+        await value.fields(),
+    ]
+
+
+@case
+async def searches(client: dagger.Client, base: dagger.Container, folder: Path) -> Any:
+    source = client.directory().with_new_file("a.py", "x = 1\ny = x\n").with_new_file("d/b.txt", "no\nX end")
+    found = await source.search("x", insensitive=True)
+    told = [
+        [
+            await one.file_path(),
+            await one.line_number(),
+            await one.absolute_offset(),
+            await one.matched_lines(),
+        ]
+        for one in found
+    ]
+    files = await source.search("[xX]", files_only=True, globs=["*.txt"])
+    return [sorted(told), [await one.file_path() for one in files]]
 
 
 async def _main(folder: Path) -> None:
