@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import posixpath
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from ci.engine import run
 from ci.engine.chain import Call
 from ci.engine.containers import absolute, expanded, grown_by
 from ci.engine.contents import mount_at, place_of
-from ci.engine.engine import Engine, ExecFailed, LogLine, answer
+from ci.engine.engine import Engine, ExecFailed, answer
 from ci.engine.launching import FILE, Launched, Mounted, launch
 from ci.engine.steps import Command, command_of, masker_of, secret_marks
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.values import Container, ExecResult, MountKind, MountPoint, Place
 from ci.engine.volumes import held
 from ci.errors import BadInput, SystemUnavailable
+from ci.reporting import Step
 
 __all__: list[str] = []
 
@@ -99,17 +100,24 @@ async def _execute(
         title = masker.mask(command.title)
         await engine.services.bound(command.container)
         volumes = await stack.enter_async_context(held(engine, command.container, title))
-        await stack.enter_async_context(engine.slots)
-        step = stack.enter_context(engine.reporter.step(title))
+        await stack.enter_async_context(engine.seats)
+        steps: list[Step] = []
 
-        def told(line: str) -> None:
-            step.say(line[-200:])
-            engine.log(LogLine(title, line))
+        @asynccontextmanager
+        async def turn() -> AsyncIterator[None]:
+            async with engine.slots:
+                with engine.reporter.step(title) as step:
+                    steps.append(step)
+                    yield
+
+        def told(lines: str) -> None:
+            steps[0].say(lines[lines.rfind("\n") + 1 :].rstrip("\r")[-200:])
+            engine.tell(title, lines)
 
         out = stack.enter_context(engine.store.work("out"))
         sinks = {name: stack.enter_context((out / name).open("wb", buffering=0)) for name, _ in redirects}
         launched = await stack.enter_async_context(
-            launch(engine, command, masker, on_line=told, redirects=sinks, volumes=volumes)
+            launch(engine, command, masker, on_lines=told, redirects=sinks, volumes=volumes, turn=turn())
         )
         watch = asyncio.ensure_future(_watch(engine, launched, title))
         try:
@@ -133,6 +141,7 @@ async def _execute(
                 stdout=outcome.stdout,
                 stderr=outcome.stderr,
             )
+        await launched.turn.aclose()  # what follows keeps no other from running
         moved = [(path, out / name) for name, path in redirects]
         return await asyncio.to_thread(_finish, engine, command, key, moved, launched, outcome)
 

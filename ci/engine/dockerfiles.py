@@ -15,7 +15,7 @@ from typing import Any
 from ci.engine import limits, oci
 from ci.engine.chain import Call
 from ci.engine.containers import platform_of, with_image
-from ci.engine.engine import Engine, LogLine, NotSupported, answer
+from ci.engine.engine import Engine, NotSupported, answer
 from ci.engine.masking import Masker
 from ci.engine.network import NAMES
 from ci.engine.patterns import choose, ignore_file
@@ -177,7 +177,7 @@ async def _buildah(
         def told(line: str) -> None:
             line = masker.mask(line)
             step.say(line[-200:])
-            engine.log(LogLine(title, line))
+            engine.tell(title, line)
 
         limits.bounded(group, boundary.limits)
         plug = await boundary.network.plug()

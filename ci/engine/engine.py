@@ -139,18 +139,28 @@ class Engine:
     ) -> None:
         self.store = store
         self.reporter = reporter
-        self.log = log or (lambda _: None)
+        self._log = log
         self.workdir = (workdir or Path.cwd()).resolve()
         self.epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or EPOCH) if epoch is None else epoch
         self.masker = Masker()
         self.secrets = Secrets(store.secret_key(), self.masker)
         self.auth: dict[str, tuple[str, str]] = {}
-        self.slots = asyncio.Semaphore(parallel or max(4, 2 * (os.cpu_count() or 1)))
+        slots = parallel or max(4, 2 * (os.cpu_count() or 1))
+        self.slots = asyncio.Semaphore(slots)
+        """Commands that run at once."""
+        self.seats = asyncio.Semaphore(2 * slots)
+        """Those that run, are made ready for it, or are put away."""
         self.volume_locks: dict[str, asyncio.Lock] = {}
         self.services = services(self)
         self._shared = _Shared()
         self._boundary: Boundary | None = None
         self._spare: Spare | None = None
+
+    def tell(self, step: str, lines: str) -> None:
+        """Tell whoever wants to know lines that a step printed, masked, without the end of the last one."""
+        if self._log:
+            for line in lines.split("\n"):
+                self._log(LogLine(step, line.rstrip("\r")))
 
     async def close(self) -> None:
         """End everything that still runs."""

@@ -10,7 +10,13 @@ import asyncio
 import os
 import posixpath
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
@@ -68,10 +74,10 @@ class Mounted:
 class Launched:
     """A started command, where its changes go, and how to clear what only the run needed."""
 
-    def __init__(self, layers: tuple[Path, ...], work: Path) -> None:
+    def __init__(self, layers: tuple[Path, ...], work: Path, names: Callable[[str], frozenset[str]]) -> None:
         self.layers = layers
         """The container's, lowest first."""
-        self.below = Tree(layers)
+        self.below = Tree(layers, names)
         self.work = work
         """The folder that goes with the run, with all that is in it and has not become a layer."""
         self.upper = self.made("upper")
@@ -86,6 +92,8 @@ class Launched:
         self.bundle_path = _BUNDLE
         self.ended = False
         """Whether it was ended, because it left no room on the disk."""
+        self.turn = AsyncExitStack()
+        """What it holds while it runs."""
         self.plug: Plug
         self.run: run.Run
 
@@ -156,13 +164,15 @@ async def launch(
     command: Command,
     masker: Masker,
     *,
-    on_line: Callable[[str], None] | None = None,
+    on_lines: Callable[[str], None] | None = None,
     hostname: str = "dagger",
     redirects: Mapping[str, IO[bytes]] | None = None,
     volumes: Mapping[str, str] | None = None,
+    turn: AbstractAsyncContextManager[None] | None = None,
 ) -> AsyncIterator[Launched]:
     """A command that runs. It is ended with the block, and what it wrote is given back, but for what became a
-    layer before. `masker`, `redirects`: see run.start; `volumes`: what `held` gives, if the caller has it."""
+    layer before. `masker`, `redirects`: see run.start; `volumes`: what `held` gives, if the caller has it;
+    `turn` is waited for when all is ready, and held as `Launched.turn`."""
     ctr = command.container
     async with AsyncExitStack() as stack:
         work = engine.store.scratch("step")
@@ -202,6 +212,9 @@ async def launch(
             mounts.append(run.Mount(path=run.INIT, source=init, read_only=True))
             process = replace(process, args=(run.INIT, "--", *process.args))
         folder = launched.made("run")
+        await stack.enter_async_context(launched.turn)
+        if turn:
+            await launched.turn.enter_async_context(turn)
         launched.run = await run.start(
             process,
             root=overlay,
@@ -214,7 +227,7 @@ async def launch(
             stdin=stdin,
             hostname=hostname,
             masker=masker,
-            on_line=on_line,
+            on_lines=on_lines,
             redirects=redirects,
         )
         try:
@@ -228,7 +241,7 @@ def _prepare(
 ) -> tuple[Launched, run.Overlay, list[run.Mount]]:
     """The folders of a run, and what is mounted but for secrets."""
     ctr, store = command.container, engine.store
-    launched = Launched(tuple(store.layers / one for one in ctr.layers), work)
+    launched = Launched(tuple(store.layers / one for one in ctr.layers), work, store.names)
     below = launched.below
     layer = Layer(below, launched.upper)
     layer.folder("")

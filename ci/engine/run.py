@@ -239,7 +239,7 @@ async def start(
     stdin: bytes = b"",
     hostname: str = "dagger",
     masker: Masker,
-    on_line: Callable[[str], None] | None = None,
+    on_lines: Callable[[str], None] | None = None,
     redirects: Mapping[str, IO[bytes]] | None = None,
 ) -> Run:
     """Start a command in a container and return at once.
@@ -255,7 +255,7 @@ async def start(
     child = waiting.child
     streams = {"stdout": child.stdout, "stderr": child.stderr}
     kill = partial(os.killpg, child.pid, signal.SIGKILL)
-    reading = asyncio.ensure_future(_read(streams, masker, on_line, redirects or {}, kill))  # type: ignore[arg-type]
+    reading = asyncio.ensure_future(_read(streams, masker, on_lines, redirects or {}, kill))  # type: ignore[arg-type]
     run = Run(child, folder, name, boundary.limits, reading, masker)
     try:
         await asyncio.gather(
@@ -288,7 +288,7 @@ async def _feed_stdin(child: asyncio.subprocess.Process, data: bytes) -> None:
 async def _read(
     streams: Mapping[str, asyncio.StreamReader],
     masker: Masker,
-    on_line: Callable[[str], None] | None,
+    on_lines: Callable[[str], None] | None,
     redirects: Mapping[str, IO[bytes]],
     kill: Callable[[], None],
 ) -> tuple[Printed, Printed]:
@@ -310,15 +310,15 @@ async def _read(
                     failed.append(error)
                     with suppress(ProcessLookupError):
                         kill()
-            if on_line is None:
+            if on_lines is None:
                 continue
-            *lines, rest = (rest + data).split(b"\n")
-            for line in lines:
-                on_line(masker.mask(line.decode(errors="replace")).rstrip("\r"))
+            lines, end, rest = (rest + data).rpartition(b"\n")
+            if end:
+                on_lines(masker.mask(lines.decode(errors="replace")))
             if len(rest) > 65536:
                 rest = b""
-        if rest and on_line:
-            on_line(masker.mask(rest.decode(errors="replace")))
+        if rest and on_lines:
+            on_lines(masker.mask(rest.decode(errors="replace")))
         return kept.printed(masker)
 
     stdout, stderr = await asyncio.gather(*(one(name, stream) for name, stream in streams.items()))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from ci.concurrency import within
 from ci.engine.chain import Call, encode
 from ci.engine.containers import port_record, ports_of
-from ci.engine.engine import Engine, LogLine, NotSupported, answer
+from ci.engine.engine import Engine, NotSupported, answer
 from ci.engine.launching import launch
 from ci.engine.network import Plug, inside
 from ci.engine.steps import Command, command_of, masker_of, secrets_of
@@ -169,13 +169,13 @@ class RunningServices:
         title = masker.mask(f"service {command.title}")
         lines: list[str] = []
 
-        def told(line: str) -> None:
-            lines.append(line)
+        def told(more: str) -> None:
+            lines.extend(more.rsplit("\n", 20)[-20:])
             del lines[:-20]
-            engine.log(LogLine(title, line))
+            engine.tell(title, more)
 
         with engine.reporter.step(title):
-            block = launch(engine, command, masker, on_line=told, hostname=service.hostname or "service")
+            block = launch(engine, command, masker, on_lines=told, hostname=service.hostname or "service")
             launched = await block.__aenter__()
             running = _Running(service, launched, block, lines)
             self._running[service.key] = running

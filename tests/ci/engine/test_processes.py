@@ -194,3 +194,15 @@ def test_more_layers_than_the_kernel_shows_are_refused_in_a_line(
             await more.with_exec(["true"]).sync()
 
     run(pipeline)
+
+
+def test_no_more_commands_run_at_once_than_there_are_slots(run: Any) -> None:
+    slots = max(4, 2 * (os.cpu_count() or 1))
+
+    async def pipeline(client: dagger.Client, base: dagger.Container) -> list[int]:
+        running = base.with_mounted_cache("/running", client.cache_volume("running"))
+        script = "> /running/{0}; sleep 0.3; ls /running | wc -l; rm /running/{0}"
+        steps = [running.with_exec(["sh", "-c", script.format(number)]) for number in range(2 * slots)]
+        return [int(said) for said in await asyncio.gather(*(step.stdout() for step in steps))]
+
+    assert 1 < max(run(pipeline)) <= slots
