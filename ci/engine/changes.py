@@ -22,7 +22,8 @@ from ci.below import open_below, remove
 from ci.engine import git
 from ci.engine.chain import Call
 from ci.engine.engine import Engine, NotSupported, answer
-from ci.engine.files import copied_directory, directory_export
+from ci.engine.files import copied_directory
+from ci.engine.host import directory_export
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.tree import Entry, Layer, Tree
 from ci.engine.values import Directory, File, Record

@@ -1,25 +1,19 @@
-"""Answers of Directory, File and Host: everything that reads and writes trees without running a command."""
+"""Answers of Directory and File: everything that reads and changes trees without running a command."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import posixpath
 import stat
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
-from ci.below import make_folder, open_below, open_parent, remove
 from ci.engine.chain import Call
 from ci.engine.engine import Engine, NotSupported, answer
 from ci.engine.patterns import choose, glob
-from ci.engine.store import digest_of, full_disk_is_told
-from ci.engine.tree import MOST_BYTES, Entry, Layer, Tree, content_digest, copy_data, too_large
+from ci.engine.tree import MOST_BYTES, Entry, Layer, Tree, content_digest, too_large
 from ci.engine.values import Directory, File, Host, Place, Record
 from ci.errors import BadInput
 
@@ -27,16 +21,14 @@ __all__ = [
     "base_name",
     "copied_directory",
     "copied_file",
-    "imported_file",
+    "file_at",
+    "folder_at",
     "inside",
     "numeric_owner",
     "text_of",
 ]
 
 _LARGE = 1 << 20
-_PERMISSIONS = 0o777
-"""What an export keeps of a mode: no program of a step becomes one that runs as root for all."""
-
 Owner = tuple[int, int] | None
 
 
@@ -56,14 +48,6 @@ def numeric_owner(owner: str) -> Owner:
     return int(user), int(group or user)
 
 
-def host_path(engine: Engine, path: str) -> Path:
-    """A path of this machine, from the session's working folder; `~` is a home."""
-    try:
-        return engine.workdir / Path(path).expanduser()
-    except RuntimeError as error:
-        raise BadInput(f"{path}: there is no such user on this machine") from error
-
-
 async def copied_directory(
     engine: Engine, base: tuple[str, ...], path: str, source: Directory, args: dict[str, Any], owner: Owner
 ) -> tuple[str, ...]:
@@ -77,7 +61,7 @@ async def copied_directory(
 
     def selected() -> list[tuple[str, Entry]]:
         tree = engine.tree(source.layers)
-        return choose(tree, _folder(tree, source), **filters)
+        return choose(tree, folder_at(tree, source), **filters)
 
     digest = await engine.remembered(
         ("selected", source.path, filters), source.layers, lambda: content_digest(selected())
@@ -97,7 +81,7 @@ async def copied_file(
     """`base` with a copy of a file at `path`, or in it when that is a folder there."""
 
     def fact() -> str:
-        return content_digest([("", _file(engine.tree(source.layers), source))])
+        return content_digest([("", file_at(engine.tree(source.layers), source))])
 
     digest = await engine.remembered(("file", source.path), source.layers, fact)
     there = engine.tree(base).find(path)
@@ -105,7 +89,7 @@ async def copied_file(
         path = posixpath.join(path, base_name(source))
 
     def write(layer: Layer) -> None:
-        entry = _file(engine.tree(source.layers), source)
+        entry = file_at(engine.tree(source.layers), source)
         layer.copy(entry, layer.target(path), owner=owner, mode=mode, link=True)
 
     return await engine.layered(base, ("copy file", digest, path, owner, mode), write)
@@ -116,14 +100,16 @@ def base_name(file: File) -> str:
     return file.name or posixpath.basename(file.path)
 
 
-def _folder(tree: Tree, place: Place) -> Entry:
+def folder_at(tree: Tree, place: Place) -> Entry:
+    """The folder that a place is; BadInput where it is none."""
     entry = tree.need(place.path)
     if not entry.is_dir:
         raise BadInput(f"/{place.path} is not a directory")
     return entry
 
 
-def _file(tree: Tree, place: Place) -> Entry:
+def file_at(tree: Tree, place: Place) -> Entry:
+    """The file that a place is; BadInput where it is none."""
     entry = tree.need(place.path)
     if not entry.is_file:
         raise BadInput(f"/{place.path} is not a file")
@@ -137,77 +123,6 @@ async def text_of(engine: Engine, file: File) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise BadInput(f"/{file.path} is no text in UTF-8 ({error.reason} at byte {error.start})") from error
-
-
-# host
-
-
-@answer("Query.host")
-async def host(engine: Engine, parent: None, call: Call) -> Host:
-    return Host()
-
-
-@answer("Host.directory")
-async def host_directory(engine: Engine, parent: Host, call: Call) -> Directory:
-    """The folder as it is now: its layer is named by its content, so an unchanged folder is the same
-    layer."""
-    path = host_path(engine, call.args["path"])
-    if not path.is_dir():
-        raise BadInput(f"{path} is not a directory on this machine")
-    filters = {name: call.args[name] for name in ("include", "exclude", "gitignore")}
-
-    def read() -> tuple[str, ...]:
-        tree = Tree([path.resolve()])
-        chosen = choose(tree, tree.root, **filters)
-        digest = content_digest(chosen, owner=(0, 0))
-        known = engine.store.result(digest_of("host", digest))
-        if known:
-            return tuple(known["layers"])
-        with full_disk_is_told(engine.store.root), engine.store.work("host") as folder:
-            layer = Layer(Tree([]), folder)
-            for name, entry in chosen:
-                layer.copy(entry, name, owner=(0, 0))
-            id = engine.store.add_layer(folder, digest)
-        return tuple(engine.store.keep(digest_of("host", digest), {"layers": [id]})["layers"])
-
-    return Directory(await asyncio.to_thread(read))
-
-
-@answer("Host.file")
-async def host_file(engine: Engine, parent: Host, call: Call) -> File:
-    path = host_path(engine, call.args["path"])
-    if not path.is_file():
-        raise BadInput(f"{path} is not a file on this machine")
-    return await asyncio.to_thread(imported_file, engine, path)
-
-
-def imported_file(engine: Engine, path: Path) -> File:
-    """A file of this machine, as a layer named by its content."""
-    path = path.resolve()
-    tree = Tree([path.parent])
-    entry = tree.need(path.name)
-    digest = _digest_by_status(engine, path, entry)
-    known = engine.store.result(digest_of("host", digest))
-    if not known:
-        with full_disk_is_told(engine.store.root), engine.store.work("host") as folder:
-            Layer(Tree([]), folder).copy(entry, path.name, owner=(0, 0))
-            id = engine.store.add_layer(folder, digest)
-        known = engine.store.keep(digest_of("host", digest), {"layers": [id]})
-    return File(tuple(known["layers"]), path.name, path.name)
-
-
-def _digest_by_status(engine: Engine, path: Path, entry: Entry) -> str:
-    """The digest of a file of this machine; a large one is read again only when the kernel says it
-    changed."""
-    status = entry.stat
-    key = digest_of("status", str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns,
-                    status.st_ctime_ns, status.st_mode)  # fmt: skip
-    known = engine.store.result(key) if status.st_size > _LARGE else None
-    if known is None:
-        known = {"digest": content_digest([(path.name, entry)], owner=(0, 0))}
-        engine.store.keep(key, known)
-    digest: str = known["digest"]
-    return digest
 
 
 # directory
@@ -236,14 +151,14 @@ def _bytes(text: str) -> bytes:
 @answer("Directory.directory")
 async def directory_directory(engine: Engine, parent: Directory, call: Call) -> Directory:
     place = Directory(parent.layers, inside(parent, call.args["path"]))
-    _folder(engine.tree(place.layers), place)
+    folder_at(engine.tree(place.layers), place)
     return place
 
 
 @answer("Directory.file")
 async def directory_file(engine: Engine, parent: Directory, call: Call) -> File:
     place = File(parent.layers, inside(parent, call.args["path"]), posixpath.basename(call.args["path"]))
-    _file(engine.tree(place.layers), place)
+    file_at(engine.tree(place.layers), place)
     return place
 
 
@@ -371,7 +286,7 @@ async def directory_diff(engine: Engine, parent: Directory, call: Call) -> Direc
 
     def write(layer: Layer) -> None:
         before, after = engine.tree(parent.layers), engine.tree(other.layers)
-        start = _folder(after, other)
+        start = folder_at(after, other)
         for entry in after.walk(start):
             name = posixpath.relpath(entry.path, start.path or ".")
             old = before.find(inside(parent, name), follow=False)
@@ -404,7 +319,7 @@ async def with_timestamps(engine: Engine, parent: Directory | File, call: Call) 
 async def directory_entries(engine: Engine, parent: Directory, call: Call) -> list[str]:
     place = Directory(parent.layers, inside(parent, call.args["path"] or "."))
     tree = engine.tree(place.layers)
-    return [_shown(entry) for entry in tree.children(_folder(tree, place))]
+    return [_shown(entry) for entry in tree.children(folder_at(tree, place))]
 
 
 def _shown(entry: Entry) -> str:
@@ -414,7 +329,7 @@ def _shown(entry: Entry) -> str:
 @answer("Directory.glob")
 async def directory_glob(engine: Engine, parent: Directory, call: Call) -> list[str]:
     tree = engine.tree(parent.layers)
-    start = _folder(tree, parent)
+    start = folder_at(tree, parent)
     names = {posixpath.relpath(item.path, start.path or "."): item for item in tree.walk(start)}
     return [name + ("/" if names[name].is_dir else "") for name in glob(call.args["pattern"], list(names))]
 
@@ -423,7 +338,7 @@ async def directory_glob(engine: Engine, parent: Directory, call: Call) -> list[
 async def directory_digest(engine: Engine, parent: Directory, call: Call) -> str:
     def fact() -> str:
         tree = engine.tree(parent.layers)
-        return content_digest(choose(tree, _folder(tree, parent)))
+        return content_digest(choose(tree, folder_at(tree, parent)))
 
     return f"sha256:{await engine.remembered(('digest', parent.path), parent.layers, fact)}"
 
@@ -491,68 +406,6 @@ async def find_up(engine: Engine, parent: Directory | Host, call: Call) -> str |
         here = posixpath.dirname(here)
 
 
-@answer("Directory.export")
-async def directory_export(engine: Engine, parent: Directory, call: Call) -> str:
-    """Below the target nothing follows a link: an earlier export may have left one that a step made."""
-    target = host_path(engine, call.args["path"])
-
-    def write() -> str:
-        tree = engine.tree(parent.layers)
-        chosen = choose(tree, _folder(tree, parent))
-        target.mkdir(parents=True, exist_ok=True)
-        root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            for name in os.listdir(root) if call.args["wipe"] else ():
-                remove(root, name)
-            for name, entry in chosen:
-                _export(entry, root, name)
-        finally:
-            os.close(root)
-        return str(target)
-
-    return await asyncio.to_thread(_told, write, target)
-
-
-def _export(entry: Entry, root: int, path: str) -> None:
-    if entry.is_dir:
-        folder = make_folder(root, path)
-        os.fchmod(folder, entry.mode & _PERMISSIONS)
-        os.close(folder)
-        return
-    folder, name = open_parent(root, path)
-    try:
-        with suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=folder)
-        if entry.is_link:
-            os.symlink(entry.link(), name, dir_fd=folder)
-        elif entry.is_file:
-            _copy(entry, folder, name)
-    finally:
-        os.close(folder)
-
-
-def _copy(entry: Entry, folder: int, name: str) -> None:
-    """A file that is not there yet. It becomes root's: what a step had run as root is not run so by
-    everybody."""
-    made = open_below(folder, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    with entry.open() as source, open(made, "wb") as file:
-        copy_data(source, file)
-        os.fchmod(file.fileno(), entry.mode & _PERMISSIONS)
-
-
-def _told(write: Any, target: Path) -> str:
-    """A target that cannot be written is the caller's mistake, and said as one."""
-    try:
-        result: str = write()
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            from ci.errors import SystemUnavailable
-
-            raise SystemUnavailable(f"cannot export to {target}: the disk is full") from error
-        raise BadInput(f"cannot export to {target}: {error.strerror or error}") from error
-    return result
-
-
 # file
 
 
@@ -562,7 +415,7 @@ async def file_contents(engine: Engine, parent: File, call: Call) -> str:
     if first is None and most is None:
         data = await asyncio.to_thread(tree.read, parent.path)
     else:
-        data = await asyncio.to_thread(_lines, _file(tree, parent), first or 0, most)
+        data = await asyncio.to_thread(_lines, file_at(tree, parent), first or 0, most)
     return data.decode("utf-8", errors="replace")
 
 
@@ -582,7 +435,7 @@ def _lines(entry: Entry, first: int, most: int | None) -> bytes:
 
 @answer("File.size")
 async def file_size(engine: Engine, parent: File, call: Call) -> int:
-    return _file(engine.tree(parent.layers), parent).stat.st_size
+    return file_at(engine.tree(parent.layers), parent).stat.st_size
 
 
 @answer("File.name")
@@ -595,7 +448,7 @@ async def file_digest(engine: Engine, parent: File, call: Call) -> str:
     bare = call.args["excludeMetadata"]
 
     def fact() -> str:
-        entry = _file(engine.tree(parent.layers), parent)
+        entry = file_at(engine.tree(parent.layers), parent)
         return content_digest([("", entry)], owner=(0, 0) if bare else None, mode=0o644 if bare else None)
 
     return f"sha256:{await engine.remembered(('digest', parent.path, bare), parent.layers, fact)}"
@@ -621,7 +474,7 @@ async def file_with_replaced(engine: Engine, parent: File, call: Call) -> File:
     if call.args["firstFrom"] is not None:
         raise NotSupported("File.withReplaced(firstFrom)", "all=True, or a longer search text")
     tree = engine.tree(parent.layers)
-    entry = _file(tree, parent)
+    entry = file_at(tree, parent)
     text = tree.read(parent.path).decode("utf-8", "surrogateescape")
     count = text.count(search)
     if count == 0 or (count > 1 and not call.args["all"]):
@@ -635,27 +488,3 @@ async def file_with_replaced(engine: Engine, parent: File, call: Call) -> File:
         ),
     )
     return File(layers, name, name)
-
-
-@answer("File.export")
-async def file_export(engine: Engine, parent: File, call: Call) -> str:
-    target = host_path(engine, call.args["path"])
-    if call.args["allowParentDirPath"] and target.is_dir():
-        target = target / (parent.name or posixpath.basename(parent.path))
-
-    def write() -> str:
-        entry = _file(engine.tree(parent.layers), parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = os.open(target.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        partial = f".{target.name}.{token_hex(6)}"
-        try:
-            _copy(entry, folder, partial)
-            os.replace(partial, target.name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            remove(folder, partial)
-            raise
-        finally:
-            os.close(folder)
-        return str(target)
-
-    return await asyncio.to_thread(_told, write, target)

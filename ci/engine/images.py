@@ -13,7 +13,7 @@ from ci.engine import oci
 from ci.engine.chain import Call
 from ci.engine.containers import expanded, with_image
 from ci.engine.engine import Engine, NotSupported, answer
-from ci.engine.files import file_export
+from ci.engine.host import file_export
 from ci.engine.secrets import plaintext
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.values import Container, File, Secret

@@ -1,0 +1,188 @@
+"""Answers about this machine: its folders and files as layers, and layers as folders and files of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import posixpath
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+from ci.below import make_folder, open_below, open_parent, remove
+from ci.engine.chain import Call
+from ci.engine.engine import Engine, answer
+from ci.engine.files import file_at, folder_at
+from ci.engine.patterns import choose
+from ci.engine.store import digest_of, full_disk_is_told
+from ci.engine.tree import Entry, Layer, Tree, content_digest, copy_data
+from ci.engine.values import Directory, File, Host
+from ci.errors import BadInput, SystemUnavailable
+
+__all__ = ["directory_export", "file_export", "host_path", "imported_file"]
+
+_LARGE = 1 << 20
+_PERMISSIONS = 0o777
+"""What an export keeps of a mode: no program of a step becomes one that runs as root for all."""
+
+
+def host_path(engine: Engine, path: str) -> Path:
+    """A path of this machine, from the session's working folder; `~` is a home."""
+    try:
+        return engine.workdir / Path(path).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{path}: there is no such user on this machine") from error
+
+
+@answer("Query.host")
+async def host(engine: Engine, parent: None, call: Call) -> Host:
+    return Host()
+
+
+@answer("Host.directory")
+async def host_directory(engine: Engine, parent: Host, call: Call) -> Directory:
+    """The folder as it is now: its layer is named by its content, so an unchanged folder is the same
+    layer."""
+    path = host_path(engine, call.args["path"])
+    if not path.is_dir():
+        raise BadInput(f"{path} is not a directory on this machine")
+    filters = {name: call.args[name] for name in ("include", "exclude", "gitignore")}
+
+    def read() -> tuple[str, ...]:
+        tree = Tree([path.resolve()])
+        chosen = choose(tree, tree.root, **filters)
+        digest = content_digest(chosen, owner=(0, 0))
+        known = engine.store.result(digest_of("host", digest))
+        if known:
+            return tuple(known["layers"])
+        with full_disk_is_told(engine.store.root), engine.store.work("host") as folder:
+            layer = Layer(Tree([]), folder)
+            for name, entry in chosen:
+                layer.copy(entry, name, owner=(0, 0))
+            id = engine.store.add_layer(folder, digest)
+        return tuple(engine.store.keep(digest_of("host", digest), {"layers": [id]})["layers"])
+
+    return Directory(await asyncio.to_thread(read))
+
+
+@answer("Host.file")
+async def host_file(engine: Engine, parent: Host, call: Call) -> File:
+    path = host_path(engine, call.args["path"])
+    if not path.is_file():
+        raise BadInput(f"{path} is not a file on this machine")
+    return await asyncio.to_thread(imported_file, engine, path)
+
+
+def imported_file(engine: Engine, path: Path) -> File:
+    """A file of this machine, as a layer named by its content."""
+    path = path.resolve()
+    tree = Tree([path.parent])
+    entry = tree.need(path.name)
+    digest = _digest_by_status(engine, path, entry)
+    known = engine.store.result(digest_of("host", digest))
+    if not known:
+        with full_disk_is_told(engine.store.root), engine.store.work("host") as folder:
+            Layer(Tree([]), folder).copy(entry, path.name, owner=(0, 0))
+            id = engine.store.add_layer(folder, digest)
+        known = engine.store.keep(digest_of("host", digest), {"layers": [id]})
+    return File(tuple(known["layers"]), path.name, path.name)
+
+
+def _digest_by_status(engine: Engine, path: Path, entry: Entry) -> str:
+    """The digest of a file of this machine; a large one is read again only when the kernel says it
+    changed."""
+    status = entry.stat
+    key = digest_of("status", str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns,
+                    status.st_ctime_ns, status.st_mode)  # fmt: skip
+    known = engine.store.result(key) if status.st_size > _LARGE else None
+    if known is None:
+        known = {"digest": content_digest([(path.name, entry)], owner=(0, 0))}
+        engine.store.keep(key, known)
+    digest: str = known["digest"]
+    return digest
+
+
+@answer("Directory.export")
+async def directory_export(engine: Engine, parent: Directory, call: Call) -> str:
+    """Below the target nothing follows a link: an earlier export may have left one that a step made."""
+    target = host_path(engine, call.args["path"])
+
+    def write() -> str:
+        tree = engine.tree(parent.layers)
+        chosen = choose(tree, folder_at(tree, parent))
+        target.mkdir(parents=True, exist_ok=True)
+        root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in os.listdir(root) if call.args["wipe"] else ():
+                remove(root, name)
+            for name, entry in chosen:
+                _export(entry, root, name)
+        finally:
+            os.close(root)
+        return str(target)
+
+    return await asyncio.to_thread(_told, write, target)
+
+
+def _export(entry: Entry, root: int, path: str) -> None:
+    if entry.is_dir:
+        folder = make_folder(root, path)
+        os.fchmod(folder, entry.mode & _PERMISSIONS)
+        os.close(folder)
+        return
+    folder, name = open_parent(root, path)
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+        if entry.is_link:
+            os.symlink(entry.link(), name, dir_fd=folder)
+        elif entry.is_file:
+            _copy(entry, folder, name)
+    finally:
+        os.close(folder)
+
+
+def _copy(entry: Entry, folder: int, name: str) -> None:
+    """A file that is not there yet. It becomes root's: what a step had run as root is not run so by
+    everybody."""
+    made = open_below(folder, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    with entry.open() as source, open(made, "wb") as file:
+        copy_data(source, file)
+        os.fchmod(file.fileno(), entry.mode & _PERMISSIONS)
+
+
+def _told(write: Any, target: Path) -> str:
+    """A target that cannot be written is the caller's mistake, and said as one."""
+    try:
+        result: str = write()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SystemUnavailable(f"cannot export to {target}: the disk is full") from error
+        raise BadInput(f"cannot export to {target}: {error.strerror or error}") from error
+    return result
+
+
+@answer("File.export")
+async def file_export(engine: Engine, parent: File, call: Call) -> str:
+    target = host_path(engine, call.args["path"])
+    if call.args["allowParentDirPath"] and target.is_dir():
+        target = target / (parent.name or posixpath.basename(parent.path))
+
+    def write() -> str:
+        entry = file_at(engine.tree(parent.layers), parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = os.open(target.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        partial = f".{target.name}.{token_hex(6)}"
+        try:
+            _copy(entry, folder, partial)
+            os.replace(partial, target.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            remove(folder, partial)
+            raise
+        finally:
+            os.close(folder)
+        return str(target)
+
+    return await asyncio.to_thread(_told, write, target)
