@@ -38,11 +38,10 @@ async def permitted(
     for environment in environments:
         if not _asks(environment):
             continue
-        refused = await _refused(environment, release)
-        over = [one for one in refused if override is not None and one.overridable]
+        left, over = await _refused(environment, release, override is not None)
         if over:
             lifted.append((environment, over))
-        found += [one for one in refused if one not in over]
+        found += left
     if found:
         raise blocked(found)
     for environment, over in lifted:
@@ -74,7 +73,10 @@ def _asks(environment: Environment) -> bool:
     return bool(environment.hours or environment.freezes or environment.soak or environment.approvals)
 
 
-async def _refused(environment: Environment, release: str) -> tuple[Refusal, ...]:
+async def _refused(
+    environment: Environment, release: str, overridden: bool
+) -> tuple[list[Refusal], list[Refusal]]:
+    """What is in the way, and what would be if it were not overridden."""
     before: tuple[Entry, ...] = ()
     if place := soaks_in(environment):
         async with open_ledger(read_environment(environment.estate, place)) as ledger:
@@ -82,15 +84,17 @@ async def _refused(environment: Environment, release: str) -> tuple[Refusal, ...
     async with open_ledger(environment) as ledger:
         entries = await ledger.entries()
         if runs_in(environment, release, entries):
-            return ()
+            return [], []
         for review in await _reviews(environment, entries):
             detail = {"who": review.login, "reviewer": True, "run": review.run}
             draft = _draft(Kind.ORDER, Action.APPROVE, release, review.comment or "approved on GitHub")
             entries = (*entries, await ledger.append(draft.model_copy(update={"detail": detail})))
         promoter, now = person(whoami()), datetime.now(UTC)
         found = refusals(environment, release, entries, now, promoter=promoter, before=before)
-        await _say_that_it_waits(ledger, release, entries, found)
-    return found
+        over = [one for one in found if overridden and one.overridable]
+        left = [one for one in found if one not in over]
+        await _say_that_it_waits(ledger, release, entries, left)
+    return left, over
 
 
 async def _reviews(environment: Environment, entries: Sequence[Entry]) -> list[Review]:

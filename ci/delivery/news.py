@@ -17,6 +17,7 @@ __all__ = ["Message", "messages", "told", "told_up_to"]
 
 _LONGEST = 1500
 """Characters: a chat shows no more at once."""
+_BACK = ("rolled back", "failed", "stopped", "aborted")
 _WORDS = {
     News.STARTED: "started",
     News.WAITING: "waits for approval",
@@ -86,14 +87,25 @@ def _news(entry: Entry) -> News | None:
     if action is Action.APPROVE:
         return News.WAITING if result == "waiting" else None
     if action is Action.FINISH:
-        return {Event.PROMOTED.value: News.PROMOTED, "held": News.HELD}.get(result)
+        return _ends(entry)
     if action is Action.STEP and result == Event.INCONCLUSIVE:
         return News.HELD
     if result in ("failed", Event.STEP_FAILED) and action is not Action.ROLL_BACK:
         return News.FAILED
-    return {Action.START: News.STARTED, Action.ROLL_BACK: News.ROLLED_BACK, Action.GUARD: News.GUARDED}.get(
-        action
-    )
+    if action is Action.START:
+        return News.STARTED if entry.kind is Kind.OUTCOME else None  # a note: the same one goes on
+    if action is Action.ROLL_BACK:
+        return News.ROLLED_BACK if result == Event.ROLLED_BACK else None  # else the end says it
+    return News.GUARDED if action is Action.GUARD else None
+
+
+def _ends(entry: Entry) -> News | None:
+    """Of a target; of an environment as a whole only that it has the release."""
+    if entry.result == Event.PROMOTED:
+        return News.PROMOTED if entry.reason != "it runs there already" else None
+    if entry.result == "held":
+        return News.HELD
+    return News.ROLLED_BACK if entry.target and entry.result in _BACK else None
 
 
 def _was_back(entry: Entry, entries: Sequence[Entry]) -> bool:

@@ -3,9 +3,8 @@
     found = refusals(prod, release.name, entries, now, promoter="anna", before=those_of_staging)
     raise blocked(found)                         # PolicyBlocked: each in a line, the first one's next command
 
-Pure: what the environment says (ci.environments.policy), what the ledgers hold, and the clock. Ask before
-each wave, not only once: a promotion that begins in open hours may reach prod behind them. Nothing here
-stands in the way of a roll-back.
+Pure: what the environment says (ci.environments.policy), what the ledgers hold, and the clock. It is asked at
+the beginning: what began in open hours may end behind them. Nothing here stands in the way of a roll-back.
 
 An order counts for one promotion: approvals and overrides are gone when the release was rolled back there,
 and when another one took its place. An override is for freezes, hours and soak; somebody else's yes is
@@ -27,6 +26,8 @@ from ci.windows import covering, opens, said, span
 __all__ = ["Code", "Refusal", "approvers", "blocked", "refusals", "runs_in", "soaks_in", "waits"]
 
 
+_BACK = ("rolled back", "failed", "stopped", "aborted")
+"""How a promotion ends on a target that has not got the release then."""
 _EMERGENCY = 'in an emergency now, with --override "REASON"'
 
 
@@ -114,10 +115,8 @@ def runs_in(environment: Environment, release: str, entries: Sequence[Entry]) ->
     """Whether by the ledger each target of the environment has that release now."""
     here = {target.name: "" for target in environment.targets.values()}
     for entry in entries:
-        if entry.target in here and _is_promoted(entry):
-            here[entry.target] = entry.release
-        elif entry.target in here and _is_back(entry) and here[entry.target] == entry.release:
-            here[entry.target] = ""
+        if entry.target in here and (_is_promoted(entry) or _is_back(entry)):
+            here[entry.target] = _left(entry, here[entry.target])
     return all(found == release for found in here.values())
 
 
@@ -215,8 +214,12 @@ def _is_promoted(entry: Entry) -> bool:
 
 
 def _is_back(entry: Entry) -> bool:
-    back = entry.action is Action.ROLL_BACK or entry.result == Event.ROLLED_BACK
-    return back and entry.kind is not Kind.INTENT
+    """Whether it says that a release is not there any more, or did not get there."""
+    if entry.kind in (Kind.INTENT, Kind.ORDER):
+        return False
+    if entry.action is Action.FINISH:
+        return entry.result in _BACK
+    return entry.action is Action.ROLL_BACK or entry.result == Event.ROLLED_BACK
 
 
 def _times(
@@ -226,18 +229,27 @@ def _times(
     found: dict[str, list[tuple[datetime, datetime]]] = {}
     running: dict[str, str] = {}
     for entry in entries:
-        if _is_promoted(entry):
-            had = running.get(entry.target) == release
-            if entry.release == release and not had:
-                found.setdefault(entry.target, []).append((entry.when, now))
-            elif entry.release != release and had:
-                begin, _ = found[entry.target].pop()
-                found[entry.target].append((begin, entry.when))
-            running[entry.target] = entry.release
-        elif _is_back(entry) and entry.release == release:
-            found.pop(entry.target, None)
-            running.pop(entry.target, None)
+        target = entry.target
+        if not target or not (_is_promoted(entry) or _is_back(entry)):
+            continue
+        if _is_back(entry) and entry.release == release:
+            found.pop(target, None)
+        before = running.get(target, "")
+        running[target] = after = _left(entry, before)
+        if after == release != before:
+            found.setdefault(target, []).append((entry.when, now))
+        elif before == release != after and target in found:
+            begin, _ = found[target].pop()
+            found[target].append((begin, entry.when))
     return found
+
+
+def _left(entry: Entry, before: str) -> str:
+    """The release that a target has after an entry; `before` is the one that it had."""
+    if _is_promoted(entry):
+        return entry.release
+    back = "" if before == entry.release else before
+    return str(entry.detail.get("now", back))
 
 
 def _standing(release: str, entries: Sequence[Entry], kind: Kind, action: Action) -> list[Entry]:

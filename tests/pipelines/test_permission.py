@@ -129,6 +129,16 @@ def test_that_it_waits_for_approval_is_written_once_and_a_yes_is_enough(
     monkeypatch.undo()
 
 
+def test_who_waits_for_a_yes_alone_says_so_also_in_an_emergency() -> None:
+    asking = place(freezes=ALWAYS, approvals={"by": ["anna"]})
+    with pytest.raises(PolicyBlocked):
+        ask(asking)
+    assert entries(asking) == ()
+    with pytest.raises(PolicyBlocked, match="0 of 1 approvals"):
+        ask(asking, override="it burns")
+    assert [one.result for one in entries(asking)] == ["waiting"]
+
+
 # GitHub --------------------------------------------------------------------------------------------------
 
 

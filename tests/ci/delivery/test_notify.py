@@ -214,7 +214,12 @@ def test_a_failure_has_its_sentence_and_its_numbers(rooms: Rooms, prod: Environm
         (Kind.OUTCOME, Action.FINISH, "held", "prod: r2 is held: a person decides"),
         (Kind.NOTE, Action.GUARD, "", "prod: r2 was left alone: all traffic is on stable"),
         (Kind.OUTCOME, Action.SMOKE, "failed", "prod: r2 failed"),
+        (Kind.OUTCOME, Action.FINISH, "promoted", "prod: r2 is promoted"),
+        (Kind.OUTCOME, Action.FINISH, "failed", None),  # its targets say so
+        (Kind.OUTCOME, Action.FINISH, "partly", None),
+        (Kind.OUTCOME, Action.START, "done", "prod: r2 started"),
         (Kind.INTENT, Action.START, "", None),
+        (Kind.NOTE, Action.START, "", None),  # the same promotion goes on
         (Kind.ORDER, Action.APPROVE, "", None),
         (Kind.OUTCOME, Action.STEP, "passed", None),
         (Kind.OUTCOME, Action.MOVE, "done", None),
@@ -226,6 +231,21 @@ def test_what_is_news(
 ) -> None:
     run(prod, Draft(promotion="p1", kind=kind, action=action, release="r2", result=result))
     assert rooms.titles == [title] * (title is not None)
+
+
+@pytest.mark.parametrize("result", ["failed", "stopped", "aborted", "rolled back"])
+def test_however_a_release_comes_to_be_gone_from_a_target_is_told_once(
+    rooms: Rooms, prod: Environment, result: str
+) -> None:
+    said = {"promotion": "p1", "kind": Kind.OUTCOME, "release": "r2", "target": "prod/eastus"}
+    back = Draft(action=Action.ROLL_BACK, result="done", **said)
+    run(prod, back, Draft(action=Action.FINISH, result=result, reason="errors fail", **said))
+    assert rooms.titles == ["prod/eastus: r2 was rolled back"]
+
+
+def test_that_it_runs_there_already_is_no_news(rooms: Rooms, prod: Environment) -> None:
+    run(prod, (Event.PROMOTED, "it runs there already"))
+    assert rooms.titles == []
 
 
 def test_a_roll_back_is_one_piece_of_news(rooms: Rooms, prod: Environment) -> None:

@@ -147,6 +147,31 @@ def test_a_release_that_was_followed_by_another_keeps_the_time_it_ran() -> None:
     assert soaked(*back_again) == ""
 
 
+def test_whoever_is_back_on_a_release_has_it_again_from_then_on() -> None:
+    """As a roll-back says it: what is gone, and in its detail what is there now."""
+    gone = entry("2026-11-30 05:00", Action.FINISH, result="rolled back", release="r3", detail={"now": "r2"})
+    before = (ran("2026-11-30 01:00"), ran("2026-11-30 02:00", release="r3"), gone)
+    assert soaked(*before, soak="5h") == ""
+    assert "for 5 h 0 min, 6 h are asked for: 60 min more" in soaked(*before, soak="6h")
+
+
+@pytest.mark.parametrize("result", ["failed", "stopped", "aborted"])
+def test_however_a_promotion_came_to_no_good_end_the_release_is_not_there(result: str) -> None:
+    assert "rolled back from staging" in soaked(
+        ran("2026-11-30 01:00"), entry("2026-11-30 02:00", Action.FINISH, result=result, detail={"now": "r1"})
+    )
+
+
+def test_what_is_said_of_the_whole_environment_is_of_no_target() -> None:
+    whole = ran("2026-11-30 01:00", target="")
+    assert soaked(whole, ran("2026-11-30 01:00"), back("2026-11-30 02:00")) != ""
+
+
+def test_an_order_to_go_back_is_not_yet_back() -> None:
+    ordered = entry("2026-11-30 05:00", Action.ROLL_BACK, kind=Kind.ORDER)
+    assert soaked(ran("2026-11-30 01:00"), ordered) == ""
+
+
 def test_the_region_that_had_it_last_decides() -> None:
     two = (ran("2026-11-30 01:00"), ran("2026-11-30 09:00", target="staging/westeurope"))
     assert "for 1 h 0 min" in soaked(*two)
