@@ -6,8 +6,9 @@ import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ci import registry as registries
 from ci.concurrency import together
 from ci.engine import oci
 from ci.engine.chain import Call
@@ -18,20 +19,11 @@ from ci.engine.secrets import plaintext
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.values import Container, File, Secret
 from ci.errors import BadInput, SystemUnavailable
-from ci.registry import (
-    Blob,
-    Bundle,
-    Descriptor,
-    Manifest,
-    Reference,
-    Registry,
-    parse_manifest,
-    parse_reference,
-    password_auth,
-    push,
-    registry_at,
-)
 from ci.registry.platforms import Platform, choose, parse_platform, this_machine
+from ci.registry.references import Reference, parse_reference
+
+if TYPE_CHECKING:
+    from ci.registry import Descriptor, Manifest, Registry
 
 __all__ = ["reference_of"]
 
@@ -54,8 +46,8 @@ def reference_of(address: str) -> Reference:
 def _registry(engine: Engine, endpoint: str) -> Registry:
     """As the pipeline says who it is there, else as whoever runs it is signed in."""
     if endpoint in engine.auth:
-        return Registry(endpoint, auth=password_auth(*engine.auth[endpoint]))
-    return registry_at(endpoint)
+        return registries.Registry(endpoint, auth=registries.password_auth(*engine.auth[endpoint]))
+    return registries.registry_at(endpoint)
 
 
 @answer("Container.withRegistryAuth")
@@ -162,21 +154,25 @@ async def publish(engine: Engine, parent: Container, call: Call) -> str:
         raise NotSupported("Container.publish(registryService)", "a registry that this machine reaches")
     reference = reference_of(call.args["address"])
     images = await built(engine, parent, call.args)
-    manifests = [parse_manifest(image.manifest) for image in images]
+    manifests = [registries.parse_manifest(image.manifest) for image in images]
     blobs = [
-        Blob(descriptor=_descriptor(one), source=engine.store.blobs / one.digest.removeprefix("sha256:"))
+        registries.Blob(
+            descriptor=_descriptor(one), source=engine.store.blobs / one.digest.removeprefix("sha256:")
+        )
         for one in {layer.digest: layer for image in images for layer in image.layers}.values()
     ]
     blobs += [
-        Blob(descriptor=_config_descriptor(manifest), source=image.config)
+        registries.Blob(descriptor=_config_descriptor(manifest), source=image.config)
         for manifest, image in zip(manifests, images, strict=True)
     ]
     if len(images) > 1:
-        manifests.append(parse_manifest(oci.index_of(images, docker=_is_docker(call.args))))
-    bundle = Bundle(manifests=tuple(manifests), blobs=tuple(blobs))
+        manifests.append(registries.parse_manifest(oci.index_of(images, docker=_is_docker(call.args))))
+    bundle = registries.Bundle(manifests=tuple(manifests), blobs=tuple(blobs))
     with engine.reporter.step(f"publish {reference}"):
         async with _registry(engine, reference.registry) as registry:
-            await push(registry, reference.repository, bundle, [reference.tag] if reference.tag else [])
+            await registries.push(
+                registry, reference.repository, bundle, [reference.tag] if reference.tag else []
+            )
     return f"{call.args['address'].partition('@')[0]}@{bundle.digest}"
 
 
@@ -185,12 +181,12 @@ def _is_docker(args: Mapping[str, Any]) -> bool:
 
 
 def _descriptor(blob: oci.Blob) -> Descriptor:
-    return Descriptor(media_type=blob.media_type, digest=blob.digest, size=blob.size)
+    return registries.Descriptor(media_type=blob.media_type, digest=blob.digest, size=blob.size)
 
 
 def _config_descriptor(manifest: Manifest) -> Descriptor:
     row = json.loads(manifest.raw)["config"]
-    return Descriptor(media_type=row["mediaType"], digest=row["digest"], size=row["size"])
+    return registries.Descriptor(media_type=row["mediaType"], digest=row["digest"], size=row["size"])
 
 
 async def built(engine: Engine, parent: Container, args: Mapping[str, Any]) -> list[oci.Built]:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import aiohttp
 import httpx
 
 from ci.reasons import reason_of
+
+if TYPE_CHECKING:
+    import aiohttp
 
 __all__ = ["LoopbackTransport"]
 
@@ -27,6 +30,8 @@ class LoopbackTransport(httpx.AsyncBaseTransport):
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        import aiohttp  # only here: it takes longer to import than many commands run
+
         if self._session is None:  # it belongs to the event loop, which runs only now
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=_AT_ONCE),
@@ -99,6 +104,8 @@ class _Answer(httpx.AsyncByteStream):
 @contextmanager
 def _as_httpx(request: httpx.Request, body: _Body | None = None) -> Iterator[None]:
     """Errors of aiohttp as those of httpx; one of the body's own source as it is."""
+    import aiohttp
+
     try:
         yield
     except (aiohttp.ClientError, TimeoutError) as error:

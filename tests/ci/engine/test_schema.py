@@ -18,9 +18,13 @@ from graphql import (
     GraphQLEnumType,
     GraphQLNonNull,
     GraphQLObjectType,
+    build_schema,
+    get_introspection_query,
+    validate_schema,
     value_from_ast_untyped,
 )
 
+import ci.engine
 from ci.engine.engine import Engine, answers
 from ci.engine.schema import query, schema
 from ci.engine.services import RunningServices
@@ -96,6 +100,25 @@ def test_has_the_enums_of_the_sdk(name: str) -> None:
     assert isinstance(type, GraphQLEnumType)
 
     assert set(type.values) == {member.name for member in getattr(dagger.client.gen, name)}
+
+
+def test_the_schema_is_a_valid_one() -> None:
+    file = Path(ci.engine.__file__).with_name("schema.graphql")
+
+    assert validate_schema(build_schema(file.read_text())) == []
+
+
+def test_the_schema_is_told_the_same_when_it_is_known(ask: Any) -> None:
+    text = get_introspection_query()
+
+    first = ask(text)
+    assert first == ask(text) and len(first["data"]["__schema"]["types"]) > 50
+    assert ask("{ __schema { queryType { name } } }")["data"] == {
+        "__schema": {"queryType": {"name": "Query"}}
+    }
+    assert "errors" in ask("{ __schema { nothing } }")
+    both = ask("{ __schema { queryType { name } } container { user } }")["data"]
+    assert both["container"] == {"user": ""}
 
 
 def test_every_answer_is_to_a_declared_field() -> None:
