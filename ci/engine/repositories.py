@@ -312,77 +312,68 @@ async def common_ancestor(engine: Engine, parent: Commit, call: Call) -> Commit:
     return replace(parent, ref=Ref(name="", commit=done.stdout.strip()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """What a tree is to have besides its files: its repository, with how much of the history."""
+
+    keep: bool = False
+    depth: int = 1
+    tags: bool = False
+
+
 @answer("GitRef.tree")
 async def tree(engine: Engine, parent: Commit, call: Call) -> Directory:
-    repo = parent.repository
-    return await _tree(
-        engine,
-        repo,
-        parent.ref,
-        keep=not (repo.discard or call.args["discardGitDir"]),
-        depth=call.args["depth"],
-        tags=call.args["includeTags"],
-    )
+    args = call.args
+    keep = not (parent.repository.discard or args["discardGitDir"])
+    shape = _Shape(keep=keep, depth=args["depth"], tags=args["includeTags"]) if keep else _Shape()
+    return await _tree(engine, parent.repository, parent.ref, shape)
 
 
-async def _tree(
-    engine: Engine,
-    repo: Repository,
-    ref: Ref,
-    *,
-    keep: bool,
-    depth: int = 1,
-    tags: bool = False,
-    nested: int = 0,
-) -> Directory:
+async def _tree(engine: Engine, repo: Repository, ref: Ref, shape: _Shape, nested: int = 0) -> Directory:
     """A commit's files, known by the commit; with its submodules, each of them in the same way."""
     of = [repo.source.layers, repo.source.path] if repo.source else list(repo.urls)
-    key = digest_of("git tree", of, ref.commit, [ref.name, depth, tags] if keep else None)
+    history = [ref.name, shape.depth, shape.tags] if shape.keep else None
+    key = digest_of("git tree", of, ref.commit, history)
 
     async def make() -> dict[str, Any]:
         known = await asyncio.to_thread(engine.store.result, key)
         if known is None:
-            access = await _access(engine, repo, repo.urls[0]) if len(repo.urls) == 1 else None
-            access = access or (await _reached(engine, repo))[0]
-            origin = access.url if "://" in access.url and not repo.service else "".join(repo.urls[:1])
-            with engine.reporter.step(f"git {engine.masker.mask(origin or 'checkout')} {ref.commit[:12]}"):
-                known = await _checked_out(engine, repo, access, ref, keep, depth, tags, origin, nested)
-            known = engine.store.keep(key, known)
+            if len(repo.urls) == 1:
+                access = await _access(engine, repo, repo.urls[0])
+            else:
+                access = (await _reached(engine, repo))[0]
+            layers = await _checked_out(engine, repo, access, ref, shape, nested)
+            known = engine.store.keep(key, {"layers": list(layers)})
         return known
 
-    row = await engine.once(key, make)
-    return Directory(tuple(row["layers"]))
+    return Directory(tuple((await engine.once(key, make))["layers"]))
 
 
 async def _checked_out(
-    engine: Engine,
-    repo: Repository,
-    access: Access,
-    ref: Ref,
-    keep: bool,
-    depth: int,
-    tags: bool,
-    origin: str,
-    nested: int,
-) -> dict[str, Any]:
+    engine: Engine, repo: Repository, access: Access, ref: Ref, shape: _Shape, nested: int
+) -> tuple[str, ...]:
+    url = repo.urls[0] if len(repo.urls) == 1 else access.url
+    origin = _bare(url) if repo.urls else ""
     folder = engine.store.scratch("git")
-    with full_disk_is_told(engine.store.root):
-        await git.check_out(access, ref, folder, depth=depth, tags=tags, origin=_bare(origin))
+    with (
+        engine.reporter.step(f"git {origin or 'checkout'} {ref.commit[:12]}"),
+        full_disk_is_told(engine.store.root),
+    ):
+        await git.check_out(access, ref, folder, depth=shape.depth, tags=shape.tags, origin=origin)
         inner = await git.submodules(folder / ".git", ref.commit)
-        if not keep:
+        if not shape.keep:
             await asyncio.to_thread(engine.store.discard, folder / ".git")
         layers: tuple[str, ...] = (engine.store.add_layer(folder),)
     if inner and nested >= _DEEPEST:
         raise BadInput(f"submodules within submodules, more than {_DEEPEST} deep")
-    for path, where, sha in inner:
-        told = _beside(repo.urls[0] if repo.urls else "", where)
-        same = urlsplit(told).netloc == urlsplit(origin).netloc
-        part = replace(repo, source=None, urls=(told,), key=f"{repo.key} {told}")
-        if not same:  # a token is for who it was given for
+    for path, said, commit in inner:
+        where = _beside(origin, said)
+        part = replace(repo, source=None, urls=(where,), key=f"{repo.key} {where}")
+        if urlsplit(where).netloc != urlsplit(origin).netloc:  # a token is for who it was given for
             part = replace(part, token=None, header=None, username="", service=None)
-        files = await _tree(engine, part, Ref(name="", commit=sha), keep=False, nested=nested + 1)
+        files = await _tree(engine, part, Ref(name="", commit=commit), _Shape(), nested + 1)
         layers = await copied_directory(engine, layers, path, files, {}, None)
-    return {"layers": list(layers)}
+    return layers
 
 
 def _bare(url: str) -> str:
@@ -412,7 +403,7 @@ async def uncommitted(engine: Engine, parent: Repository, call: Call) -> Changes
                 "GitRepository.uncommitted of a path", "host().directory(path).as_git().uncommitted()"
             )
         found = await _commit(engine, parent, "HEAD")
-        clean = await _tree(engine, parent, found.ref, keep=True)
+        clean = await _tree(engine, parent, found.ref, _Shape(keep=True))
         return Changeset(before=clean, after=clean)
     source = parent.source
     repository = await _objects(engine, source)
