@@ -23,6 +23,7 @@ from ci.engine.run import CAPABILITIES
 from ci.engine.seccomp import profile
 from ci.engine.secrets import plaintext
 from ci.engine.store import digest_of, full_disk_is_told
+from ci.engine.syntax import KNOWS_ALL, unknown
 from ci.engine.tree import Entry, Layer, Tree, content_digest
 from ci.engine.values import Container, Directory, Secret
 from ci.errors import BadInput, StepFailed, SystemUnavailable
@@ -140,10 +141,17 @@ async def _buildah(
     files["registries.conf"] = _plain_http(dockerfile, pairs).encode()
     # Beside the context: a Dockerfile that is ignored is none of its files. buildah would ignore once more.
     files |= {"Dockerfile": dockerfile, "ignore": b""}
-    if asks_for_more(dockerfile.decode("utf-8-sig", errors="replace")):
+    text = dockerfile.decode("utf-8-sig", errors="replace")
+    if asks_for_more(text):
         raise BadInput(
             f"{args['dockerfile']}: a RUN asks for this machine's network, folders or root, and is refused",
             hint="it may have --mount=type=secret and type=tmpfs; a Dagger engine has the others",
+        )
+    if (refused := unknown(text)) and (version := await engine.once("buildah", _version)) < KNOWS_ALL:
+        listed = "\n".join(f"{args['dockerfile']}, {one}" for one in refused)
+        raise BadInput(
+            f"buildah {'.'.join(map(str, version))} does not know all of the Dockerfile\n{listed}",
+            hint=f"buildah {'.'.join(map(str, KNOWS_ALL))} or a Dagger engine knows it",
         )
     # buildah itself pulls by this machine's network, from its own registries too; a RUN is a step as others.
     boundary = await engine.boundary()
@@ -226,6 +234,12 @@ async def _in_namespace(
         on_line=told,
         check=False,
     )  # fmt: skip
+
+
+async def _version() -> tuple[int, int]:
+    said = (await run("buildah", "--version", failure=SystemUnavailable)).stdout
+    found = re.search(r"(\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def asks_for_more(dockerfile: str) -> bool:
