@@ -6,6 +6,8 @@
     promotion/     what a target is, and the one next thing to do there
     gates.py       how a canary is judged: pure functions over counts; bake.py asks and waits
     results.py     what a promotion says of itself; ledger.py keeps what was done
+    refusals.py    why a release may not go somewhere now; reviews.py asks GitHub who approved the run
+    news.py        what people are told of a promotion; notify.py tells them
     origins.py     which registry each container's image came from
     chart.py  manifests.py    the chart as an artifact, what it renders
     load.py        traffic of our own, for drills and the demo

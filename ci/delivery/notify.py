@@ -125,6 +125,8 @@ async def _follow(
                 await _wait(ended, every)
     except PipelineError as error:
         reporter.note(f"{environment.name}: people are not told any more: {error.message}")
+    except Exception as error:  # whatever it is, the promotion goes on
+        reporter.note(f"{environment.name}: people are not told any more: {type(error).__name__}")
     finally:
         begun.set()
 

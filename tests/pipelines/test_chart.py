@@ -21,7 +21,6 @@ def test_production_keeps_the_rules() -> None:
     [
         ("terminationGracePeriodSeconds: 4000", "terminationGracePeriodSeconds: 3900", "GRACE-DRAIN"),
         ("key: agents", "key: agent", "TAINT-TOLERATION"),
-        ("key: agents", "key: batch", "TOLERATION-TAINT"),
         ("maxReplicaCount: 50", "maxReplicaCount: 500", "CHART-DIFFERS"),
         ("cpu: 6000m", "cpu: 9000m", "REQUEST-NODE"),
         ("voice/pool: api", "voice/pool: agents", "CHART-DIFFERS"),

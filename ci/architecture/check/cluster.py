@@ -103,10 +103,11 @@ def _misspelt(estate: Estate) -> _Misspelt:
     for fit in estate.workloads:
         if fit.pool is None:
             continue
-        alone = set(_tolerated_alone(fit, estate))
-        for taint in _not_tolerated(fit, estate):
-            near = sorted((one for one in alone if _is_near(one, taint)), key=str)
-            for one in near[:1]:
+        alone = sorted(set(_tolerated_alone(fit, estate)), key=str)
+        # Words that are near to each other first; then what is left on either side.
+        wanted = sorted(_not_tolerated(fit, estate), key=lambda one: not any(_is_near(one, x) for x in alone))
+        for taint in wanted:
+            for one in sorted(alone, key=lambda one: not _is_near(one, taint))[:1]:
                 alone.remove(one)
                 found.setdefault((fit.pool, taint, one), []).append(fit)
     return found
@@ -141,9 +142,9 @@ def taints_are_tolerated(estate: Estate) -> Iterator[Broken]:
         # What is nearer to the pool's name, or has more on its side, is likely to be meant.
         if len(fits) > 1 or _likeness(instead.key, pool) > _likeness(taint.key, pool):
             at: Place | tuple[str | int, ...] = ("kubernetes", "pools", pool, "taints")
-            yield Broken(at, f"{said}one of the two is misspelt", f"taint the pool {instead}")
+            yield Broken(at, f"{said}one of the two is wrong", f"taint the pool {instead}")
         else:
-            yield Broken(fits[0].place("tolerates"), f"{said}one of the two is misspelt", f"tolerate {taint}")
+            yield Broken(fits[0].place("tolerates"), f"{said}one of the two is wrong", f"tolerate {taint}")
     told = {(fit.name, taint) for (_, taint, _), fits in misspelt.items() for fit in fits}
     for fit in estate.workloads:
         for taint in _not_tolerated(fit, estate):

@@ -283,6 +283,11 @@ def test_what_azure_copies_to_a_paired_region_is_held_to_the_law(
             "TAINT-TOLERATION",
             "kubernetes.workloads.agent.tolerates",
         ),
+        (
+            "pools.livekit.taints=[{key: agents}]",
+            "TAINT-TOLERATION",
+            "kubernetes.workloads.livekit.tolerates",
+        ),
         ("postgres.backup_retention=3d", "PG-RETENTION", "postgres.backup_retention"),
         ("postgres.backup_retention=60d", "PG-RETENTION", "postgres.backup_retention"),
         ("certificates.renew_before=400d", "CERT-RENEW", "certificates.renew_before"),
