@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -18,9 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
-from api_server import ApiServer, api_server
+from api_server import TOKEN, ApiServer, api_server
 from waiting import until
 
 from ci import places, tools
@@ -30,6 +32,7 @@ from ci.delivery.chart import render
 from ci.delivery.cluster import Cluster, connect
 from ci.delivery.fence import ANNOTATION, policy
 from ci.delivery.lease import LASTS, NAME, Held, LeaseLost, hold, holder
+from ci.platform.objects import apply
 from ci.reporting import SilentReporter
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -466,3 +469,14 @@ def _held(namespace: str) -> dict[str, object]:
     }  # fmt: skip
     meta = {"name": "va-promotion", "namespace": namespace}
     return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
+
+
+def test_applied_again_as_the_platform_does_it_changes_nothing(server: ApiServer) -> None:
+    trust = ssl.create_default_context(cafile=str(server.kubeconfig.parent / "certificates/apiserver.crt"))
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+
+    async def run() -> list[bool]:
+        async with httpx.AsyncClient(base_url=server.url, headers=headers, verify=trust, timeout=30) as api:
+            return [await apply(api, one) for _ in range(3) for one in policy(NAME)]
+
+    assert asyncio.run(run())[2:] == [False] * 4
