@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socketserver
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -37,6 +39,7 @@ class Rooms:
         self.status = 200
         self.gate = threading.Event()
         self.gate.set()
+        self.arrived = threading.Event()
         self.url = ""
 
     @property
@@ -52,6 +55,7 @@ def rooms() -> Iterator[Rooms]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             made.posted.append((self.path, dict(self.headers), body))
+            made.arrived.set()
             made.gate.wait(30)
             self.send_response(made.status)
             self.send_header("Content-Length", "0")
@@ -170,6 +174,41 @@ def test_what_a_killed_run_could_not_tell_the_next_one_does(rooms: Rooms, prod: 
     run(prod)
     run(prod)
     assert rooms.titles == ["prod/eastus: r2 started", "prod/eastus: r2 was rolled back"]
+
+
+KILLED = """
+import asyncio, sys
+sys.path[:0] = sys.argv[1:]
+from promotion_world import environment as plain
+from ci.delivery import notify
+from ci.delivery.ledger import Event, Journal
+from ci.environments import Environment
+from ci.reporting import SilentReporter
+
+async def main():
+    base = plain("prod")
+    whole = {key: getattr(base, key) for key in base.model_fields_set}
+    prod = Environment.model_validate(whole | {"estate": "local", "notify": ["env:ROOM"]})
+    async with notify.telling([prod], SilentReporter(), every=0.01):
+        Journal("local", "prod").write(Event.STARTED, target="prod/eastus", release="r2")
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_a_run_that_is_killed_while_it_tells_has_told(rooms: Rooms, prod: Environment) -> None:
+    rooms.gate.clear()
+    folder = Path(__file__).parents[2]
+    run_of = subprocess.Popen([sys.executable, "-c", KILLED, str(folder), str(folder.parent)])
+    try:
+        assert rooms.arrived.wait(50)
+    finally:
+        run_of.kill()
+        run_of.wait()
+    rooms.gate.set()
+    assert run(prod) == []
+    assert rooms.titles == ["prod/eastus: r2 started"]
 
 
 def test_what_was_before_there_were_channels_is_no_news(rooms: Rooms, prod: Environment) -> None:
