@@ -142,3 +142,20 @@ def test_folders_too_deep_for_a_path_are_refused_in_a_line(ask: Any, tmp_path: P
         assert ask("{ directory { entries } }") == {"data": {"directory": {"entries": []}}}
     finally:
         subprocess.run(["rm", "-rf", root], check=True)
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o777, 0o2755, 0o1777])
+@pytest.mark.parametrize("into", ["new/place", "there"])
+def test_an_export_has_the_modes_of_folders_its_own_too(
+    ask: Any, tmp_path: Path, mode: int, into: str
+) -> None:
+    (tmp_path / "there").mkdir(mode=0o755)
+    made = (
+        f'directory {{ withNewDirectory(path: "d", permissions: {mode}) {{ '
+        f'withNewDirectory(path: "d/inner", permissions: {mode}) {{ '
+        f'directory(path: "d") {{ export(path: "{into}") }} }} }} }}'
+    )
+
+    assert "errors" not in ask(f"{{ {made} }}")
+    for folder in (tmp_path / into, tmp_path / into / "inner"):
+        assert folder.stat().st_mode & 0o7777 == mode & 0o777  # nothing that gives rights
