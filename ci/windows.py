@@ -233,6 +233,8 @@ def _over_days(first: str, begin: str, last: str, end: str, of: str) -> tuple[tu
     length = (_day(last, of) * _DAY + _clock(end, of) - starts) % _WEEK
     if not length:
         raise mistake(f"{of} never ends: the next begins where it does", "let it end earlier")
+    if first == last and length > _DAY:
+        raise mistake(f"{of} ends before it begins", "the later time comes last, or another day")
     return ((starts, starts + length),)
 
 
