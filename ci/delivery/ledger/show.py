@@ -111,9 +111,7 @@ def figures_page(found: Sequence[Figures]) -> Page:
             span(one.time_to_restore),
         )
     times = f"{found[0].since:%Y-%m-%d} to {found[0].until:%Y-%m-%d}; " if found else ""
-    return page(
-        table, "", words((f"{times}times are medians; docs/promotion.md says what is counted", "dim"))
-    )
+    return page(table, "", words((f"{times}times are medians; docs/ledger.md says what is counted", "dim")))
 
 
 def verified_page(found: Sequence[Verified]) -> Page:

@@ -26,6 +26,7 @@ __all__ = ["Sqlite"]
 _PATIENCE = 30.0
 """Seconds that another process may hold the file; an append holds it for milliseconds."""
 _TABLE = "CREATE TABLE entries (sequence INTEGER PRIMARY KEY AUTOINCREMENT, line BLOB NOT NULL)"
+_MAY_NOT = ("READONLY", "CANTOPEN", "PERM", "AUTH")
 _LITTLE = 64 * 2**10
 """Bytes: with less than that free a disk is full, whatever SQLite calls it."""
 
@@ -81,9 +82,12 @@ class Sqlite:
     def close(self) -> None:
         """Let the file go."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection, self._writes = None, False
 
     @contextmanager
     def _asked(self, *, writing: bool = False) -> Iterator[sqlite3.Connection | None]:
@@ -98,13 +102,14 @@ class Sqlite:
                     self._connect(f"{self._file.as_uri()}?{self._reading()}")
                 yield self._connection
             except sqlite3.Error as error:
+                if _name(error) in _MAY_NOT:
+                    self._drop()  # it may still be read, in another way
                 raise self._said(error) from error
             except OSError as error:
                 raise refused(error, self._file) from error
 
     def _connect(self, uri: str) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        self._drop()
         self._connection = sqlite3.connect(
             uri, uri=True, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
         )
@@ -145,7 +150,7 @@ class Sqlite:
             )
         if name == "FULL" or (name == "IOERR" and shutil.disk_usage(folder).free < _LITTLE):
             return refused(OSError(errno.ENOSPC, ""), self._file)
-        if name in ("READONLY", "CANTOPEN", "PERM", "AUTH"):
+        if name in _MAY_NOT:
             only_read = os.statvfs(folder).f_flag & os.ST_RDONLY
             code = errno.EISDIR if self._file.is_dir() else errno.EROFS if only_read else errno.EACCES
             return refused(OSError(code, os.strerror(code)), self._file)
