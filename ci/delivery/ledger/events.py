@@ -115,7 +115,7 @@ class Journal:
     def entries(self) -> tuple[Happened, ...]:
         """All events, the oldest first; Damaged names the entry that is not whole."""
         found = self._with(lambda ledger: ledger.entries())
-        return tuple(_happened(entry) for entry in found if entry.result in set(Event))
+        return tuple(_happened(entry) for entry in found if entry.target and entry.result in set(Event))
 
     def carried(self, target: str, release: str) -> tuple[int, Mapping[str, Carried]]:
         """Where an interrupted promotion of that release stands on that target.

@@ -137,7 +137,9 @@ def figures(
 def _figures(environment: str, all_of_them: Sequence[Went], since: datetime, until: datetime) -> Figures:
     deployed = [one for one in all_of_them if one.promoted and since <= one.promoted <= until]
     ended = [
-        one for one in all_of_them if one.ended and since <= one.ended <= until and one.result in _COUNTED
+        one
+        for one in all_of_them  # one that found its release there on every target has touched none
+        if one.ended and since <= one.ended <= until and one.result in _COUNTED and one.targets
     ]
     failed = [one for one in ended if one.result in _FAILED]
     leads = [_seconds(_committed(one.release), one.promoted) for one in deployed]

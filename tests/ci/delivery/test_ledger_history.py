@@ -156,6 +156,8 @@ def test_the_four_figures() -> None:
     book.write(Kind.OUTCOME, Action.FINISH, "p4", target="prod/a", result="aborted")
     book.end("aborted", "p4")
     book.begin("p5")
+    book.begin("p6")
+    book.end("promoted", "p6")  # it was there already
 
     since = NOON - timedelta(days=7)
     found, nothing = figures({"prod": book.entries, "dev": []}, since=since, until=since + timedelta(weeks=2))
