@@ -206,3 +206,33 @@ def test_no_more_commands_run_at_once_than_there_are_slots(run: Any) -> None:
         return [int(said) for said in await asyncio.gather(*(step.stdout() for step in steps))]
 
     assert 1 < max(run(pipeline)) <= slots
+
+
+def test_folders_without_end_that_a_step_makes(run: Any, tmp_path: Path) -> None:
+    """Read, packed and exported, or refused in a line where no path names them; the next session begins."""
+    script = "i=0; while [ $i -lt {} ]; do mkdir {} && cd {} || exit 1; i=$((i+1)); done; echo end > f"
+
+    async def pipeline(_: dagger.Client, base: dagger.Container) -> Any:
+        deep = base.with_workdir("/deep").with_exec(["sh", "-c", script.format(1200, "d", "d")])
+        await deep.directory("/deep").export("out")
+        await deep.as_tarball().export("out.tar")
+        copied = base.with_directory("/copy", deep.directory("/deep"))
+        said = await copied.with_exec(["find", "/copy", "-name", "f"]).stdout()
+        found = await deep.directory("/deep").glob("**/f")
+        long = "long" * 50
+        deeper = base.with_workdir("/deep").with_exec(["sh", "-c", script.format(20, long, long)])
+        with pytest.raises(dagger.QueryError, match="too long"):
+            await deeper.directory("/deep").digest()
+        return said.count("/d"), found[0].count("d/"), await deeper.with_exec(["echo", "fine"]).stdout()
+
+    try:
+        assert run(pipeline) == (1200, 1200, "fine\n")
+        assert (tmp_path / "out.tar").stat().st_size > 0
+
+        async def later(_: dagger.Client, base: dagger.Container) -> str:
+            return await base.with_exec(["echo", "later"]).stdout()
+
+        assert run(later) == "later\n"
+        assert [path.name for path in (tmp_path / "cache" / "engine" / "tmp").iterdir()] == []
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "cache", tmp_path / "out"], check=True)  # pytest could not
