@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
 
@@ -21,13 +21,15 @@ from ci.delivery.cluster import Cluster, Pod
 from ci.delivery.guard import Acted
 from ci.delivery.helm import Helm
 from ci.delivery.lease import Lease
-from ci.delivery.load import Send
-from ci.delivery.metrics import Prometheus
 from ci.delivery.revisions import ONCE_RAN, Revision, Values, newest
 from ci.environments import Environment, Target
 from ci.environments.chart_values import laid_over
 from ci.errors import PipelineError, StepFailed, SystemUnavailable
 from ci.release import Release
+
+if TYPE_CHECKING:
+    from ci.delivery.load import Send
+    from ci.delivery.metrics import Prometheus
 
 __all__ = [
     "CANARY",
@@ -255,6 +257,8 @@ async def open_site(environment: Environment, region: str) -> AsyncIterator[Site
     """A target, ready to be worked on while the block runs."""
     target = environment.target(region)
     cluster = clusters.connect(target.kubeconfig, target.context)
+    from ci.delivery.metrics import Prometheus  # with scipy: a ship, which renders charts, does without
+
     helm = Helm(kubeconfig=target.kubeconfig, context=target.context, namespace=target.namespace)
     async with Prometheus(target.metrics) as prometheus:
         yield Site(environment, target, cluster, helm, prometheus)

@@ -79,5 +79,6 @@ def __getattr__(name: str) -> Any:
 
     for room in _ROOMS if name in __all__ else ():
         if hasattr(module := import_module(f"ci.registry.{room}"), name):
-            return getattr(module, name)
+            found = globals()[name] = getattr(module, name)  # the next one does not ask here
+            return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
