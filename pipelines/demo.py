@@ -119,7 +119,7 @@ async def demo(*, reporter: Reporter, reports: Path) -> Demonstrated:
         if good.release.name in installed:
             good = baseline
     with phase("promote the good release: dev -> staging -> prod"):
-        promoted = await promote(good.release, ESTATE, reporter=reporter)
+        promoted = await promote(good.release, ESTATE, again=True, reporter=reporter)
     if promoted.error is not None:
         return Demonstrated(
             good=good, promoted=promoted, bad=None, caught=None, tampered=None, phases=tuple(phases)

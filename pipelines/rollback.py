@@ -1,132 +1,235 @@
-"""Take a target back to the release that was stable before, without building or asking a gate.
+"""Undo a promotion: each target that it went to gets back the release that was stable before it.
 
-For two in the morning: it needs the target's cluster and nothing else. Traffic leaves a canary first, if
-there is one; then Helm goes back to the newest revision of another release. Run again, nothing changes.
+For two in the morning: it needs the targets' clusters and the ledger, builds nothing and asks no gate.
+Traffic leaves a canary first, always; then Helm is brought back; then the canary goes. It is an order in the
+ledger, and goes by the same table of states as a promotion (ci.delivery.promotion.states): stopped anywhere
+the same command goes on, and run again it changes nothing. Where the ledger knows of no promotion (it was
+done from another machine), Helm's own history says what ran before.
 """
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
-from contextlib import AsyncExitStack
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from ci.concurrency import together
-from ci.delivery.ledger import Event, Journal
+from ci.delivery.lease import Held
+from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, open_ledger, promotion_id
 from ci.delivery.notify import telling
+from ci.delivery.promotion.facts import Facts, look
+from ci.delivery.promotion.run import Work, run
+from ci.delivery.promotion.states import Goal, Past, past_of, unfinished
 from ci.delivery.results import Outcome, PromotionResult, TargetResult
-from ci.delivery.revisions import Revision
-from ci.delivery.site import TRACKS, Site, open_site
-from ci.environments import Environment, read_environment
+from ci.delivery.revisions import ONCE_RAN, Revision
+from ci.delivery.site import Site, open_site
+from ci.environments import Environment, read_environment, read_environments
 from ci.errors import BadInput
 from ci.reporting import Reporter
 
 __all__ = ["rollback"]
 
+_PROMOTION = re.compile(r"\d{4}-\d\d-\d\dT\d{4,6}-\w+")
+
 
 async def rollback(
-    estate: str, place: str, *, to: str | None = None, canary_only: bool = False, reporter: Reporter
+    estate: str,
+    what: str,
+    *,
+    to: str | None = None,
+    canary_only: bool = False,
+    reason: str = "",
+    reporter: Reporter,
 ) -> PromotionResult:
-    """Roll back one target (`prod/eastus`) or every target of an environment (`prod`).
+    """Undo a promotion, by its name, or the last one that went to a place (`prod/eastus`, or `prod`).
 
-    `to` names the release to go back to; the one before by default. While a canary is there, that is what a
-    roll-back takes away, and stable stays (`canary_only` makes that explicit). BadInput when Helm's history
-    has no such release.
+    `to` names another release to go back to. `canary_only` takes a canary away, and stable stays. BadInput
+    when nothing is known of what was there before.
     """
     started = time.monotonic()
-    name, _, region = place.partition("/")
-    environment = read_environment(estate, name)
-    regions = [environment.target(region).region] if region else sorted(environment.targets)
-    ledger = Journal(estate, name, shared=environment.ledger)
-    async with telling([environment], reporter):
-        with ledger.alone():
-            results = await together(
-                _roll_back(environment, one, ledger, reporter, to=to, canary_only=canary_only)
-                for one in regions
-            )
-    release = ", ".join(sorted({result.release for result in results}))
+    results: list[TargetResult] = []
+    promotion = what if _PROMOTION.fullmatch(what) else ""
+    places = _places(estate, what, promotion)
+    async with telling([environment for environment, _ in places], reporter):
+        for environment, regions in places:
+            wanted = _Wanted(promotion or None, to, canary_only, reason or f"va rollback {what}")
+            results += await _undo(environment, regions, wanted, reporter)
+    if not results:
+        raise BadInput(f"no promotion {what} is known", hint="va history lists them")
     return PromotionResult(
-        release=release, estate=estate, targets=tuple(results), seconds=time.monotonic() - started
+        release=", ".join(sorted({result.release for result in results})),
+        estate=estate,
+        targets=tuple(results),
+        seconds=time.monotonic() - started,
+        promotion=promotion,
+    )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    promotion: str | None
+    """None: the last one; where the ledger knows of none, Helm's history decides."""
+    to: str | None
+    canary_only: bool
+    reason: str
+
+
+async def _undo(
+    environment: Environment, regions: Sequence[str], wanted: _Wanted, reporter: Reporter
+) -> list[TargetResult]:
+    """In one environment: all targets at once, and the promotion that was under way has ended."""
+    async with open_ledger(environment) as ledger:
+        entries = await ledger.entries()
+        if wanted.promotion is None and not (wanted.to or wanted.canary_only):
+            wanted = replace(wanted, promotion=_last(entries, environment, regions))
+        if wanted.promotion is not None:
+            regions = _went_to(entries, wanted.promotion, environment, regions)
+        done = await together(_roll_back(environment, region, wanted, ledger, reporter) for region in regions)
+        for name, release in unfinished(entries).items() if regions else ():
+            if wanted.promotion in (None, name):
+                over = Draft(
+                    promotion=name, kind=Kind.OUTCOME, action=Action.FINISH, release=release,
+                    result="not done", reason=wanted.reason,
+                )  # fmt: skip
+                await ledger.append(over)
+        return done
+
+
+def _places(estate: str, what: str, promotion: str) -> list[tuple[Environment, Sequence[str]]]:
+    if promotion:
+        return [(one, sorted(one.targets)) for one in reversed(read_environments(estate))]
+    name, _, region = what.partition("/")
+    environment = read_environment(estate, name)
+    return [(environment, [environment.target(region).region] if region else sorted(environment.targets))]
+
+
+def _last(entries: Iterable[Entry], environment: Environment, regions: Sequence[str]) -> str | None:
+    """The last promotion that went to any of these regions."""
+    names = {environment.target(region).name for region in regions}
+    begun = [entry.promotion for entry in entries if _began(entry) and entry.target in names]
+    return begun[-1] if begun else None
+
+
+def _went_to(
+    entries: Iterable[Entry], promotion: str, environment: Environment, regions: Sequence[str]
+) -> list[str]:
+    there = {entry.target for entry in entries if _began(entry) and entry.promotion == promotion}
+    return [region for region in regions if environment.target(region).name in there]
+
+
+def _began(entry: Entry) -> bool:
+    """Whether it says that a promotion began on a target, which something else ran on."""
+    return (
+        entry.kind is Kind.INTENT
+        and entry.action is Action.START
+        and bool(entry.target)
+        and entry.detail.get("before") != entry.release
     )
 
 
 async def _roll_back(
-    environment: Environment,
-    region: str,
-    ledger: Journal,
-    reporter: Reporter,
-    *,
-    to: str | None,
-    canary_only: bool,
+    environment: Environment, region: str, wanted: _Wanted, ledger: Ledger, reporter: Reporter
 ) -> TargetResult:
-    started = time.monotonic()
-    async with AsyncExitStack() as stack:
-        site = await stack.enter_async_context(open_site(environment, region))
-        if await site.running("stable") is None and await site.running("canary") is None:
-            raise BadInput(f"nothing is installed on {site.target.name}", hint="va status shows what runs")
-        site = await stack.enter_async_context(site.held("a roll-back"))
-        if acted := await site.guarded():
-            reporter.note(f"{site.target.name}: {acted}")
-        for track in TRACKS:
-            if mended := await site.mend(track):
-                reporter.note(f"{site.target.name}: {mended}")
-        canary = await site.running("canary")
-        if canary is not None or not await site.on_stable():
-            with reporter.step(f"{site.target.name}: traffic to stable, remove the canary"):
-                await site.move(0)
-                await site.remove_canary()
-            removed = canary.release if canary else ""
-            ledger.write(
-                Event.ROLLED_BACK, target=site.target.name, release=removed, reason="the canary was removed"
+    target = environment.target(region)
+    async with open_site(environment, region) as site:
+        facts = await look(site.cluster, target.namespace)
+        if facts.stable is None and facts.canary is None:
+            raise BadInput(f"nothing is installed on {target.name}", hint="va status shows what runs")
+        entries = await ledger.entries()
+        promotion, release = wanted.promotion, ""
+        past = Past()
+        if promotion is not None:
+            past = past_of(entries, promotion, target.name)
+            release = next(one.release for one in entries if one.promotion == promotion and one.release)
+        if promotion is None or not _explains(facts, past, release):
+            # Somebody did something else, or from elsewhere: what Helm remembers has to do.
+            before = await _before(site, facts, wanted)
+            if isinstance(before, TargetResult):
+                return before
+            promotion, release = promotion_id(), facts.runs
+            begin = Draft(
+                promotion=promotion, kind=Kind.INTENT, action=Action.START, target=target.name,
+                release=release, reason=wanted.reason,
+                detail={"before": before.release, "revision": before.number},
+            )  # fmt: skip
+            await ledger.append(begin)
+        elif past.before is None and facts.canary is None:
+            raise BadInput(
+                f"{release} was the first release on {target.name}: there is none to go back to",
+                hint="va promote installs any other",
             )
-            if to is None:
-                canary_only = True
-        history = await site.history("stable")
-        if not history:
-            raise BadInput(f"nothing is installed on {site.target.name}", hint="va status shows what runs")
-        current = history[0]
-        if canary_only:
-            reason = "the canary was removed; stable stays" if canary else "there was no canary"
-            outcome, now = (Outcome.BACK if canary else Outcome.CACHED), current.release
-        else:
-            outcome, now, reason = await _stable_back(site, history, to, ledger, reporter)
+        if not past.ordered_back:
+            order = Draft(
+                promotion=promotion, kind=Kind.ORDER, action=Action.ROLL_BACK, target=target.name,
+                release=release, reason=wanted.reason,
+            )  # fmt: skip
+            await ledger.append(order)
+        goal = Goal(promotion=promotion, target=target.name, release=release)
+        return await _go_back(Work(goal=goal, site=site, ledger=ledger, reporter=reporter))
+
+
+async def _go_back(work: Work) -> TargetResult:
+    """Obey the order ourselves, or see whoever has that very promotion in hand obey it."""
+    while True:
+        try:
+            async with work.site.held(work.goal.promotion) as site:
+                return await run(replace(work, site=site))
+        except Held as held:
+            if held.promotion != work.goal.promotion:
+                raise
+            work.reporter.note(f"{work.name}: {held.who} works there, and was ordered to take it back")
+        await asyncio.sleep(max(1.0, work.site.environment.gates.look))
+
+
+def _explains(facts: Facts, past: Past, release: str) -> bool:
+    """Whether what is there came of that promotion, as far as names say."""
+    if past.ended and (facts.canary is not None or not facts.on_stable):
+        return False
+    return facts.runs in {release, past.before.release if past.before else ""}
+
+
+async def _before(site: Site, facts: Facts, wanted: _Wanted) -> Revision | TargetResult:
+    """What ran before, by Helm's history; a result when nothing is to be done."""
+    history = await site.history("stable")
+    name = site.target.name
+    current = history[0] if history else None
+
+    def already(reason: str) -> TargetResult:
         return TargetResult(
-            target=site.target.name,
-            release=now,
-            previous=current.release or None,
-            outcome=outcome,
+            target=name,
+            release=facts.runs,
+            previous=facts.runs or None,
+            outcome=Outcome.CACHED,
             reason=reason,
-            seconds=time.monotonic() - started,
         )
 
-
-async def _stable_back(
-    site: Site, history: tuple[Revision, ...], to: str | None, ledger: Journal, reporter: Reporter
-) -> tuple[Outcome, str, str]:
-    current, name = history[0], site.target.name
-    if to is not None and current.release == to and current.deployed:
-        return Outcome.CACHED, to, "it runs there already"
-    wanted = _revision_to(history, to)
-    if wanted is None:
+    if facts.canary is not None or not facts.on_stable:
+        if current is None:
+            raise BadInput(f"nothing but a canary is on {name}", hint="va promote installs a release")
+        if wanted.to in (None, current.release):
+            return current  # the canary goes, stable stays
+    elif wanted.canary_only:
+        return already("there was no canary")
+    if current is not None and current.deployed:
+        if wanted.to == current.release:
+            return already("it runs there already")
+        if wanted.to is None and current.description.startswith("Rollback to"):
+            return already(f"it was rolled back to {current.release} already")
+    found = next((one for one in history[1:] if _fits(one, facts.runs, wanted.to)), None)
+    if found is None:
         kept = sorted({revision.release for revision in history if revision.release})
-        what = f"release {to!r}" if to else f"release before {current.release!r}"
+        which = f"release {wanted.to!r}" if wanted.to else f"release before {facts.runs!r}"
         raise BadInput(
-            f"Helm's history on {name} has no {what}",
+            f"Helm's history on {name} has no {which}",
             hint=f"it has {', '.join(kept)}: va promote installs any other",
         )
-    with reporter.step(f"{name}: back to {wanted.release}") as step:
-        await site.back_to(wanted)
-        step.say(f"revision {wanted.number} is running again")
-    reason = f"rolled back from {current.release} to {wanted.release}"
-    ledger.write(Event.ROLLED_BACK, target=name, release=current.release, reason=reason)
-    ledger.write(Event.PROMOTED, target=name, release=wanted.release, reason=reason)
-    return Outcome.BACK, wanted.release, reason
+    return found
 
 
-def _revision_to(history: tuple[Revision, ...], to: str | None) -> Revision | None:
-    """The newest revision that once ran, of that release, or of any other than the current one."""
-    current = history[0].release
-    for revision in history[1:]:
-        if revision.status not in ("deployed", "superseded") or not revision.release:
-            continue
-        if revision.release == to or (to is None and revision.release != current):
-            return revision
-    return None
+def _fits(revision: Revision, current: str, to: str | None) -> bool:
+    """Whether it once ran, and is of that release, or of any other than the current one."""
+    if revision.status not in ONCE_RAN or not revision.release:
+        return False
+    return revision.release == to if to else revision.release != current

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from ci.concurrency import both, together
 from ci.delivery import cluster as clusters
+from ci.delivery import guard
+from ci.delivery.lease import Holder, holder
 from ci.delivery.origins import origins
 from ci.delivery.promotion.facts import drift, look
 from ci.delivery.results import TargetStatus
@@ -44,7 +46,10 @@ def answered(rows: Sequence[TargetStatus]) -> tuple[TargetStatus, ...]:
 async def _status(target: Target) -> TargetStatus:
     try:
         cluster = clusters.connect(target.kubeconfig, target.context)
-        facts, on_nodes = await both(look(cluster, target.namespace), cluster.images_on_nodes())
+        (facts, on_nodes), (held, acted) = await both(
+            both(look(cluster, target.namespace), cluster.images_on_nodes()),
+            both(holder(cluster, target.namespace), guard.record(cluster, target.namespace)),
+        )
         stable, canary = facts.stable, facts.canary
         changed = await drift(cluster, target.namespace, (stable, canary))
     except SystemUnavailable as error:
@@ -67,4 +72,13 @@ async def _status(target: Target) -> TargetStatus:
         origins=origins(pods, endpoint=target.registry, on_nodes=on_nodes),
         since=stable.updated if stable else None,
         drift=tuple(map(str, changed)),
+        holder=_who(held) if held else "",
+        guard=str(acted) if acted and canary else "",
     )
+
+
+def _who(held: Holder) -> str:
+    since = f"since {held.since:%Y-%m-%d %H:%M:%S} UTC"
+    if held.alive:
+        return f"{held.who} works on it {since} ({held.promotion})"
+    return f"{held.who} worked on it {since} and has not been heard of since {held.renewed:%H:%M:%S}"

@@ -44,7 +44,8 @@ inconclusive, 6 an external system is unavailable, 7 a tool is missing, 8 blocke
 _COMMANDS = (
     machine.doctor, machine.up, machine.down,
     shipping.build, shipping.test, shipping.scan, shipping.make, shipping.publish, shipping.ship,
-    promotion.promote, promotion.approve, promotion.rollback, promotion.status,
+    promotion.plan, promotion.promote, promotion.approve, promotion.pause, promotion.resume, promotion.abort,
+    promotion.retry, promotion.skip_bake, promotion.watch, promotion.rollback, promotion.status,
     history.history, promotion.demo, shipping.lint, cost.cost,
 )  # fmt: skip
 _GROUPS = {

@@ -92,9 +92,9 @@ Only = Annotated[
 ]
 
 
-def check_only(to: str | None, only: str | None) -> None:
+def check_only(to: str | None, only: str | Sequence[str] | None) -> None:
     """BadInput when both are said."""
-    if to is not None and only is not None:
+    if to is not None and only:
         raise BadInput("--to and --only say different things", hint="leave one of them out")
 
 

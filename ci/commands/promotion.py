@@ -9,15 +9,33 @@ import typer
 
 from ci.commands.answers import answer, ended, failing
 from ci.commands.machine import needs_platform
-from ci.commands.options import Estate, Json, Only, ReleaseName, Reports, check_only
+from ci.commands.options import Estate, Json, ReleaseName, Reports, check_only
 
 if TYPE_CHECKING:
     from ci.delivery.ledger import Entry
+    from ci.delivery.promotion.plan import Plan
     from ci.delivery.results import PromotionResult, TargetStatus
     from ci.reporting import Reporter
     from pipelines.demo import Demonstrated
 
-__all__ = ["approve", "demo", "promote", "rollback", "status"]
+__all__ = [
+    "abort", "approve", "demo", "pause", "plan", "promote", "resume", "retry", "rollback", "skip_bake",
+    "status", "watch",
+]  # fmt: skip
+
+
+OnlyTargets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--only",
+        help="This environment alone (for a job with no rights in those before it), or this target "
+        "(`prod/eastus`) of one that the release was proven before; again for more.",
+    ),
+]
+Again = Annotated[
+    bool,
+    typer.Option("--again", help="Also through environments that it was proven in, and has left, before."),
+]
 
 
 def promote(
@@ -25,7 +43,11 @@ def promote(
     to: Annotated[
         str | None, typer.Option(help="The last environment on the way; all of the estate's when left out.")
     ] = None,
-    only: Only = None,
+    only: OnlyTargets = None,
+    planned: Annotated[
+        Path | None, typer.Option("--plan", help="Do exactly what this plan of `va plan --out` says.")
+    ] = None,
+    again: Again = False,
     override: Annotated[
         str | None,
         typer.Option(help="In an emergency: why freezes, hours and soak do not count. It is kept."),
@@ -41,14 +63,66 @@ def promote(
     """
     from ci.delivery.results import summary
     from ci.release import find_release
+    from pipelines.plan import as_planned, read_plan
+    from pipelines.plan import plan as look_again
     from pipelines.promote import promote as pipeline
 
     async def flow(reporter: Reporter) -> PromotionResult:
         check_only(to, only)
-        found = find_release(release)
-        return await pipeline(found, estate, through=to, only=only, override=override, reporter=reporter)
+        if planned is None:
+            found, through, where, whole = find_release(release), to, only, again
+        else:
+            wanted = read_plan(planned)
+            found, through, where, whole = (
+                find_release(wanted.release),
+                wanted.to,
+                [*wanted.only],
+                wanted.again,
+            )
+            now = await look_again(found, estate, through=through, only=where, again=whole, reporter=reporter)
+            as_planned(wanted, now)
+        return await pipeline(
+            found, estate, through=through, only=where, again=whole, override=override, reporter=reporter
+        )
 
     ended(answer(flow, json=json, show=summary))
+
+
+def plan(
+    release: ReleaseName = "latest",
+    to: Annotated[
+        str | None, typer.Option(help="The last environment on the way; all of the estate's when left out.")
+    ] = None,
+    only: OnlyTargets = None,
+    again: Again = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the plan there: va promote --plan does exactly that.")
+    ] = None,
+    estate: Estate = "local",
+    json: Json = False,
+) -> None:
+    """Show what a promotion would do now, and what stands in its way. Nothing is touched.
+
+    Each target in its wave: what changes, its gates and how long they need at the traffic of now. Exit code 8
+    when something refuses it.
+
+    Example: va plan latest --to prod --out plan.json
+    """
+    from ci.delivery.promotion.show import plan_page
+    from ci.files import write_whole
+    from ci.release import find_release
+    from pipelines.plan import plan as pipeline
+
+    async def flow(reporter: Reporter) -> Plan:
+        check_only(to, only)
+        found = find_release(release)
+        made = await pipeline(found, estate, through=to, only=only, again=again, reporter=reporter)
+        if out is not None:
+            write_whole(out, made.model_dump_json(indent=2).encode() + b"\n")
+        return made
+
+    if answer(flow, json=json, show=plan_page).refusals:
+        raise typer.Exit(8)
 
 
 def approve(
@@ -76,27 +150,124 @@ def approve(
 
 
 def rollback(
-    target: Annotated[str, typer.Argument(help="`prod/eastus`, or `prod` for all its regions.")],
-    to: Annotated[str | None, typer.Option(help="The release to go back to; else the one before.")] = None,
+    what: Annotated[
+        str,
+        typer.Argument(help="A promotion's name; or `prod/eastus`, or `prod`: the last that went there."),
+    ],
+    to: Annotated[
+        str | None, typer.Option(help="The release to go back to; else the one before that promotion.")
+    ] = None,
     canary_only: Annotated[
         bool, typer.Option("--canary-only", help="Only take a canary away; stable stays as it is.")
     ] = False,
+    reason: Annotated[str, typer.Option(help="Why. It is kept in the ledger.")] = "",
     estate: Estate = "local",
     json: Json = False,
 ) -> None:
-    """Take a target back to the release before.
+    """Undo a promotion: each target it went to gets back what was stable before it.
 
-    While a canary is there, that is taken away instead, and stable stays.
+    Traffic leaves a canary first. Run again it changes nothing; stopped, the same command goes on.
 
-    Needs nothing but the target's cluster. Example: va rollback prod/eastus
+    Needs nothing but the targets' clusters. Example: va rollback prod
     """
     from ci.delivery.results import summary
     from pipelines.rollback import rollback as pipeline
 
     async def flow(reporter: Reporter) -> PromotionResult:
-        return await pipeline(estate, target, to=to, canary_only=canary_only, reporter=reporter)
+        return await pipeline(estate, what, to=to, canary_only=canary_only, reason=reason, reporter=reporter)
 
     ended(answer(flow, json=json, show=summary))
+
+
+What = Annotated[
+    str | None,
+    typer.Argument(help="A promotion's name, `prod` or `prod/eastus`; left out: all that is under way."),
+]
+Reason = Annotated[str, typer.Option(help="Why. It is kept in the ledger.")]
+
+
+def pause(what: What = None, *, reason: Reason, estate: Estate = "local", json: Json = False) -> None:
+    """Have a promotion wait: all its traffic goes to stable, the canary stays.
+
+    Example: va pause prod --reason "the call centre reports echoes"
+    """
+    _order("pause", what, reason, estate, json)
+
+
+def resume(what: What = None, *, reason: Reason, estate: Estate = "local", json: Json = False) -> None:
+    """Have a paused promotion go on, with the evidence it had.
+
+    Example: va resume --reason "it was the headset"
+    """
+    _order("resume", what, reason, estate, json)
+
+
+def abort(what: What = None, *, reason: Reason, estate: Estate = "local", json: Json = False) -> None:
+    """End a promotion: traffic to stable, the canary goes, stable is what it was.
+
+    Targets where it has ended keep the release; va rollback takes it back there.
+
+    Example: va abort --reason "superseded by the fix"
+    """
+    _order("abort", what, reason, estate, json)
+
+
+def retry(what: What = None, *, reason: Reason, estate: Estate = "local", json: Json = False) -> None:
+    """Bake a step again that no gate could decide.
+
+    Example: va retry prod/eastus --reason "Prometheus is back"
+    """
+    _order("retry", what, reason, estate, json)
+
+
+def skip_bake(what: What = None, *, reason: Reason, estate: Estate = "local", json: Json = False) -> None:
+    """End the wait between two waves now.
+
+    Example: va skip-bake prod --reason "the fix for the outage"
+    """
+    _order("skip-bake", what, reason, estate, json)
+
+
+def _order(action: str, what: str | None, reason: str, estate: str, json: bool) -> None:
+    from ci.delivery.ledger import Action
+    from ci.layout import page
+    from pipelines.orders import give_order
+
+    async def flow(_: Reporter) -> tuple[Entry, ...]:
+        return await give_order(estate, Action(action), what, reason=reason)
+
+    answer(
+        flow,
+        json=json,
+        show=lambda given: page(
+            *(f"{action} {one.promotion} {one.target}".rstrip() + f": {one.reason}" for one in given),
+            "it is in the ledger: the run reads it at its next look; va watch shows what comes of it",
+        ),
+    )
+
+
+def watch(
+    promotion: Annotated[str | None, typer.Argument(help="Its name; the newest when left out.")] = None,
+    estate: Estate = "local",
+    json: Json = False,
+) -> None:
+    """Show what a promotion does, entry by entry: while it runs, and afterwards.
+
+    Example: va watch
+    """
+    from ci.delivery.promotion.show import entry_line
+    from ci.layout import show
+    from pipelines.orders import watch as pipeline
+
+    async def flow(_: Reporter) -> list[Entry]:
+        seen = []
+        async for entry in pipeline(estate, promotion):
+            seen.append(entry)
+            if not json:
+                show(entry_line(entry))
+        return seen
+
+    answer(flow, json=json)
 
 
 def status(

@@ -14,7 +14,14 @@ from pydantic import BaseModel, ConfigDict
 
 from ci.delivery.gates import Exposure, Finding, Verdict
 from ci.delivery.origins import Origin
-from ci.errors import GateFailed, GateInconclusive, PipelineError, SystemUnavailable
+from ci.errors import (
+    GateFailed,
+    GateInconclusive,
+    Interrupted,
+    PipelineError,
+    StepFailed,
+    SystemUnavailable,
+)
 from ci.layout import Column, Line, Page, Table, page, words
 
 __all__ = [
@@ -47,8 +54,13 @@ class Outcome(StrEnum):
     """The gates could not decide: traffic is on stable, the canary waits for the next run."""
     STOPPED = "stopped"
     """Another region failed: rolled back without a verdict of its own."""
-    NOT_THERE = "not in its registry"
-    """The region's registry has not got all of the release: nothing was touched there, the others went on."""
+    ABORTED = "aborted"
+    """Somebody ordered it: traffic is on stable, the canary is gone, stable is what it was."""
+    BROKEN = "installed, does not work"
+    """The first release here, or the one that ran here already: there is nothing to go back to."""
+    NOT_THERE = "left out"
+    """The region's registry has not got all of the release, or its cluster does not answer: nothing was
+    touched there, the others went on."""
 
 
 class _Record(BaseModel):
@@ -106,6 +118,8 @@ class PromotionResult(_Record):
     estate: str
     targets: tuple[TargetResult, ...]
     seconds: float
+    promotion: str = ""
+    """Its id in the ledgers; empty when it did not get that far."""
 
     @property
     def error(self) -> PipelineError | None:
@@ -113,9 +127,19 @@ class PromotionResult(_Record):
         failed = [target for target in self.targets if target.outcome is Outcome.FAILED]
         held = [target for target in self.targets if target.outcome is Outcome.HELD]
         lacking = [target for target in self.targets if target.outcome is Outcome.NOT_THERE]
+        broken = [target for target in self.targets if target.outcome is Outcome.BROKEN]
+        ended = [target for target in self.targets if target.outcome in (Outcome.ABORTED, Outcome.STOPPED)]
+        if broken:
+            reasons = "; ".join(f"{target.target}: {target.reason}" for target in broken)
+            return StepFailed(reasons, hint="it stays installed; mend it, or promote another release over it")
         if failed:
             reasons = "; ".join(f"{target.target}: {target.reason}" for target in failed)
             return GateFailed(f"{self.release} was rolled back: {reasons}", hint=_after_failure(self.targets))
+        if ended:
+            reasons = "; ".join(f"{target.target}: {target.reason}" for target in ended)
+            return Interrupted(
+                f"{self.release} is not promoted: {reasons}", hint=_after_failure(self.targets)
+            )
         if held:
             reasons = "; ".join(f"{target.target}: {target.reason}" for target in held)
             return GateInconclusive(
@@ -127,7 +151,7 @@ class PromotionResult(_Record):
             reasons = "; ".join(f"{target.target}: {target.reason}" for target in lacking)
             return SystemUnavailable(
                 f"{self.release} was not promoted everywhere: {reasons}",
-                hint="va registry status says what is missing; when it has arrived, the same command goes on",
+                hint="va registry status and va status say what is missing; then the same command goes on",
             )
         return None
 
@@ -158,7 +182,9 @@ class TargetStatus(_Record):
     drift: tuple[str, ...] = ()
     """What differs from what Helm installed."""
     holder: str = ""
-    """Who works on it now."""
+    """Who works on it, since when and for what; or who did and was not heard of since."""
+    guard: str = ""
+    """What the guard of a canary had to do."""
     problem: str = ""
     """Why nothing is known of it: the cluster does not answer, or may not be read."""
 
@@ -214,6 +240,8 @@ _LOOK = {
     Outcome.BACK: "green",
     Outcome.HELD: "yellow",
     Outcome.STOPPED: "yellow",
+    Outcome.ABORTED: "yellow",
+    Outcome.BROKEN: "red",
     Outcome.NOT_THERE: "yellow",
 }
 
@@ -340,7 +368,9 @@ def _remarks(row: TargetStatus) -> Iterator[Line]:
     if row.canary:
         yield words(f"{row.target}: the canary {row.canary} has {row.weight} % of the requests")
     if row.holder:
-        yield words(f"{row.target}: {row.holder} works on it")
+        yield words(f"{row.target}: {row.holder}")
+    if row.guard:
+        yield words((f"{row.target}: {row.guard}", "yellow"))
     for one in row.drift:
         yield words((f"{row.target}: {one}", "yellow"))
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from promotion_world import World, environment, release
+from promotion_world import NOW, World, environment, release
 
 from ci.delivery.results import TargetStatus, status_matrix
 from ci.delivery.site import STABLE, chart_values
@@ -59,6 +60,23 @@ def test_what_runs_is_told_of_those_that_answer(world: World) -> None:
 def test_who_wants_the_whole_truth_gets_an_error(world: World) -> None:
     with pytest.raises(SystemUnavailable, match="prod/westeurope: the cluster c does not answer"):
         flow.answered(status())
+
+
+def test_who_works_on_a_target_is_told(world: World) -> None:
+    place = world.place("prod/eastus")
+    now = datetime.now(UTC)
+
+    def held(renewed: datetime) -> str:
+        written = {"acquireTime": NOW.isoformat(), "renewTime": renewed.isoformat(), "leaseTransitions": 3}
+        notes = {"va.dev/who": "anna on build-1", "va.dev/promotion": "2026-11-29T201500-ab12"}
+        place.held = {
+            "metadata": {"annotations": notes},
+            "spec": {"holderIdentity": "anna", "leaseDurationSeconds": 12, **written},
+        }
+        return status()[0].holder
+
+    assert held(now) == "anna on build-1 works on it since 2026-01-01 00:00:00 UTC (2026-11-29T201500-ab12)"
+    assert "has not been heard of since" in held(now - timedelta(minutes=1))
 
 
 def test_the_matrix_says_what_is_not_well(world: World) -> None:

@@ -51,6 +51,8 @@ class Action(StrEnum):
     """Stable becomes the release."""
     SMOKE = "smoke"
     VERIFY = "verify"
+    MEND = "mend"
+    """What Helm left in between is brought to where it can go on."""
     REMOVE = "remove"
     """The canary goes."""
     ROLL_BACK = "roll-back"

@@ -1,0 +1,632 @@
+"""The loop on one target: look, ask `states` for the next thing, write the intent, do it, write what came.
+
+    result = await run(Work(goal=…, site=…, ledger=…, …))
+
+Nothing is remembered here that the next run would miss. Before each effect it is asked again: is the target
+still ours (the lease), did another region fail, did somebody order something? The ledger takes an intent only
+behind the entries that the decision was made of, so that none can slip in between.
+
+However a run ends early (Ctrl-C, an error, a cluster that is gone), it first gives stable all the traffic,
+and says so when it could not. The canary stays, and the same command goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ci.concurrency import both
+from ci.delivery import load
+from ci.delivery.bake import Observed, bake
+from ci.delivery.gates import Finding, Verdict
+from ci.delivery.helm import changes
+from ci.delivery.lease import LeaseLost
+from ci.delivery.ledger import Action, Conflict, Draft, Entry, Kind, Ledger
+from ci.delivery.origins import origins
+from ci.delivery.promotion.facts import look
+from ci.delivery.promotion.measurements import Measurements
+from ci.delivery.promotion.show import look_line
+from ci.delivery.promotion.states import Act, Goal, View, next_act, past_of
+from ci.delivery.results import Outcome, Requests, StepResult, TargetResult
+from ci.delivery.revisions import ONCE_RAN
+from ci.delivery.site import Site, Track
+from ci.environments import OnInconclusive
+from ci.errors import BadInput, PipelineError, SystemUnavailable
+from ci.release import Release
+from ci.reporting import Reporter, Step
+
+__all__ = ["Harm", "Work", "run"]
+
+SMOKE_SECONDS = 3.0
+SMOKE_RATE = 5.0
+_SESSIONS = 5
+"""How many sessions may be tried until one has worked, to see that stable answers at all."""
+_AGAIN = 0.5
+
+
+class Harm:
+    """What failed in one promotion: told the moment a verdict is there, and read by all its targets."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, str] = {}
+
+    def tell(self, target: str, reason: str) -> None:
+        """It failed there."""
+        self._told[target] = reason
+
+    def elsewhere(self, target: str) -> str:
+        """What failed on another target; empty when nothing did."""
+        return next((f"{name} failed" for name in self._told if name != target), "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What working on one target takes."""
+
+    goal: Goal
+    site: Site
+    ledger: Ledger
+    reporter: Reporter
+    harm: Harm = field(default_factory=Harm)
+    release: Release | None = None
+    """None for a roll-back, which installs nothing."""
+    chart: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """`prod/eastus`."""
+        return self.goal.target
+
+    def check(self) -> None:
+        """LeaseLost when the target is not ours any more. What changes something there asks it, too."""
+        if self.site.lease is not None:
+            self.site.lease.check()
+
+
+class _Book:
+    """The ledger as far as it was read."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self.entries: list[Entry] = []
+
+    async def read(self) -> None:
+        """What was written since."""
+        last = self.entries[-1].sequence if self.entries else 0
+        self.entries += await self._work.ledger.entries(after=last)
+
+    async def intend(self, act: Act, **detail: str | int) -> Entry:
+        """Write an intent; Conflict when something else was written since it was decided."""
+        last = self.entries[-1].sequence if self.entries else 0
+        entry = await self._work.ledger.append(self._draft(Kind.INTENT, act, detail=detail), after=last)
+        self.entries.append(entry)
+        return entry
+
+    async def tell(self, act: Act, outcome: _Came) -> None:
+        """Write an outcome, whatever else was written meanwhile."""
+        await self._work.ledger.append(
+            self._draft(Kind.OUTCOME, act, detail=outcome.detail).model_copy(
+                update={
+                    "result": outcome.result,
+                    "reason": outcome.reason,
+                    "findings": outcome.step.findings if outcome.step else (),
+                    "exposure": outcome.step.exposure if outcome.step else None,
+                }
+            )
+        )
+        await self.read()
+
+    async def note(self, act: Act) -> None:
+        """Write down what was seen."""
+        await self._work.ledger.append(self._draft(Kind.NOTE, act, detail={}))
+        await self.read()
+
+    def _draft(self, kind: Kind, act: Act, *, detail: Mapping[str, str | int]) -> Draft:
+        goal, lease = self._work.goal, self._work.site.lease
+        return Draft(
+            promotion=goal.promotion,
+            kind=kind,
+            action=act.action,
+            target=goal.target,
+            release=goal.release,
+            fence=lease.fence if lease else None,
+            weight=act.weight,
+            reason=act.reason,
+            detail=dict(detail),
+        )
+
+    def harm(self) -> str:
+        """What another target of this promotion came to, by the ledger."""
+        goal = self._work.goal
+        return next(
+            (
+                f"{entry.target} failed"
+                for entry in self.entries
+                if entry.promotion == goal.promotion
+                and entry.target not in ("", goal.target)
+                and entry.kind is Kind.OUTCOME
+                and entry.action in (Action.STEP, Action.SMOKE, Action.VERIFY, Action.WATCH)
+                and entry.result == "failed"
+            ),
+            "",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Came:
+    """What came of an action."""
+
+    result: str = "done"
+    reason: str = ""
+    detail: Mapping[str, str | int] = field(default_factory=dict)
+    step: StepResult | None = None
+
+
+@dataclass(kw_only=True)
+class _Log:
+    """For the report alone: what this run saw. Nothing is decided by it."""
+
+    started: float = field(default_factory=time.monotonic)
+    acted: bool = False
+    loose: bool = False
+    """The canary may have traffic."""
+    stuck: bool = False
+    """Traffic was to go to stable, and did not."""
+    back: str = ""
+    """What a roll-back went from and to."""
+    steps: list[StepResult] = field(default_factory=list)
+    latest: Sequence[Finding] = ()
+    requests: Requests | None = None
+    load: load.Load | None = None
+    begun: Requests | None = None
+    before_moving: Requests | None = None
+    moving: Requests | None = None
+    moved: float | None = None
+    """Seconds until the gateway gave stable everything."""
+    smoked: Requests | None = None
+
+
+async def run(work: Work) -> TargetResult:
+    """Go on until there is nothing left to do there, or nothing that may be done now.
+
+    SystemUnavailable and StepFailed when a target's system or an installation did not work: the same command
+    goes on.
+    """
+    log, book = _Log(), _Book(work)
+    async with AsyncExitStack() as stack:
+        try:
+            await _go_on(work, book)
+            while True:
+                view = await _view(work, book)
+                log.loose = view.loose
+                state, act = next_act(view)
+                if act.action is Action.FINISH:
+                    await _finish(book, view, act, written=view.over or state.name == "there already")
+                    break
+                if act.action is Action.PAUSE:
+                    await asyncio.sleep(max(work.site.environment.gates.look, 0.05))
+                    continue
+                if act.track == "canary" and log.load is None:
+                    log.load = await _load(work.site, stack)
+                    log.begun = _requests(log.load)
+                await _perform(work, book, log, view, act)
+        except BaseException as error:
+            await _leave_safely(work, book, log, error)
+            raise
+        log.moving = _between(log.before_moving, _requests(log.load))
+    log.requests = _between(log.begun, _requests(log.load)) or log.smoked
+    return _result(work, view, act, log)
+
+
+async def _go_on(work: Work, book: _Book) -> None:
+    """Say so where an earlier run has begun (what it held is asked again), or where the guard had to act."""
+    await book.read()
+    if acted := await work.site.guarded():
+        work.reporter.note(f"{work.name}: {acted}")
+        await book.note(Act(action=Action.GUARD, weight=acted.weight, reason=str(acted)))
+    past = past_of(book.entries, work.goal.promotion, work.name)
+    if past.started and not past.ended:
+        await book.note(Act(action=Action.START, reason="the same promotion goes on"))
+
+
+async def _view(work: Work, book: _Book) -> View:
+    facts, _ = await both(look(work.site.cluster, work.site.target.namespace), book.read())
+    return View(
+        goal=work.goal,
+        facts=facts,
+        past=past_of(book.entries, work.goal.promotion, work.name),
+        harm=work.harm.elsewhere(work.name) or book.harm(),
+    )
+
+
+async def _finish(book: _Book, view: View, act: Act, *, written: bool) -> None:
+    if not written and (view.past.started or view.back is None):
+        await book.tell(act, _Came(result=act.result, reason=act.reason, detail={"now": view.facts.runs}))
+
+
+async def _perform(work: Work, book: _Book, log: _Log, view: View, act: Act) -> None:
+    """Intent, effect, outcome. Nothing when somebody wrote to the ledger since the decision: look again."""
+    detail: dict[str, str | int] = {}
+    if act.action is Action.START and view.facts.stable is not None:
+        detail = {"before": view.facts.runs, "revision": view.facts.stable.number}
+    try:
+        intent = await book.intend(act, **detail)
+    except Conflict:
+        return
+    if (work.harm.elsewhere(work.name) or book.harm()) != view.harm:
+        await book.tell(act, _Came(result="stopped", reason=work.harm.elsewhere(work.name)))
+        return
+    work.check()
+    log.acted = True
+    try:
+        came = await _EFFECTS[act.action](_Doing(work, book, log, view, act, intent))
+    except BaseException as error:
+        cancelled = isinstance(error, asyncio.CancelledError)
+        log.stuck = not cancelled and act.action is Action.MOVE and act.weight == 0
+        with suppress(PipelineError):
+            await book.tell(act, _Came(result="interrupted" if cancelled else "error", reason=str(error)))
+        raise
+    if came.result == "failed":
+        work.harm.tell(work.name, came.reason)
+    await book.tell(act, came)
+
+
+async def _leave_safely(work: Work, book: _Book, log: _Log, error: BaseException) -> None:
+    """The run ends early: stable gets all the traffic, the canary stays for the next run."""
+    if not log.loose or isinstance(error, LeaseLost):
+        return
+    act = Act(action=Action.MOVE, weight=0, reason="the run ends early")
+    try:
+        if log.stuck:
+            raise error
+        work.check()
+        await book.read()
+        with suppress(Conflict):
+            await book.intend(act)
+        await work.site.move(0)
+        work.reporter.note(f"{work.name}: stable has all the traffic; the canary stays for the next run")
+        await book.tell(act, _Came())
+    except LeaseLost:
+        return  # whoever has the target now decides
+    except BaseException as second:
+        why = second.message if isinstance(second, PipelineError) else "interrupted again"
+        work.reporter.note(
+            f"{work.name}: COULD NOT make sure that stable has all the traffic ({why}); "
+            "the same command, or va rollback, does it when the target answers again"
+        )
+        if not isinstance(second, PipelineError) and second is not error:
+            raise
+
+
+# What each action does.
+
+
+@dataclass(frozen=True)
+class _Doing:
+    work: Work
+    book: _Book
+    log: _Log
+    view: View
+    act: Act
+    intent: Entry
+
+    @property
+    def site(self) -> Site:
+        return self.work.site
+
+
+async def _start(doing: _Doing) -> _Came:
+    stable = doing.view.facts.stable
+    if stable is not None and doing.work.goal.stable and not doing.view.arrived:
+        for line in changes(stable.values, doing.work.goal.stable):
+            doing.work.reporter.note(f"{doing.work.name}: {line}")
+    return _Came()
+
+
+async def _mend(doing: _Doing) -> _Came:
+    with doing.work.reporter.step(f"{doing.work.name}: wait for Helm, and mend what it left") as step:
+        done = await doing.site.mend(doing.act.track)
+        step.say(done or "it had come to its end")
+    return _Came(reason=done)
+
+
+async def _install(doing: _Doing) -> _Came:
+    work = doing.work
+    assert work.release is not None and work.chart is not None
+    track: Track = "canary" if doing.act.action is Action.CANARY else "stable"
+    what = {
+        Action.CANARY: "install the canary",
+        Action.INSTALL: "install (the first release here, no canary)",
+    }.get(doing.act.action, "upgrade stable")
+    if doing.act.action is Action.UPGRADE and not work.goal.weights:
+        what = f"upgrade stable (no canary in {doing.site.environment.name})"
+    with work.reporter.step(f"{work.name}: {what}") as step:
+        await doing.site.install(work.release, work.chart, track, step.say)
+    return _Came()
+
+
+async def _move(doing: _Doing) -> _Came:
+    weight, log = doing.act.weight or 0, doing.log
+    what = f"move {weight} % of the traffic to the canary" if weight else "traffic to stable"
+    with doing.work.reporter.step(f"{doing.work.name}: {what}") as step:
+        step.say("waiting for the gateway to follow")
+        if weight == 0:
+            log.before_moving = log.before_moving or _requests(log.load)
+        log.loose = True
+        seconds = await doing.site.move(weight)
+        log.loose = weight > 0
+        if weight == 0:
+            log.moved = seconds
+        step.say(f"followed after {seconds:.1f} s")
+    return _Came()
+
+
+async def _bake(doing: _Doing) -> _Came:
+    work, site, weight = doing.work, doing.site, doing.act.weight
+    environment = site.environment
+    kept = Measurements(environment.estate, work.goal.promotion, site.target)
+    past = doing.view.past
+    carried = {**past.carried, **kept.carried(past.baking)}
+    step = next(one for one in environment.canary.steps if one.weight == weight)
+    stop = asyncio.Event()
+    with work.reporter.step(f"{work.name}: {step.weight} % to the canary") as shown:
+
+        def show(observed: Observed, findings: Sequence[Finding]) -> None:
+            kept.write(
+                step=doing.intent.sequence,
+                weight=step.weight,
+                seconds=observed.seconds,
+                findings=findings,
+            )
+            shown.say(look_line(observed, findings, doing.log.load))
+
+        listening = asyncio.create_task(_listen(work, doing.book, stop))
+        try:
+            baked = await bake(
+                environment,
+                step,
+                namespace=site.target.namespace,
+                cluster=site.cluster,
+                prometheus=site.prometheus,
+                carried=carried,
+                show=show,
+                stopped=lambda: stop.is_set() or bool(work.harm.elsewhere(work.name)),
+            )
+        finally:
+            listening.cancel()
+            await asyncio.wait([listening])
+        came = _judged(work, baked, stopped=stop.is_set() or bool(work.harm.elsewhere(work.name)))
+        if came.result == "failed":
+            work.harm.tell(work.name, came.reason)
+        assert came.step is not None
+        doing.log.steps.append(came.step)
+        _end(shown, came.step)
+    if baked.exposure.mismatch and baked.exposure.observed is not None:
+        work.reporter.note(
+            f"{work.name}: the canary got {baked.exposure.observed:.1%} of the sessions, not {step.weight} %"
+        )
+    return came
+
+
+async def _listen(work: Work, book: _Book, stop: asyncio.Event) -> None:
+    """Read the ledger look by look: an order, or harm that another process saw, ends a bake."""
+    while not stop.is_set():
+        await asyncio.sleep(work.site.environment.gates.look)
+        with suppress(SystemUnavailable):
+            await book.read()
+        past = past_of(book.entries, work.goal.promotion, work.name)
+        if past.paused or past.aborted or past.ordered_back or book.harm():
+            stop.set()
+
+
+def _judged(work: Work, baked: StepResult, *, stopped: bool) -> _Came:
+    """What a step's verdict means here."""
+    reason = f"at {baked.weight} %: {baked.reason}"
+    if baked.verdict is Verdict.PASS:
+        return _Came(result="passed", reason=baked.reason, step=baked)
+    if baked.verdict is Verdict.FAIL:
+        return _Came(result="failed", reason=reason, step=baked)
+    if stopped:
+        return _Came(result="stopped", reason=baked.reason, step=baked)
+    match work.site.environment.gates.on_inconclusive:
+        case OnInconclusive.PROMOTE:
+            name = work.site.environment.name
+            work.reporter.note(f"{work.name}: {baked.reason}; {name} goes on all the same")
+            overruled = baked.model_copy(update={"overruled": True})
+            return _Came(result="passed", reason=reason, step=overruled, detail={"overruled": "yes"})
+        case OnInconclusive.ROLLBACK:
+            return _Came(result="failed", reason=reason, step=baked)
+        case _:
+            return _Came(result="inconclusive", reason=reason, step=baked)
+
+
+def _end(shown: Step, baked: StepResult) -> None:
+    shown.say(f"{baked.verdict}: {baked.reason}" if baked.verdict is not Verdict.PASS else shown.detail)
+
+
+async def _smoke(doing: _Doing) -> _Came:
+    """Some sessions, to see that they work at all; that a few fail is for gates to judge."""
+    work = doing.work
+    with work.reporter.step(f"{work.name}: try some sessions") as step:
+        counts = await _sessions(doing.site, seconds=SMOKE_SECONDS, rate=SMOKE_RATE)
+        sent = _counted(counts)
+        doing.log.smoked = sent
+        step.say(f"{sent.sent} requests, {sent.failed} failed, {sent.lost} lost")
+        if not sent.lost and sent.failed < sent.ok:
+            return _Came(result="passed", reason=step.detail)
+        how = "; ".join(counts.lost_how)
+        reason = f"sessions of {work.goal.release} fail on {work.name}: {step.detail} {how}".rstrip()
+        return _Came(result="failed", reason=reason)
+
+
+async def _verify(doing: _Doing) -> _Came:
+    """Every pod of stable is this release's, at its digests, ready; and a session gets through."""
+    work, site = doing.work, doing.site
+    with work.reporter.step(f"{work.name}: verify what runs") as step:
+        until = time.monotonic() + site.environment.canary.follow
+        while wrong := await _wrong(doing):
+            step.say(wrong)
+            if time.monotonic() > until:
+                return _Came(
+                    result="failed", reason=f"{work.goal.release} does not run on {work.name}: {wrong}"
+                )
+            await asyncio.sleep(_AGAIN)
+        for _ in range(_SESSIONS):
+            counts = await _sessions(site, seconds=0.01, rate=1)
+            if counts.ok and not counts.failed and not counts.lost:
+                step.say("all pods are this release's, and a session gets through")
+                return _Came(result="passed", reason=step.detail)
+        how = "; ".join(counts.lost_how) or "they fail"
+        return _Came(result="failed", reason=f"no session of {_SESSIONS} gets through {work.name}: {how}")
+
+
+async def _wrong(doing: _Doing) -> str:
+    """What of stable's pods is not as it shall be; empty when nothing is."""
+    site, release = doing.site, doing.work.goal.release
+    pods = [pod for pod in await site.pods() if pod.track == "stable" and not (pod.ended or pod.leaving)]
+    if not pods:
+        return "no pod runs"
+    for pod in pods:
+        if pod.release != release:
+            return f"{pod.name} is still of {pod.release or 'somebody else'}"
+        if not pod.ready:
+            return f"{pod.name} is not ready{f': {pod.trouble}' if pod.trouble else ''}"
+    found = origins(pods, endpoint=site.target.registry, on_nodes={})
+    return next((f"{one.pod}: {one.problem}" for one in found if one.problem), "")
+
+
+async def _remove(doing: _Doing) -> _Came:
+    canary = doing.view.facts.canary
+    of = f" of {canary.release or 'somebody else'}" if canary and not doing.view.canary_is_ours else ""
+    with doing.work.reporter.step(f"{doing.work.name}: remove the canary{of}"):
+        await doing.site.remove_canary()
+    return _Came()
+
+
+async def _roll_back(doing: _Doing) -> _Came:
+    site, before, name = doing.site, doing.view.past.before, doing.work.name
+    assert before is not None
+    history = await site.history("stable")
+    ran = [one for one in history if one.status in ONCE_RAN and one.release == before.release]
+    wanted = next((one for one in ran if one.number == before.number), ran[0] if ran else None)
+    if wanted is None:
+        kept = sorted({revision.release for revision in history if revision.release})
+        raise BadInput(
+            f"Helm's history on {name} has no release {before.release!r}",
+            hint=f"it has {', '.join(kept)}: va promote installs any other",
+        )
+    with doing.work.reporter.step(f"{name}: back to {wanted.release}") as step:
+        await site.back_to(wanted)
+        step.say(f"revision {wanted.number} is running again")
+    doing.log.back = f"rolled back from {doing.work.goal.release} to {wanted.release}"
+    return _Came(reason=doing.log.back, detail={"to": wanted.number})
+
+
+_EFFECTS: Mapping[Action, Callable[[_Doing], Awaitable[_Came]]] = {
+    Action.START: _start,
+    Action.MEND: _mend,
+    Action.INSTALL: _install,
+    Action.CANARY: _install,
+    Action.UPGRADE: _install,
+    Action.MOVE: _move,
+    Action.STEP: _bake,
+    Action.SMOKE: _smoke,
+    Action.VERIFY: _verify,
+    Action.REMOVE: _remove,
+    Action.ROLL_BACK: _roll_back,
+}
+
+
+# The report.
+
+
+def _result(work: Work, view: View, act: Act, log: _Log) -> TargetResult:
+    before = view.past.before
+    outcome, reason = _OUTCOMES[act.result], act.reason
+    if act.result == "promoted":
+        if before is None and log.acted:
+            outcome = Outcome.INSTALLED
+        elif not log.acted or (before is not None and before.release == work.goal.release):
+            outcome, reason = Outcome.CACHED, "it runs there already"
+    elif outcome is Outcome.BACK and not log.acted:
+        outcome, reason = Outcome.CACHED, f"it is at {view.facts.runs} already"
+    elif outcome is Outcome.BACK:
+        reason = log.back or "the canary was removed; stable stays"
+    elif outcome is Outcome.FAILED and (before is None or before.release == work.goal.release):
+        outcome = Outcome.BROKEN
+    if log.moved is not None and log.acted:
+        reason = f"{reason}; traffic was back on stable within {log.moved:.1f} s"
+    return TargetResult(
+        target=work.name,
+        release=view.facts.runs if act.result == "rolled back" else work.goal.release,
+        previous=before.release or None if before else None,
+        outcome=outcome,
+        reason=reason,
+        steps=tuple(log.steps),
+        requests=log.requests,
+        moving=log.moving,
+        seconds=time.monotonic() - log.started,
+    )
+
+
+_OUTCOMES = {
+    "promoted": Outcome.PROMOTED,
+    "failed": Outcome.FAILED,
+    "stopped": Outcome.STOPPED,
+    "aborted": Outcome.ABORTED,
+    "rolled back": Outcome.BACK,
+    "held": Outcome.HELD,
+}
+
+
+async def _sessions(site: Site, *, seconds: float, rate: float) -> load.Counts:
+    async with load.generate(site.target.gateway, site.target.hostname, rate=rate, send=site.send) as running:
+        await asyncio.sleep(seconds)
+    return running.counts
+
+
+async def _load(site: Site, stack: AsyncExitStack) -> load.Load | None:
+    """Synthetic users while the run lasts, where the environment wants them."""
+    wanted = site.environment.load
+    if wanted is None:
+        return None
+    return await stack.enter_async_context(
+        load.generate(
+            site.target.gateway,
+            site.target.hostname,
+            rate=wanted.rate,
+            timeout=wanted.timeout,
+            concurrency=wanted.concurrency,
+            send=site.send,
+        )
+    )
+
+
+def _requests(running: load.Load | None) -> Requests | None:
+    return None if running is None else _counted(running.counts)
+
+
+def _counted(counts: load.Counts) -> Requests:
+    return Requests(
+        sent=counts.sent,
+        ok=counts.ok,
+        failed=counts.failed,
+        lost=counts.lost,
+        lost_how=tuple(counts.lost_how),
+    )
+
+
+def _between(before: Requests | None, now: Requests | None) -> Requests | None:
+    if before is None or now is None:
+        return None
+    return Requests(
+        sent=now.sent - before.sent,
+        ok=now.ok - before.ok,
+        failed=now.failed - before.failed,
+        lost=now.lost - before.lost,
+        lost_how=now.lost_how[len(before.lost_how) :],
+    )

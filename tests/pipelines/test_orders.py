@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from promotion_world import environment
+
+from ci import places
+from ci.delivery.ledger import Action, Draft, Entry, Kind, open_named
+from ci.delivery.promotion.show import entry_line, state_table
+from ci.delivery.promotion.waves import bake_wave
+from ci.errors import BadInput
+from ci.reporting import SilentReporter
+from pipelines import orders
+
+OLD, NEW = "2026-11-28T101500-aa11", "2026-11-29T201500-ab12"
+
+
+@pytest.fixture(autouse=True)
+def estate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In prod an old promotion has ended and a new one is under way; staging is done with."""
+    monkeypatch.setenv("VA_STATE", str(tmp_path))
+    monkeypatch.setattr(
+        orders,
+        "read_environments",
+        lambda estate: (environment("staging"), environment("prod", "eastus", "westeurope")),
+    )
+    monkeypatch.setattr(orders, "_LOOK", 0.01)
+
+    async def begin() -> None:
+        async with open_named("test", "staging") as ledger:
+            await ledger.append(draft(Kind.INTENT, Action.START, NEW))
+            await ledger.append(draft(Kind.OUTCOME, Action.FINISH, NEW, result="done"))
+        async with open_named("test", "prod") as ledger:
+            await ledger.append(draft(Kind.INTENT, Action.START, OLD))
+            await ledger.append(draft(Kind.OUTCOME, Action.FINISH, OLD, result="done"))
+            await ledger.append(draft(Kind.INTENT, Action.START, NEW))
+
+    asyncio.run(begin())
+
+
+def draft(kind: Kind, action: Action, promotion: str = NEW, **more: object) -> Draft:
+    return Draft(promotion=promotion, kind=kind, action=action, release="better", **more)  # type: ignore[arg-type]
+
+
+def order(what: str | None, action: Action = Action.PAUSE, reason: str = "echoes") -> tuple[Entry, ...]:
+    return asyncio.run(orders.give_order("test", action, what, reason=reason))
+
+
+@pytest.mark.parametrize(
+    ("what", "target"), [(None, ""), ("prod", ""), ("prod/westeurope", "prod/westeurope"), (NEW, "")]
+)
+def test_an_order_goes_to_what_is_under_way(what: str | None, target: str) -> None:
+    (given,) = order(what)
+    assert (given.promotion, given.kind, given.action) == (NEW, Kind.ORDER, Action.PAUSE)
+    assert (given.target, given.reason) == (target, "echoes")
+
+
+@pytest.mark.parametrize("what", ["staging", OLD, "2020-01-01T000000-zzzz"])
+def test_where_nothing_is_under_way_it_is_said_so(what: str) -> None:
+    with pytest.raises(BadInput, match="nothing is being promoted"):
+        order(what)
+
+
+def test_an_order_has_a_reason() -> None:
+    with pytest.raises(BadInput, match="abort wants a reason"):
+        order("prod", Action.ABORT, reason="  ")
+
+
+def watched(what: str | None = None) -> list[str]:
+    async def watch() -> list[str]:
+        return [entry_line(entry).plain async for entry in orders.watch("test", what)]
+
+    return asyncio.run(asyncio.wait_for(watch(), 20))
+
+
+def test_watching_shows_entries_as_they_come_and_ends_with_the_promotion() -> None:
+    async def both() -> list[str]:
+        seen: list[str] = []
+
+        async def watch() -> None:
+            async for entry in orders.watch("test", None):
+                seen.append(entry_line(entry).plain)
+
+        watching = asyncio.create_task(watch())
+        while len(seen) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        async with open_named("test", "prod") as ledger:
+            move = draft(Kind.OUTCOME, Action.MOVE, target="prod/eastus", weight=25, result="done")
+            await ledger.append(move)
+            await ledger.append(draft(Kind.OUTCOME, Action.FINISH, result="failed", reason="errors"))
+        await watching
+        return seen
+
+    seen = asyncio.run(both())
+    assert [line.split("  ")[1] for line in seen] == ["all of it"] * 3 + ["prod/eastus", "all of it"]
+    assert "move 25 %: done" in seen[3] and seen[4].endswith("finish: failed  errors")
+    assert watched(NEW) == seen and len(watched(OLD)) == 2  # after the fact
+
+
+def wave(*before: Draft, bake: float = 60.0) -> list[Entry]:
+    """What the ledger has after the wait before prod's second wave."""
+
+    async def run() -> list[Entry]:
+        prod = environment("prod", "eastus", "westeurope").model_copy(update={"wave_bake": bake})
+        async with open_named("test", "prod") as ledger:
+            await ledger.append(draft(Kind.INTENT, Action.UPGRADE, target="prod/eastus"))
+            for one in before:
+                await ledger.append(one)
+            waiting = asyncio.create_task(bake_wave(NEW, "better", prod, 1, ledger, SilentReporter()))
+            await asyncio.sleep(0.1)
+            if not waiting.done():
+                await ledger.append(draft(Kind.ORDER, Action.SKIP_BAKE, reason="the fix"))
+            await asyncio.wait_for(waiting, 20)
+            return [one for one in await ledger.entries() if one.action is Action.WAVE]
+
+    return asyncio.run(run())
+
+
+def test_a_wait_between_waves_ends_by_an_order_and_is_written_down() -> None:
+    begun, ended = wave()
+    assert begun.kind is Kind.INTENT and ended.kind is Kind.OUTCOME
+    assert ended.reason.startswith("skip-bake by ") and ended.reason.endswith(": the fix")
+
+
+def test_a_wait_that_a_killed_run_began_is_not_begun_anew_and_one_that_ended_is_not_repeated() -> None:
+    waiting = draft(Kind.INTENT, Action.WAVE, detail={"wave": 1})
+    assert [one.kind for one in wave(waiting, bake=0.01)] == [Kind.INTENT, Kind.OUTCOME]
+    assert len(wave(bake=0.01)) == 2  # of the run before
+
+
+def test_the_table_in_the_documentation_is_the_codes_own() -> None:
+    shown = (places.checkout() / "docs" / "promotion.md").read_text()
+    assert state_table() in shown, "state_table() of ci.delivery.promotion.show has changed"
