@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,12 @@ from ci.delivery.notify import telling
 from ci.delivery.promotion.plan import proven
 from ci.delivery.promotion.run import Harm, Work, run
 from ci.delivery.promotion.states import Goal, unfinished
-from ci.delivery.promotion.waves import bake_wave
+from ci.delivery.promotion.watch import Watch
+from ci.delivery.promotion.waves import brought, stand
 from ci.delivery.refusals import runs_in
 from ci.delivery.results import Outcome, PromotionResult, TargetResult
 from ci.delivery.site import chart_values, open_site
-from ci.environments import Environment, Target, geography, read_environment, read_environments
+from ci.environments import Environment, OnHarm, Target, geography, read_environment, read_environments
 from ci.errors import PolicyBlocked, SystemUnavailable
 from ci.registry import registry_at
 from ci.release import Release
@@ -188,16 +190,64 @@ async def _promote(course: _Course, environment: Environment) -> list[TargetResu
         async with open_ledger(environment) as ledger:
             await _begin(course, ledger)
             for number, wave in enumerate(environment.waves):
-                if not _may_go_on(done):
-                    break
-                if number:
-                    name = course.release.name
-                    await bake_wave(course.promotion, name, environment, number, ledger, course.reporter)
                 done += await together(
                     _promote_target(course, environment, region, harm, ledger) for region in wave
                 )
+                last = number == len(environment.waves) - 1
+                if not _may_go_on(done):
+                    break
+                done = await _stand(course, environment, number, done, ledger, last=last)
+                if not _may_go_on(done):
+                    break
             await ledger.append(course.draft(Kind.OUTCOME, Action.FINISH, result=_ended(done)))
     return done
+
+
+async def _stand(
+    course: _Course,
+    environment: Environment,
+    number: int,
+    done: list[TargetResult],
+    ledger: Ledger,
+    *,
+    last: bool,
+) -> list[TargetResult]:
+    """Wait before the next wave, or after the last, and watch what was promoted; harm takes it back."""
+    action = Action.WATCH if last else Action.WAVE
+    seconds = environment.watch if last else environment.wave_bake
+    here = brought(await ledger.entries(promotion=course.promotion), course.promotion)
+    regions = [region for region, target in environment.targets.items() if target.name in here]
+    wave = {environment.target(region).name for region in environment.waves[number]}
+    if not seconds or not (here if last else here & wave):
+        return done
+    async with AsyncExitStack() as stack:
+        sites = [await stack.enter_async_context(open_site(environment, region)) for region in regions]
+        draft = course.draft(Kind.INTENT, action, detail={"wave": number + 1})
+        watch = Watch(environment, sites)
+        harmed = await stand(draft, seconds, environment, ledger, course.reporter, watch.look)
+    if not harmed:
+        return done
+    if environment.on_harm is OnHarm.ALERT:
+        course.reporter.note(f"{environment.name}: HARM: {harmed}: nothing is taken back, as it is set")
+        return [
+            one.model_copy(update={"outcome": Outcome.HARMED, "reason": harmed})
+            if one.target in here
+            else one
+            for one in done
+        ]
+    await ledger.append(course.draft(Kind.ORDER, Action.ROLL_BACK, reason=harmed))
+    back = await together(_promote_target(course, environment, region, Harm(), ledger) for region in regions)
+    failed = {
+        one.target: one.model_copy(
+            update={
+                "outcome": Outcome.FAILED if one.outcome is Outcome.BACK else one.outcome,
+                "reason": f"{harmed}; {one.reason}",
+                "release": course.release.name,
+            }
+        )
+        for one in back
+    }
+    return [failed.get(one.target, one) for one in done]
 
 
 async def _begin(course: _Course, ledger: Ledger) -> None:

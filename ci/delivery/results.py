@@ -56,6 +56,8 @@ class Outcome(StrEnum):
     """Another region failed: rolled back without a verdict of its own."""
     ABORTED = "aborted"
     """Somebody ordered it: traffic is on stable, the canary is gone, stable is what it was."""
+    HARMED = "promoted, does harm"
+    """Harm showed after it was promoted, and the environment wants a person to decide: it stays."""
     BROKEN = "installed, does not work"
     """The first release here, or the one that ran here already: there is nothing to go back to."""
     NOT_THERE = "left out"
@@ -129,6 +131,12 @@ class PromotionResult(_Record):
         lacking = [target for target in self.targets if target.outcome is Outcome.NOT_THERE]
         broken = [target for target in self.targets if target.outcome is Outcome.BROKEN]
         ended = [target for target in self.targets if target.outcome in (Outcome.ABORTED, Outcome.STOPPED)]
+        harmed = [target for target in self.targets if target.outcome is Outcome.HARMED]
+        if harmed:
+            reasons = "; ".join(f"{target.target}: {target.reason}" for target in harmed)
+            return GateFailed(
+                f"{self.release} does harm: {reasons}", hint="it stays: va rollback takes it back"
+            )
         if broken:
             reasons = "; ".join(f"{target.target}: {target.reason}" for target in broken)
             return StepFailed(reasons, hint="it stays installed; mend it, or promote another release over it")
@@ -242,6 +250,7 @@ _LOOK = {
     Outcome.STOPPED: "yellow",
     Outcome.ABORTED: "yellow",
     Outcome.BROKEN: "red",
+    Outcome.HARMED: "red",
     Outcome.NOT_THERE: "yellow",
 }
 

@@ -38,6 +38,7 @@ __all__ = [
     "Geography",
     "LatencyGate",
     "Load",
+    "OnHarm",
     "OnInconclusive",
     "Registries",
     "RestartGate",
@@ -115,6 +116,15 @@ class OnInconclusive(StrEnum):
     """As if a gate had failed."""
     PROMOTE = "promote"
     """As if the gates had passed; said plainly in the result."""
+
+
+class OnHarm(StrEnum):
+    """What happens when harm shows after a release was promoted."""
+
+    ROLLBACK = "rollback"
+    """What this promotion promoted here is taken back."""
+    ALERT = "alert"
+    """It stays and goes no further: a person decides."""
 
 
 class ErrorGate(Model):
@@ -267,6 +277,11 @@ class Environment(Model):
     waves: Annotated[tuple[Wave, ...], Field(min_length=1, strict=False)]
     """Regions in the order they get a release, smallest blast radius first; those of one wave at once."""
     wave_bake: Seconds = 0.0
+    """Between two waves; what was promoted is watched meanwhile."""
+    watch: Seconds = 0.0
+    """After the last wave, how long what was promoted is watched on."""
+    on_harm: Annotated[OnHarm, Field(strict=False)] = OnHarm.ROLLBACK
+    """What becomes of it when that shows harm."""
     targets: dict[Name, Target]
     canary: Canary
     gates: Gates

@@ -7,9 +7,11 @@ import pytest
 from promotion_world import environment
 
 from ci import places
+from ci.delivery.gates import Finding, Tally, Verdict
 from ci.delivery.ledger import Action, Draft, Entry, Kind, open_named
 from ci.delivery.promotion.show import entry_line, state_table
-from ci.delivery.promotion.waves import bake_wave
+from ci.delivery.promotion.watch import stands
+from ci.delivery.promotion.waves import stand
 from ci.errors import BadInput
 from ci.reporting import SilentReporter
 from pipelines import orders
@@ -99,35 +101,55 @@ def test_watching_shows_entries_as_they_come_and_ends_with_the_promotion() -> No
     assert watched(NEW) == seen and len(watched(OLD)) == 2  # after the fact
 
 
-def wave(*before: Draft, bake: float = 60.0) -> list[Entry]:
-    """What the ledger has after the wait before prod's second wave."""
+WAIT = draft(Kind.INTENT, Action.WAVE, detail={"wave": 1})
 
-    async def run() -> list[Entry]:
-        prod = environment("prod", "eastus", "westeurope").model_copy(update={"wave_bake": bake})
+
+def waited(*before: Draft, seconds: float = 60.0, harm: str = "") -> tuple[str, list[Entry]]:
+    """What came of the wait before prod's second wave, and what the ledger has of it."""
+
+    async def look() -> tuple[str, Finding] | None:
+        finding = Finding(metric="errors", verdict=Verdict.FAIL, reason="9 of 9")
+        return (harm, finding) if harm else None
+
+    async def run() -> tuple[str, list[Entry]]:
         async with open_named("test", "prod") as ledger:
-            await ledger.append(draft(Kind.INTENT, Action.UPGRADE, target="prod/eastus"))
             for one in before:
                 await ledger.append(one)
-            waiting = asyncio.create_task(bake_wave(NEW, "better", prod, 1, ledger, SilentReporter()))
+            waiting = asyncio.create_task(
+                stand(WAIT, seconds, environment("prod"), ledger, SilentReporter(), look)
+            )
             await asyncio.sleep(0.1)
             if not waiting.done():
                 await ledger.append(draft(Kind.ORDER, Action.SKIP_BAKE, reason="the fix"))
-            await asyncio.wait_for(waiting, 20)
-            return [one for one in await ledger.entries() if one.action is Action.WAVE]
+            said = await asyncio.wait_for(waiting, 20)
+            return said, [one for one in await ledger.entries() if one.action is Action.WAVE]
 
     return asyncio.run(run())
 
 
 def test_a_wait_between_waves_ends_by_an_order_and_is_written_down() -> None:
-    begun, ended = wave()
-    assert begun.kind is Kind.INTENT and ended.kind is Kind.OUTCOME
+    said, (begun, ended) = waited()
+    assert said == "" and begun.kind is Kind.INTENT and ended.kind is Kind.OUTCOME
     assert ended.reason.startswith("skip-bake by ") and ended.reason.endswith(": the fix")
 
 
 def test_a_wait_that_a_killed_run_began_is_not_begun_anew_and_one_that_ended_is_not_repeated() -> None:
-    waiting = draft(Kind.INTENT, Action.WAVE, detail={"wave": 1})
-    assert [one.kind for one in wave(waiting, bake=0.01)] == [Kind.INTENT, Kind.OUTCOME]
-    assert len(wave(bake=0.01)) == 2  # of the run before
+    _, entries = waited(WAIT, seconds=0.01)
+    assert [one.kind for one in entries] == [Kind.INTENT, Kind.OUTCOME]
+    assert len(waited(seconds=60)[1]) == 2  # of the run before
+
+
+def test_harm_ends_a_wait_and_the_run_that_follows_knows() -> None:
+    said, (_, ended) = waited(harm="prod/eastus")
+    assert said == ended.reason == "prod/eastus: errors fail: 9 of 9" and ended.result == "failed"
+    assert waited()[0] == said
+
+
+@pytest.mark.parametrize(("bad", "fails"), [(0, False), (6, False), (40, True)])
+def test_what_was_promoted_is_held_against_what_is_tolerated(bad: int, fails: bool) -> None:
+    finding = stands(Tally(stable_bad=bad, stable=400), environment("prod"))
+    assert finding is not None and (finding.verdict is Verdict.FAIL) is fails
+    assert stands(None, environment("prod")) is None and stands(Tally(), environment("prod")) is None
 
 
 def test_the_table_in_the_documentation_is_the_codes_own() -> None:

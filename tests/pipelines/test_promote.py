@@ -6,7 +6,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from promotion_world import AnyRegistry, World, environment, release
+from promotion_world import AnyRegistry, Place, World, environment, release
 
 from ci.delivery.gates import Verdict
 from ci.delivery.lease import Held
@@ -14,7 +14,7 @@ from ci.delivery.ledger import Entry, Kind, open_named
 from ci.delivery.promotion import run as loop
 from ci.delivery.results import Outcome, PromotionResult
 from ci.delivery.site import CANARY
-from ci.environments import Environment
+from ci.environments import Environment, OnHarm
 from ci.errors import GateFailed, GateInconclusive, PolicyBlocked, StepFailed, SystemUnavailable
 from ci.reporting import SilentReporter
 from ci.supply.verification import Check
@@ -494,3 +494,36 @@ def test_what_the_guard_did_for_the_run_before_is_said_once(world: World, promot
         "prod/eastus: the guard took all traffic to stable at 2026-11-29 20:15:20 UTC, from 20 % on the "
         "canary: nobody renewed the lease for 12 s"
     ]
+
+
+@pytest.mark.parametrize("choice", ["rollback", "alert"])
+def test_harm_that_shows_after_a_wave_takes_back_what_was_promoted(
+    world: World, promote, choice: str
+) -> None:
+    """The canaries pass; once the release is stable in the first region most of its sessions fail."""
+    prod = environment("prod", "eastus", "westeurope")
+    asyncio.run(promote(GOOD, prod))
+    watched = prod.model_copy(update={"wave_bake": 60.0, "on_harm": OnHarm(choice)})
+
+    def breaks(event: str) -> None:
+        if event == "prod/eastus uninstall voice-canary":
+            world.fails_every = {"better": 2}
+            place = world.place("prod/eastus")
+            users = asyncio.get_running_loop().create_task(use(place))
+            world.users = users  # type: ignore[attr-defined]
+
+    async def use(place: Place) -> None:
+        while place.revisions["voice"][-1].release == "better" and len(world.log) < 40:
+            await place.send("POST", "/v1/sessions", {})
+            await asyncio.sleep(0.001)
+
+    world.on = breaks
+    world.log.clear()
+    result = asyncio.run(promote(BETTER, watched))
+
+    assert isinstance(result.error, GateFailed) and "errors fail, E" in str(result.error)
+    assert not any("westeurope" in event for event in world.log)
+    now = world.place("prod/eastus").revisions["voice"][-1].release
+    assert (result.targets[0].outcome, now) == (
+        (Outcome.FAILED, "good") if choice == "rollback" else (Outcome.HARMED, "better")
+    )

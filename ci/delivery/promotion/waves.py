@@ -1,69 +1,86 @@
-"""The time between two waves: what one wave got has to stand before the next gets it.
+"""The time that a promotion waits, and watches: between two waves, and for a while after the last.
 
 It is in the ledger when it began, so that a run which is killed meanwhile waits for the rest of it, and it
-ends early only by an order.
+ends early only by an order, or by harm.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 
+from ci.delivery.gates import Finding
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger
+from ci.delivery.results import headline
 from ci.environments import Environment
 from ci.reporting import Reporter
 
-__all__ = ["bake_wave"]
+__all__ = ["brought", "stand"]
+
+Look = Callable[[], Awaitable[tuple[str, Finding] | None]]
+"""The target that is harmed and how that shows; None while none is."""
 
 
-async def bake_wave(
-    promotion: str, release: str, environment: Environment, wave: int, ledger: Ledger, reporter: Reporter
-) -> None:
-    """Wait before wave number `wave` (from 0), if this promotion brought the wave before anything."""
-    entries = await ledger.entries(promotion=promotion)
-    before = {environment.target(region).name for region in environment.waves[wave - 1]}
-    begun = next((one for one in reversed(entries) if _of(one, wave)), None)
-    if not _brought(entries, before) or (begun is not None and begun.kind is Kind.OUTCOME):
-        return
-    draft = Draft(
-        promotion=promotion, kind=Kind.INTENT, action=Action.WAVE, release=release, detail={"wave": wave}
-    )
+async def stand(
+    draft: Draft, seconds: float, environment: Environment, ledger: Ledger, reporter: Reporter, look: Look
+) -> str:
+    """Wait for what `draft` (of WAVE or WATCH) is about, if that is to be done; returns the harm seen."""
+    entries = await ledger.entries(promotion=draft.promotion)
+    begun = next((one for one in reversed(entries) if _same(one, draft)), None)
+    if begun is not None and begun.kind is Kind.OUTCOME:
+        return begun.reason if begun.result == "failed" else ""
     began = (begun or await ledger.append(draft)).time
-    with reporter.step(f"{environment.name}: wait before the next wave") as step:
-        reason = await _wait(promotion, environment, began, ledger, step.say)
-    came = draft.model_copy(update={"kind": Kind.OUTCOME, "result": "done", "reason": reason})
-    await ledger.append(came)
+    what = "wait before the next wave" if draft.action is Action.WAVE else "watch what was promoted"
+    with reporter.step(f"{environment.name}: {what}") as step:
+        result, reason, findings = await _wait(draft, seconds, environment, began, ledger, look, step.say)
+    came = {"kind": Kind.OUTCOME, "result": result, "reason": reason, "findings": findings}
+    await ledger.append(draft.model_copy(update=came))
+    return reason if result == "failed" else ""
 
 
 async def _wait(
-    promotion: str, environment: Environment, began: datetime, ledger: Ledger, say: Callable[[str], None]
-) -> str:
-    """Until it is over; returns why it was over before its time."""
+    draft: Draft,
+    seconds: float,
+    environment: Environment,
+    began: datetime,
+    ledger: Ledger,
+    look: Look,
+    say: Callable[[str], None],
+) -> tuple[str, str, tuple[Finding, ...]]:
+    """Until it is over: how it ended, why before its time, and the finding that did it."""
     while True:
-        left = environment.wave_bake - (datetime.now(UTC) - began).total_seconds()
-        orders = [one for one in await ledger.entries(promotion=promotion) if one.kind is Kind.ORDER]
-        ends = [one for one in orders if one.action in (Action.SKIP_BAKE, Action.ABORT) and one.time >= began]
+        left = seconds - (datetime.now(UTC) - began).total_seconds()
+        orders = [one for one in await ledger.entries(promotion=draft.promotion) if one.kind is Kind.ORDER]
+        ends = [one for one in orders if one.time >= began and one.action in _ENDS]
         if ends:
-            return f"{ends[-1].action} by {ends[-1].who}: {ends[-1].reason}"
+            return "done", f"{ends[-1].action} by {ends[-1].who}: {ends[-1].reason}", ()
+        if (harmed := await look()) is not None:
+            name, finding = harmed
+            return "failed", f"{name}: {headline(finding)}", (finding,)
         pauses = [one for one in orders if one.action in (Action.PAUSE, Action.RESUME)]
         if pauses and pauses[-1].action is Action.PAUSE:
             say(f"paused by {pauses[-1].who}: {pauses[-1].reason}")
         elif left <= 0:
-            return ""
+            return "done", "", ()
         else:
-            say(f"{left:.0f} s of {environment.wave_bake:g} s")
+            say(f"{left:.0f} s of {seconds:g} s")
         await asyncio.sleep(min(max(left, 0.05), max(environment.gates.look, 0.05)))
 
 
-def _of(entry: Entry, wave: int) -> bool:
-    return entry.action is Action.WAVE and entry.detail.get("wave") == wave
+_ENDS = (Action.SKIP_BAKE, Action.ABORT, Action.ROLL_BACK)
 
 
-def _brought(entries: Iterable[Entry], targets: set[str]) -> bool:
-    return any(
-        entry.target in targets
+def brought(entries: Iterable[Entry], promotion: str) -> frozenset[str]:
+    """The targets whose stable that promotion changed."""
+    return frozenset(
+        entry.target
+        for entry in entries
+        if entry.promotion == promotion
         and entry.action in (Action.INSTALL, Action.UPGRADE)
         and entry.kind is Kind.INTENT
-        for entry in entries
     )
+
+
+def _same(entry: Entry, draft: Draft) -> bool:
+    return entry.action is draft.action and entry.detail.get("wave") == draft.detail.get("wave")
