@@ -41,6 +41,9 @@ _BELIEVED = LASTS - 2
 _TRIES = 3
 _WHO, _PROMOTION, _PROCESS = "va.dev/who", "va.dev/promotion", "va.dev/process"
 
+_LEFT: set[tuple[str, int]] = set()
+"""The namespaces and fences that this process has done with."""
+
 Clock = Callable[[], float]
 
 
@@ -242,6 +245,7 @@ async def hold(
             if lease._lost is None:
                 raise
             task.uncancel()  # it was lost when there was nothing left to be done
+        _LEFT.add((namespace, lease.fence))
         await lease.give_back()
 
 
@@ -264,7 +268,7 @@ async def _take(cluster: Leases, namespace: str, promotion: str, who: str, clock
         asked = clock()
         found, now = await cluster.lease(NAME, namespace)
         there = _holder(found, now) if found else None
-        if there is not None and there.alive and not _ended(there.process):
+        if there is not None and there.alive and not (_ended(there.process) or _left(namespace, there)):
             raise Held(namespace, there)
         if found is None:
             fence = await cluster.highest_fence(namespace) + 1
@@ -319,6 +323,11 @@ def _process(pid: int) -> str:
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}/{pid}/{started[19]}"
     except OSError:
         return ""
+
+
+def _left(namespace: str, there: Holder) -> bool:
+    """Whether this very process had it, and could not give it back: the cluster did not answer then."""
+    return (namespace, there.fence) in _LEFT and there.process == _process(os.getpid()) != ""
 
 
 def _ended(process: str) -> bool:
