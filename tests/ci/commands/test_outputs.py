@@ -35,6 +35,8 @@ HARMLESS: dict[str, tuple[str, ...]] = {
     "release show": (),
     "dr list": (),
     "dr plan": ("--env", "prod"),
+    "ledger export": ("--out", "{out}"),
+    "plan": ("--out", "{out}"),
 }
 UNIT = ("env rules",)
 """What the unit suite runs, too: each of these is a process that takes a second to start."""
