@@ -269,6 +269,7 @@ class Truth(RuleBasedStateMachine):
         self._killed(body)
 
 
+@pytest.mark.e2e
 @pytest.mark.skipif(bool(_SECONDS), reason="examples are drawn")
 def test_each_thing_that_can_happen_to_a_cache_leaves_it_true(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is drawn below may be next to nothing in few examples: here all of it happens once."""
