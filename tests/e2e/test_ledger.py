@@ -21,14 +21,16 @@ from real_registry import free_port
 from waiting import until
 
 from ci import tools
-from ci.delivery.ledger import Action, Conflict, Damaged, Draft, Kind, Ledger, open_named, whoami
+from ci.delivery.ledger import Action, Conflict, Damaged, Draft, Kind, Ledger, open_named, order, whoami
 from ci.delivery.ledger.blob import Blobs
 from ci.delivery.ledger.chain import sealed
-from ci.errors import SystemUnavailable
+from ci.environments import Environment
+from ci.errors import BadInput, SystemUnavailable
 from ci.platform.daemon import connects
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.timeout(240),
     pytest.mark.skipif(
         bool([status.name for status in tools.survey(("node", "azurite")) if not status.found]),
         reason="tools are missing: va doctor --install provides them",
@@ -287,3 +289,18 @@ def test_an_account_that_is_gone_is_one_clear_line(monkeypatch: pytest.MonkeyPat
     with pytest.raises(SystemUnavailable, match="was not reached: connection refused") as told:
         run(Ledger(Blobs(f"http://127.0.0.1:{free_port()}/va/ledger", "azure/prod")).entries())
     assert "\n" not in str(told.value)
+
+
+def test_an_order_comes_from_another_machine(
+    container: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prod = Environment.model_construct(estate="azure", name="prod", ledger=container)
+    runner = Ledger(Blobs(container, "azure/prod"))
+    seen = run(runner.append(say(1))).sequence
+    monkeypatch.setenv("VA_STATE", str(tmp_path / "another machine"))
+    with pytest.raises(BadInput, match="pause wants a reason"):
+        run(order(prod, Action.PAUSE, promotion="p1", reason=" "))
+    written = run(order(prod, Action.PAUSE, promotion="p1", reason="users complain", target="prod/eastus"))
+    assert run(runner.entries(promotion="p1", target="prod/eastus", after=seen)) == (written,)
+    assert (written.kind, written.reason) == (Kind.ORDER, "users complain")
+    assert not (tmp_path / "another machine").exists()

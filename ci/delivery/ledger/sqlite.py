@@ -105,6 +105,10 @@ class Sqlite:
                 if _name(error) in _MAY_NOT:
                     self._drop()  # it may still be read, in another way
                 raise self._said(error) from error
+            except UnicodeDecodeError as error:  # SQLite quotes a name that is damaged
+                raise damaged(
+                    self.where, "is no ledger as it was written (a name in it is no text)"
+                ) from error
             except OSError as error:
                 raise refused(error, self._file) from error
 

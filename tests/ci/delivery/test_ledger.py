@@ -367,6 +367,18 @@ def test_of_a_torn_page_each_entry_is_named_and_the_others_are_read(tmp_path: Pa
     assert len(run(Ledger(Sqlite(file)).entries(after=named[-1]))) == 60 - named[-1]
 
 
+def test_a_damaged_name_that_is_no_text_is_damage_too(
+    written: tuple[Path, tuple[Entry, ...]], tmp_path: Path
+) -> None:
+    file = tmp_path / "copy.sqlite"
+    content = written[0].read_bytes()
+    place = content.index(b"CREATE TABLE entries")
+    file.write_bytes(content[: place + 13] + b"\xc1" + content[place + 14 :])
+    with pytest.raises(Damaged, match="is no ledger as it was written"):
+        run(Ledger(Sqlite(file)).entries())
+    assert run(Ledger(Sqlite(file)).verify())
+
+
 @settings(max_examples=150)
 @given(data=st.data())
 def test_a_flipped_bit_anywhere_in_the_file_never_changes_what_is_read(
