@@ -123,7 +123,7 @@ def _errors(tmp_path: Path, text: str) -> list[dict[str, Any]]:
     [
         ("{ llm { id } }", "Query.llm"),
         ("{ container { terminal { id } } }", "Container.terminal"),
-        ('{ git(url: "x") { head { id } } }', "Query.git"),
+        ('{ host { unixSocket(path: "x") { id } } }', "Host.unixSocket"),
         ('{ container(platform: "linux/s390x") { user } }', "platform linux/s390x"),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_secret_of_another_session_is_asked_for_again(tmp_path: Path) -> None:
     [
         ("env:NOT_SET_ANYWHERE", "NOT_SET_ANYWHERE is not set"),
         ("file:./missing", "No such file"),
-        ("vault://x", "it reads env:NAME, file:PATH and azkv://vault/name"),
+        ("vault://x", "env:NAME, file:PATH or azkv://vault/name"),
         ("azkv://vault", "say azkv://vault/name"),
     ],
 )

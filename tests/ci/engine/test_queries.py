@@ -55,7 +55,7 @@ def test_an_error_far_inside_says_where(ask: Any) -> None:
 def test_a_mistake_far_inside_is_told(ask: Any) -> None:
     response = ask(_labelled(250, "{ nothing }"))
 
-    assert "Cannot query field 'nothing'" in response["errors"][0]["message"]
+    assert "Container.nothing" in response["errors"][0]["message"]
 
 
 @pytest.mark.parametrize(
