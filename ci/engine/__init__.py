@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
     it."""
     from importlib import import_module
 
-    for room in ("store", "engine", "server", "sessions"):
+    for room in ("cache", "engine", "server", "sessions"):
         if name in __all__ and hasattr(module := import_module(f"ci.engine.{room}"), name):
             return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
