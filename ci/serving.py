@@ -22,7 +22,16 @@ async def serving(app: ASGIApp) -> AsyncIterator[int]:
     what only a program of its own needs: signals stay with this program, and it ends at once; uvicorn's own
     looks ten times a second whether it should, and then sleeps.
     """
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, lifespan="off")
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=0,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        # The default lets go of a connection that was silent for 5 s, maybe as a client sends on it.
+        timeout_keep_alive=24 * 3600,
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
