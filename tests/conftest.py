@@ -21,6 +21,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/helm/golden/ anew")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist looks for the groups in a hook of its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """End to end, a file is one worker's; all that use the one platform are the same one's."""
     for item in items:
