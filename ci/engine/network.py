@@ -77,7 +77,6 @@ class Network:
     def __init__(self) -> None:
         self._numbers = itertools.count(256)
         self._starting: asyncio.Task[None] | None = None
-        self._next: asyncio.Task[Plug] | None = None
         self._bridge = -1
         self._unreachable: tuple[str, ...] = ()
         self._slirp: asyncio.subprocess.Process | None = None
@@ -88,11 +87,9 @@ class Network:
         self._wired: set[frozenset[Plug]] = set()
 
     async def close(self) -> None:
-        for task in filter(None, (self._next, self._starting)):
-            task.cancel()
-            for left in await asyncio.gather(task, return_exceptions=True):
-                if isinstance(left, Plug):
-                    left.close()
+        if self._starting:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
         await self._resolver.close()
         if self._exit >= 0:
             os.close(self._exit)
@@ -103,18 +100,7 @@ class Network:
         self._bridge = self._exit = -1
 
     async def plug(self) -> Plug:
-        """A new namespace with a way out. The next one is made while this one is used: a step waits for none
-        that follows another.
-        """
-        made, self._next = self._next, None
-        if made is None or (made.done() and (made.cancelled() or made.exception())):
-            made = asyncio.ensure_future(self._made())
-        plug = await made
-        if self._next is None:
-            self._next = asyncio.ensure_future(self._made())
-        return plug
-
-    async def _made(self) -> Plug:
+        """A new namespace with a way out."""
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._start())
         await asyncio.shield(self._starting)
