@@ -48,7 +48,7 @@ def e2e(session: nox.Session) -> None:
     """Run the end-to-end suite; sets the embedded platform up where it is not."""
     session.run("va", "doctor", "--install")  # a test whose tool is missing is skipped, and shows nothing
     session.run("va", "up")
-    session.run("pytest", "-m", "e2e", "-n", "2", "--dist", "loadgroup", *session.posargs)
+    session.run("pytest", "-m", "e2e", "-n", "2", "--dist", "loadfile", *session.posargs)
 
 
 @nox.session(default=False)

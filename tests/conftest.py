@@ -6,9 +6,12 @@ start, a SIGINT that is ignored.
 
 import os
 import signal
+from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 settings.register_profile("va", deadline=None, derandomize=True)
 settings.load_profile("va")
@@ -16,17 +19,25 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # xdist tells its workers how wide the terminal is: what a test prints is as wide as it says itself.
 os.environ.pop("COLUMNS", None)
 
+_ON_THE_PLATFORM = {
+    "test_call", "test_chart", "test_history", "test_promote", "test_signing", "test_web",
+}  # fmt: skip
+"""Files whose tests use this machine's one embedded platform."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/helm/golden/ anew")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist looks for the groups in a hook of its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """End to end, a file is one worker's; all that use the one platform are the same one's."""
-    for item in items:
-        if item.get_closest_marker("e2e") and not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling | None:
+    """With `--dist loadfile` a file is one worker's; all that use the one platform are the same one's."""
+    return _OnePlatform(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+class _OnePlatform(LoadFileScheduling):  # type: ignore[misc]
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "platform" if PurePosixPath(file).stem in _ON_THE_PLATFORM else file
 
 
 @pytest.hookimpl(trylast=True)

@@ -20,7 +20,7 @@ from installed_chart import PLACE, installed_chart
 from livekit import rtc
 from waiting import until_async
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("platform"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 HOST = "api.call.voice.localhost"
 RATE = 48_000

@@ -31,7 +31,7 @@ from ci.reporting import SilentReporter
 from pipelines.build import build
 from pipelines.images import IMAGES, LIVEKIT
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("platform"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 PLACE = platform.addresses()
 NAMESPACE = f"va-chart-{os.getpid()}"

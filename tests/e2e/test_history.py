@@ -26,7 +26,7 @@ from ci.errors import StepFailed
 from ci.platform.instance import instance
 from ci.platform.postgres import USER
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("platform"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 T = TypeVar("T")
 HOST = "api.history.voice.localhost"

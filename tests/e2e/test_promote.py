@@ -39,7 +39,7 @@ from ci.supply.signing import KeyPair, key_signer
 from pipelines import promote as flow
 from pipelines import rollback as back
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("platform"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 PLACE = platform.addresses()
 NAMESPACE = f"va-e2e-{os.getpid()}"

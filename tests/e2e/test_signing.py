@@ -43,7 +43,7 @@ from ci.supply.signing import (
     signature_of,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("platform"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PLACE = platform.addresses()
 NAMESPACE = f"va-signing-{os.getpid()}"

@@ -21,7 +21,7 @@ from selenium.webdriver.common.by import By
 from ci import places, tools
 from ci.reporting import SilentReporter
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("platform"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 HOST = "web.voice.localhost"
 PAGE = f"http://{HOST}:{httpx.URL(PLACE.gateway).port}/"
