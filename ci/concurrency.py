@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-__all__ = ["both", "together", "within"]
+from ci.errors import PipelineError
+
+__all__ = ["both", "settled", "together", "within"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -27,6 +29,21 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+async def settled(work: Iterable[Coroutine[Any, Any, T]]) -> list[T | PipelineError]:
+    """Run all of it at once, each to its own end: in order its result, or the expected failure it ended with.
+
+    A cancellation, or an error that nobody expects, ends all of it, as with `together`.
+    """
+
+    async def one(part: Coroutine[Any, Any, T]) -> T | PipelineError:
+        try:
+            return await part
+        except PipelineError as error:
+            return error
+
+    return await together(one(part) for part in work)
 
 
 async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:

@@ -25,6 +25,7 @@ from ci.concurrency import together
 from ci.delivery.helm import pull_chart
 from ci.delivery.ledger import Action, Draft, Journal, Kind, Ledger, open_ledger, promotion_id
 from ci.delivery.notify import telling
+from ci.delivery.promotion.everywhere import everywhere, report
 from ci.delivery.promotion.plan import proven
 from ci.delivery.promotion.run import Harm, Work, run
 from ci.delivery.promotion.states import Goal, unfinished
@@ -190,9 +191,7 @@ async def _promote(course: _Course, environment: Environment) -> list[TargetResu
         async with open_ledger(environment) as ledger:
             await _begin(course, ledger)
             for number, wave in enumerate(environment.waves):
-                done += await together(
-                    _promote_target(course, environment, region, harm, ledger) for region in wave
-                )
+                done += await _all(course, environment, wave, harm, ledger)
                 last = number == len(environment.waves) - 1
                 if not _may_go_on(done):
                     break
@@ -236,7 +235,7 @@ async def _stand(
             for one in done
         ]
     await ledger.append(course.draft(Kind.ORDER, Action.ROLL_BACK, reason=harmed))
-    back = await together(_promote_target(course, environment, region, Harm(), ledger) for region in regions)
+    back = await _all(course, environment, regions, Harm(), ledger)
     failed = {
         one.target: one.model_copy(
             update={
@@ -270,6 +269,21 @@ def _ended(done: Sequence[TargetResult]) -> str:
     if not _may_go_on(done):
         return "not done"
     return "partly" if Outcome.NOT_THERE in outcomes else "done"
+
+
+async def _all(
+    course: _Course, environment: Environment, regions: Iterable[str], harm: Harm, ledger: Ledger
+) -> list[TargetResult]:
+    """These regions at once, each to its end: one whose system does not work is told of after it."""
+    done, errors = await everywhere(
+        {
+            environment.target(region).name: _promote_target(course, environment, region, harm, ledger)
+            for region in regions
+        }
+    )
+    if error := report(done, errors, course.reporter):
+        raise error
+    return done
 
 
 async def _promote_target(

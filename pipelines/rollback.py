@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ci.concurrency import together
 from ci.delivery.lease import Held
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, open_ledger, promotion_id
 from ci.delivery.notify import telling
+from ci.delivery.promotion.everywhere import everywhere, report
 from ci.delivery.promotion.facts import Facts, look
 from ci.delivery.promotion.run import Work, run
 from ci.delivery.promotion.states import Goal, Past, past_of, unfinished
@@ -26,7 +26,7 @@ from ci.delivery.results import Outcome, PromotionResult, TargetResult
 from ci.delivery.revisions import ONCE_RAN, Revision
 from ci.delivery.site import Site, open_site
 from ci.environments import Environment, read_environment, read_environments
-from ci.errors import BadInput
+from ci.errors import BadInput, PipelineError
 from ci.reporting import Reporter
 
 __all__ = ["rollback"]
@@ -50,12 +50,20 @@ async def rollback(
     """
     started = time.monotonic()
     results: list[TargetResult] = []
+    errors: dict[str, PipelineError] = {}
     promotion = what if _PROMOTION.fullmatch(what) else ""
     places = _places(estate, what, promotion)
     async with telling([environment for environment, _ in places], reporter):
         for environment, regions in places:
             wanted = _Wanted(promotion or None, to, canary_only, reason or f"va rollback {what}")
-            results += await _undo(environment, regions, wanted, reporter)
+            try:
+                done, failed = await _undo(environment, regions, wanted, reporter)
+            except PipelineError as error:  # the other environments of a promotion go back all the same
+                done, failed = [], {environment.name: error}
+            results += done
+            errors |= failed
+    if error := report(results, errors, reporter):
+        raise error
     if not results:
         raise BadInput(f"no promotion {what} is known", hint="va history lists them")
     return PromotionResult(
@@ -78,23 +86,28 @@ class _Wanted:
 
 async def _undo(
     environment: Environment, regions: Sequence[str], wanted: _Wanted, reporter: Reporter
-) -> list[TargetResult]:
-    """In one environment: all targets at once, and the promotion that was under way has ended."""
+) -> tuple[list[TargetResult], dict[str, PipelineError]]:
+    """In one environment: all targets at once, each to its end; then what was under way has ended."""
     async with open_ledger(environment) as ledger:
         entries = await ledger.entries()
         if wanted.promotion is None and not (wanted.to or wanted.canary_only):
             wanted = replace(wanted, promotion=_last(entries, environment, regions))
         if wanted.promotion is not None:
             regions = _went_to(entries, wanted.promotion, environment, regions)
-        done = await together(_roll_back(environment, region, wanted, ledger, reporter) for region in regions)
-        for name, release in unfinished(entries).items() if regions else ():
+        done, errors = await everywhere(
+            {
+                environment.target(region).name: _roll_back(environment, region, wanted, ledger, reporter)
+                for region in regions
+            }
+        )
+        for name, release in unfinished(entries).items() if regions and not errors else ():
             if wanted.promotion in (None, name):
                 over = Draft(
                     promotion=name, kind=Kind.OUTCOME, action=Action.FINISH, release=release,
                     result="not done", reason=wanted.reason,
                 )  # fmt: skip
                 await ledger.append(over)
-        return done
+        return done, errors
 
 
 def _places(estate: str, what: str, promotion: str) -> list[tuple[Environment, Sequence[str]]]:
@@ -215,7 +228,7 @@ async def _before(site: Site, facts: Facts, wanted: _Wanted) -> Revision | Targe
     if current is not None and current.deployed:
         if wanted.to == current.release:
             return already("it runs there already")
-        if wanted.to is None and current.description.startswith("Rollback to"):
+        if wanted.to is None and current.put_back:
             return already(f"it was rolled back to {current.release} already")
     found = next((one for one in history[1:] if _fits(one, facts.runs, wanted.to)), None)
     if found is None:

@@ -23,7 +23,7 @@ import httpx
 from ci.delivery.cluster import Pod
 from ci.delivery.load import Answer
 from ci.delivery.metrics import Prometheus
-from ci.delivery.revisions import Revision
+from ci.delivery.revisions import BACK, Revision
 from ci.delivery.site import CANARY, STABLE, Site
 from ci.environments import (
     Canary,
@@ -261,7 +261,12 @@ class Place:
             raise StepFailed(f"{name} was not installed: timed out")
         past = [replace(revision, status="superseded") for revision in self.revisions[name]]
         made = Revision(
-            name=name, number=len(past) + 1, status="deployed", updated=NOW, description="", values=values
+            name=name,
+            number=len(past) + 1,
+            status="deployed",
+            updated=NOW,
+            description=description,
+            values=values,
         )
         self.revisions[name] = [*past, made]
         if name == STABLE and self.http_route is None:
@@ -271,9 +276,8 @@ class Place:
     async def rollback(self, kept: Revision, *, timeout: float, fence: int | None = None) -> None:
         name, number = kept.name, kept.number
         self.world.event(f"{self.target} rollback {name} {number}")
-        await self.upgrade(
-            name, Path(), dict(self.revisions[name][number - 1].values), timeout=1, description=""
-        )
+        values = dict(self.revisions[name][number - 1].values)
+        await self.upgrade(name, Path(), values, timeout=1, description=f"{BACK} {number}")
 
     async def uninstall(self, name: str, *, timeout: float = 60.0) -> None:
         self.world.event(f"{self.target} uninstall {name}")

@@ -28,7 +28,7 @@ from pyhelm3.errors import ReleaseNotFoundError
 from ci import places, tools
 from ci.delivery.fence import TAKEN_OVER
 from ci.delivery.lease import LeaseLost
-from ci.delivery.revisions import FENCE, Revision, Values
+from ci.delivery.revisions import BACK, FENCE, Revision, Values
 from ci.errors import BadInput, StepFailed, SystemUnavailable
 from ci.registry import Registry, digest_of
 from ci.release import Chart
@@ -110,7 +110,7 @@ class Helm:
                     Path(folder),
                     kept.values,
                     timeout=timeout,
-                    description=f"back to revision {number}",
+                    description=f"{BACK} {number}",
                     fence=fence if knows else None,
                     hooks=False,
                 )

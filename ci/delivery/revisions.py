@@ -18,13 +18,15 @@ from typing import Any
 
 from ci.errors import SystemUnavailable
 
-__all__ = ["FENCE", "IN_BETWEEN", "ONCE_RAN", "Revision", "Values", "newest", "read_revision"]
+__all__ = ["BACK", "FENCE", "IN_BETWEEN", "ONCE_RAN", "Revision", "Values", "newest", "read_revision"]
 
 Values = Mapping[str, Any]
 
 IN_BETWEEN = ("pending-install", "pending-upgrade", "pending-rollback", "uninstalling")
 """The statuses that Helm gives while it works: found when it does not, something killed it."""
 ONCE_RAN = ("deployed", "superseded")
+BACK = "back to revision"
+"""How the description of a revision begins that goes back to an earlier one; Helm's own is `Rollback to`."""
 FENCE = "fence"
 """Among the values: of the run that installed it, and nothing of what it is."""
 _LARGEST = 64 * 2**20
@@ -61,6 +63,11 @@ class Revision:
     def deployed(self) -> bool:
         """Whether this revision is what runs."""
         return self.status == "deployed"
+
+    @property
+    def put_back(self) -> bool:
+        """Whether it made an earlier revision the current one again: by us, or by Helm's own roll-back."""
+        return self.description.startswith((BACK, "Rollback to"))
 
     @property
     def in_between(self) -> bool:

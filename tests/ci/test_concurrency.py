@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from ci.concurrency import both, together, within
+from ci.concurrency import both, settled, together, within
+from ci.errors import SystemUnavailable
 
 
 def test_results_come_in_order_whoever_is_first() -> None:
@@ -96,3 +97,29 @@ def test_a_cancellation_within_a_limit_is_no_timeout() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(main())
+
+
+def test_an_expected_failure_ends_none_of_the_others_and_a_cancellation_all() -> None:
+    ended: list[str] = []
+
+    async def failing() -> str:
+        raise SystemUnavailable("down")
+
+    async def later(name: str, seconds: float) -> str:
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            ended.append(name)
+        return name
+
+    async def main() -> None:
+        down, fine = await settled([failing(), later("fine", 0.01)])
+        assert isinstance(down, SystemUnavailable) and fine == "fine"
+        task = asyncio.create_task(settled([failing(), later("long", 60)]))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert ended == ["fine", "long"]

@@ -241,6 +241,8 @@ def test_going_back_installs_the_chart_of_then_under_the_fence_of_now(program: P
 
     (asked,) = program.asked("upgrade")
     assert "--no-hooks" in asked and "--wait" in asked and not program.asked("rollback")
+    description = asked.partition("--description ")[2].partition(" --")[0]
+    assert replace(kept, number=5, description=description).put_back and not kept.put_back
     assert json.loads(program.state.read_text())["revisions"][-1]["values"] == {"release": "r1", "fence": 7}
 
     old = replace(kept, chart={**chart, "values": {"release": ""}})  # a chart of before refuses the value
