@@ -62,8 +62,8 @@ async def rollback(
                 done, failed = [], {environment.name: error}
             results += done
             errors |= failed
-    if error := report(results, errors, reporter):
-        raise error
+    if (wrong := report(results, errors, reporter)) is not None:
+        raise wrong
     if not results:
         raise BadInput(f"no promotion {what} is known", hint="va history lists them")
     return PromotionResult(
