@@ -121,25 +121,36 @@ def _places(estate: str, what: str, promotion: str) -> list[tuple[Environment, S
 def _last(entries: Iterable[Entry], environment: Environment, regions: Sequence[str]) -> str | None:
     """The last promotion that went to any of these regions."""
     names = {environment.target(region).name for region in regions}
-    begun = [entry.promotion for entry in entries if _began(entry) and entry.target in names]
+    begun = [name for name, target in _began(entries) if target in names]
     return begun[-1] if begun else None
 
 
 def _went_to(
     entries: Iterable[Entry], promotion: str, environment: Environment, regions: Sequence[str]
 ) -> list[str]:
-    there = {entry.target for entry in entries if _began(entry) and entry.promotion == promotion}
+    there = {target for name, target in _began(entries) if name == promotion}
     return [region for region in regions if environment.target(region).name in there]
 
 
-def _began(entry: Entry) -> bool:
-    """Whether it says that a promotion began on a target, which something else ran on."""
-    return (
-        entry.kind is Kind.INTENT
-        and entry.action is Action.START
-        and bool(entry.target)
-        and entry.detail.get("before") != entry.release
-    )
+def _began(entries: Iterable[Entry]) -> list[tuple[str, str]]:
+    """The promotions and the targets that each went to, as they began: not where it found itself already.
+
+    It went where something else ran, and where it changed stable or had a canary: the name of a release stays
+    the same when only its values change.
+    """
+    began: list[tuple[str, str]] = []
+    went: set[tuple[str, str]] = set()
+    for entry in entries:
+        if entry.kind is not Kind.INTENT or not entry.target:
+            continue
+        here = (entry.promotion, entry.target)
+        if entry.action is Action.START:
+            began.append(here)
+            if entry.detail.get("before") != entry.release:
+                went.add(here)
+        elif entry.action in (Action.INSTALL, Action.UPGRADE, Action.CANARY, Action.ROLL_BACK):
+            went.add(here)
+    return [here for here in began if here in went]
 
 
 async def _roll_back(
@@ -230,7 +241,7 @@ async def _before(site: Site, facts: Facts, wanted: _Wanted) -> Revision | Targe
             return already("it runs there already")
         if wanted.to is None and current.put_back:
             return already(f"it was rolled back to {current.release} already")
-    found = next((one for one in history[1:] if _fits(one, facts.runs, wanted.to)), None)
+    found = next((one for one in history[1:] if _fits(one, facts.stable, wanted.to)), None)
     if found is None:
         kept = sorted({revision.release for revision in history if revision.release})
         which = f"release {wanted.to!r}" if wanted.to else f"release before {facts.runs!r}"
@@ -241,8 +252,8 @@ async def _before(site: Site, facts: Facts, wanted: _Wanted) -> Revision | Targe
     return found
 
 
-def _fits(revision: Revision, current: str, to: str | None) -> bool:
-    """Whether it once ran, and is of that release, or of any other than the current one."""
+def _fits(revision: Revision, current: Revision | None, to: str | None) -> bool:
+    """Whether it once ran, and is of that release, or installed anything else than the current one."""
     if revision.status not in ONCE_RAN or not revision.release:
         return False
-    return revision.release == to if to else revision.release != current
+    return revision.release == to if to else current is None or revision.values != current.values

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from promotion_world import AnyRegistry, Place, World, environment, release
 
+from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger
+from ci.delivery.load import Answer
 from ci.delivery.promotion import run as loop
-from ci.delivery.results import PromotionResult
+from ci.delivery.promotion.measurements import Measurements
+from ci.delivery.results import Outcome, PromotionResult
 from ci.delivery.site import CANARY, STABLE
 from ci.environments import Environment
-from ci.errors import StepFailed, SystemUnavailable
+from ci.errors import PipelineError, StepFailed, SystemUnavailable
 from ci.release import Release
 from ci.reporting import SilentReporter
 from pipelines import promote as flow
@@ -158,3 +163,160 @@ def test_what_went_back_stays_so_for_who_knows_nothing_of_it(
         monkeypatch.setenv("VA_STATE", str(tmp_path / folder))
         rollback()
         assert runs(world.place("prod/eastus")) == "good"
+
+
+def test_stable_that_does_not_answer_goes_back_all_the_same(world: World, use: Use) -> None:
+    one = environment()
+    use(one.model_copy(update={"canary": one.canary.model_copy(update={"follow": 0.2})}))
+    promote(GOOD)
+    place = world.place("prod/eastus")
+    answers = place.gateway
+
+    def unreached(request: httpx.Request) -> httpx.Response:
+        answer = answers(request)
+        of_stable = answer.headers.get("x-va-track") == "stable"
+        return httpx.Response(503) if of_stable and runs(place) == "better" else answer
+
+    place.gateway = unreached  # type: ignore[method-assign]
+    with pytest.raises(PipelineError):
+        promote(BETTER)
+    assert runs(place) == "better"
+    rollback()
+    assert (runs(place), place.weight(), place.revisions[CANARY]) == ("good", 0, [])
+
+
+@pytest.mark.parametrize("fails", ["a verdict", "the next look"])
+def test_traffic_leaves_a_failed_canary_though_the_ledger_takes_nothing(
+    world: World, use: Use, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    use(environment())
+    promote(GOOD)
+    append, entries = Ledger.append, Ledger.entries
+    full: list[bool] = []
+
+    async def refused(self: Ledger, draft: Draft, **more: Any) -> Entry:
+        at = draft.kind is Kind.OUTCOME if fails == "a verdict" else draft.kind is Kind.INTENT
+        if full or (draft.action is Action.STEP and at):
+            full.append(True)
+            raise SystemUnavailable("the ledger: no space left on the device")
+        return await append(self, draft, **more)
+
+    async def unread(self: Ledger, **more: Any) -> tuple[Entry, ...]:
+        if full:
+            raise SystemUnavailable("the ledger does not answer")
+        return await entries(self, **more)
+
+    notes = Notes()
+    with monkeypatch.context() as broken:
+        broken.setattr(Ledger, "append", refused)
+        broken.setattr(Ledger, "entries", unread)
+        with pytest.raises(SystemUnavailable):
+            promote(BAD, notes)
+    assert world.place("prod/eastus").weight() == 0
+    assert any("stable has all the traffic" in line for line in notes.told)
+    assert any("does not know of: step failed" in line for line in notes.told) is (fails == "a verdict")
+
+
+def test_a_verdict_that_was_refused_is_written_behind_the_move(
+    world: World, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(environment())
+    promote(GOOD)
+    append, refusals = Ledger.append, []
+
+    async def once(self: Ledger, draft: Draft, **more: Any) -> Entry:
+        if draft.action is Action.STEP and draft.kind is Kind.OUTCOME and not refusals:
+            refusals.append(draft.result)
+            raise SystemUnavailable("the ledger does not answer")
+        return await append(self, draft, **more)
+
+    monkeypatch.setattr(Ledger, "append", once)
+    with pytest.raises(SystemUnavailable):
+        promote(BAD)
+    assert refusals == ["failed"]
+    installed = world.log.count("prod/eastus install voice-canary bad")
+    assert promote(BAD).targets[0].outcome is Outcome.FAILED  # it stays failed
+    assert world.log.count("prod/eastus install voice-canary bad") == installed
+
+
+def test_a_look_that_cannot_be_kept_ends_no_bake(
+    world: World, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    use(environment())
+    promote(GOOD)
+    monkeypatch.setattr(Measurements, "write", full)
+    notes = Notes()
+    assert promote(BETTER, notes).targets[0].outcome is Outcome.PROMOTED
+    assert sum("No space left" in line for line in notes.told) == 2  # one a step
+
+
+def test_a_change_of_values_is_undone_and_no_more_than_that(world: World, use: Use) -> None:
+    one = environment()
+    use(one)
+    promote(GOOD), promote(BETTER)
+    use(one.model_copy(update={"values": {"api": {"replicas": 9}}}))
+    changed = promote(BETTER)
+    assert changed.targets[0].outcome is Outcome.PROMOTED
+    place = world.place("prod/eastus")
+    assert place.revisions[STABLE][-1].values["api"] == {"replicas": 9}
+    for outcome in (Outcome.BACK, Outcome.CACHED):
+        assert rollback().targets[0].outcome is outcome
+        assert (runs(place), place.revisions[STABLE][-1].values.get("api")) == ("better", None)
+
+
+def test_a_change_of_values_is_undone_by_helms_history_alone(
+    world: World, use: Use, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    one = environment()
+    use(one)
+    promote(GOOD), promote(BETTER)
+    use(one.model_copy(update={"values": {"api": {"replicas": 9}}}))
+    promote(BETTER)
+    place = world.place("prod/eastus")
+    monkeypatch.setenv("VA_STATE", str(tmp_path / "elsewhere"))
+    for _ in range(2):
+        rollback()
+        assert (runs(place), place.revisions[STABLE][-1].values.get("api")) == ("better", None)
+
+
+def test_values_whose_sessions_fail_go_back_to_those_before(
+    world: World, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = environment()
+    at_once = one.model_copy(update={"canary": one.canary.model_copy(update={"steps": ()})})
+    use(at_once)
+    promote(GOOD)
+    place = world.place("prod/eastus")
+    send = place.send
+
+    async def sent(method: str, path: str, body: object) -> Answer:
+        if place.revisions[STABLE][-1].values.get("api"):
+            return Answer(status=500, track="stable", body=b"")
+        return await send(method, path, body)
+
+    monkeypatch.setattr(place, "send", sent)
+    use(at_once.model_copy(update={"values": {"api": {"replicas": 0}}}))
+    assert promote(GOOD).targets[0].outcome is Outcome.FAILED
+    assert "api" not in place.revisions[STABLE][-1].values
+
+
+def test_what_failed_is_never_what_another_promotion_goes_back_to(
+    world: World, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = environment()
+    use(one.model_copy(update={"canary": one.canary.model_copy(update={"steps": ()})}))
+    promote(GOOD)
+    place = world.place("prod/eastus")
+    world.fails_every = {"bad": 1}
+    with monkeypatch.context() as cut:
+        cut.setattr(place, "rollback", silent)  # as if it was killed before it went back
+        with pytest.raises(SystemUnavailable):
+            promote(BAD)
+    assert runs(place) == "bad"
+    promote(BETTER)
+    assert runs(place) == "better"
+    rollback()
+    assert runs(place) == "good"

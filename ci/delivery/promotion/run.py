@@ -93,6 +93,8 @@ class _Book:
     def __init__(self, work: Work) -> None:
         self._work = work
         self.entries: list[Entry] = []
+        self.untold: list[Draft] = []
+        """Outcomes that could not be written."""
 
     async def read(self) -> None:
         """What was written since."""
@@ -107,8 +109,8 @@ class _Book:
         return entry
 
     async def tell(self, act: Act, outcome: _Came) -> None:
-        """Write an outcome, whatever else was written meanwhile."""
-        await self._work.ledger.append(
+        """Write an outcome, whatever else was written meanwhile; first what was refused before."""
+        self.untold.append(
             self._draft(Kind.OUTCOME, act, detail=outcome.detail).model_copy(
                 update={
                     "result": outcome.result,
@@ -118,6 +120,9 @@ class _Book:
                 }
             )
         )
+        while self.untold:
+            await self._work.ledger.append(self.untold[0])
+            self.untold.pop(0)
         await self.read()
 
     async def note(self, act: Act) -> None:
@@ -172,8 +177,8 @@ class _Log:
 
     started: float = field(default_factory=time.monotonic)
     acted: bool = False
-    loose: bool = False
-    """The canary may have traffic."""
+    loose: bool | None = None
+    """The canary may have traffic; None: nobody has looked yet."""
     stuck: bool = False
     """Traffic was to go to stable, and did not."""
     back: str = ""
@@ -251,8 +256,8 @@ async def _finish(book: _Book, view: View, act: Act, *, written: bool) -> None:
 async def _perform(work: Work, book: _Book, log: _Log, view: View, act: Act) -> None:
     """Intent, effect, outcome. Nothing when somebody wrote to the ledger since the decision: look again."""
     detail: dict[str, str | int] = {}
-    if act.action is Action.START and view.facts.stable is not None:
-        detail = {"before": view.facts.runs, "revision": view.facts.stable.number}
+    if act.action is Action.START and (before := view.to_go_back_to) is not None:
+        detail = {"before": before.release, "revision": before.number}
     try:
         intent = await book.intend(act, **detail)
     except Conflict:
@@ -267,7 +272,7 @@ async def _perform(work: Work, book: _Book, log: _Log, view: View, act: Act) -> 
     except BaseException as error:
         cancelled = isinstance(error, asyncio.CancelledError)
         log.stuck = not cancelled and act.action is Action.MOVE and act.weight == 0
-        with suppress(PipelineError):
+        with suppress(PipelineError, OSError):
             await book.tell(act, _Came(result="interrupted" if cancelled else "error", reason=str(error)))
         raise
     if came.result == "failed":
@@ -276,20 +281,25 @@ async def _perform(work: Work, book: _Book, log: _Log, view: View, act: Act) -> 
 
 
 async def _leave_safely(work: Work, book: _Book, log: _Log, error: BaseException) -> None:
-    """The run ends early: stable gets all the traffic, the canary stays for the next run."""
-    if not log.loose or isinstance(error, LeaseLost):
+    """The run ends early: stable gets all the traffic, the canary stays for the next run.
+
+    The traffic first: it needs no ledger, which may be what the run ends for.
+    """
+    if isinstance(error, LeaseLost):
+        return
+    if log.loose is None:
+        with suppress(PipelineError):
+            log.loose = not await work.site.on_stable()
+    if not log.loose:
         return
     act = Act(action=Action.MOVE, weight=0, reason="the run ends early")
     try:
         if log.stuck:
             raise error
         work.check()
-        await book.read()
-        with suppress(Conflict):
-            await book.intend(act)
         await work.site.move(0)
         work.reporter.note(f"{work.name}: stable has all the traffic; the canary stays for the next run")
-        await book.tell(act, _Came())
+        await _tell_late(work, book, act)
     except LeaseLost:
         return  # whoever has the target now decides
     except BaseException as second:
@@ -300,6 +310,20 @@ async def _leave_safely(work: Work, book: _Book, log: _Log, error: BaseException
         )
         if not isinstance(second, PipelineError) and second is not error:
             raise
+
+
+async def _tell_late(work: Work, book: _Book, act: Act) -> None:
+    """Write down a move that was done without asking, and what could not be written before it."""
+    try:
+        await book.tell(act, _Came())
+    except (PipelineError, OSError) as error:
+        lost = "; ".join(
+            f"{one.action} {one.result}: {one.reason}" for one in book.untold if one.result == "failed"
+        )
+        work.reporter.note(
+            f"{work.name}: the ledger does not take what was done ({error})"
+            + (f"; it does not know of: {lost}: va rollback takes the canary away" if lost else "")
+        )
 
 
 # What each action does.
@@ -372,16 +396,22 @@ async def _bake(doing: _Doing) -> _Came:
     past = doing.view.past
     carried = {**past.carried, **kept.carried(past.baking)}
     step = next(one for one in environment.canary.steps if one.weight == weight)
-    stop = asyncio.Event()
+    stop, unwritten = asyncio.Event(), ""
     with work.reporter.step(f"{work.name}: {step.weight} % to the canary") as shown:
 
         def show(observed: Observed, findings: Sequence[Finding]) -> None:
-            kept.write(
-                step=doing.intent.sequence,
-                weight=step.weight,
-                seconds=observed.seconds,
-                findings=findings,
-            )
+            nonlocal unwritten
+            try:
+                kept.write(
+                    step=doing.intent.sequence,
+                    weight=step.weight,
+                    seconds=observed.seconds,
+                    findings=findings,
+                )
+            except OSError as error:  # evidence that only a run after a kill would need
+                if not unwritten:
+                    unwritten = f"{work.name}: what a look saw cannot be kept: {error}"
+                    work.reporter.note(unwritten)
             shown.say(look_line(observed, findings, doing.log.load))
 
         listening = asyncio.create_task(_listen(work, doing.book, stop))
@@ -512,7 +542,9 @@ async def _roll_back(doing: _Doing) -> _Came:
     assert before is not None
     history = await site.history("stable")
     ran = [one for one in history if one.status in ONCE_RAN and one.release == before.release]
-    wanted = next((one for one in ran if one.number == before.number), ran[0] if ran else None)
+    wanted = next((one for one in ran if one.number == before.number), None)
+    if wanted is None and before.release != doing.work.goal.release:
+        wanted = next(iter(ran), None)  # of the same name it may be the one to leave
     if wanted is None:
         kept = sorted({revision.release for revision in history if revision.release})
         raise BadInput(
@@ -550,13 +582,13 @@ def _result(work: Work, view: View, act: Act, log: _Log) -> TargetResult:
     if act.result == "promoted":
         if before is None and log.acted:
             outcome = Outcome.INSTALLED
-        elif not log.acted or (before is not None and before.release == work.goal.release):
+        elif not log.acted or not view.past.touched:
             outcome, reason = Outcome.CACHED, "it runs there already"
     elif outcome is Outcome.BACK and not log.acted:
         outcome, reason = Outcome.CACHED, f"it is at {view.facts.runs} already"
     elif outcome is Outcome.BACK:
         reason = log.back or "the canary was removed; stable stays"
-    elif outcome is Outcome.FAILED and (before is None or before.release == work.goal.release):
+    elif outcome is Outcome.FAILED and view.past.nothing_before(work.goal.release):
         outcome = Outcome.BROKEN
     if log.moved is not None and log.acted:
         reason = f"{reason}; traffic was back on stable within {log.moved:.1f} s"

@@ -7,7 +7,7 @@ order is the policy: traffic leaves a canary that nobody watches before anything
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ci.delivery.gates import Carried
@@ -54,6 +54,14 @@ class Before:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Left:
+    """A release that is stable and has no good end: nothing to go back to. What was before it is."""
+
+    release: str
+    before: Before | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Past:
     """What the ledger says of one promotion on one target."""
 
@@ -72,6 +80,8 @@ class Past:
     """The weight that the gateway was seen to follow last; None while a move is in doubt."""
     touched: bool = False
     """Whether stable was begun to be changed."""
+    gone_back: bool = False
+    """Whether stable was brought back to what was before, and not changed since."""
     tried: bool = False
     """Whether sessions were tried on what is stable now."""
     verified: bool = False
@@ -88,6 +98,12 @@ class Past:
     """The reason of that."""
     was: str = ""
     """The release that the last promotion before this one left as stable here."""
+    left: Left | None = None
+    """What the last promotion that changed stable before this one left, where it came to no good end."""
+
+    def nothing_before(self, release: str) -> bool:
+        """Whether what failed stays, for there is nothing to go back to."""
+        return self.before is None or (self.before.release == release and not self.gone_back)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +169,18 @@ class View:
 
     @property
     def loose(self) -> bool:
-        """The canary has traffic, or it is not known that it has none."""
-        return not self.facts.on_stable or self.facts.weight > 0 or self.past.followed is None
+        """The canary has traffic, or it is not known that it has none: the gateway was not seen to follow."""
+        return self.split or self.past.followed != 0
+
+    @property
+    def split(self) -> bool:
+        """The route gives the canary traffic."""
+        return not self.facts.on_stable or self.facts.weight > 0
+
+    @property
+    def unanswered(self) -> bool:
+        """The route is on stable already, which is to go back: it may be why the gateway does not answer."""
+        return not self.split and self.back is not None and self.stable_goes_back
 
     @property
     def may_be_split(self) -> bool:
@@ -175,7 +201,20 @@ class View:
             return False
         if stable.release not in (self.goal.release, before.release):
             return False  # somebody has promoted another one since
-        return not (stable.deployed and stable.release == before.release)
+        there = stable.deployed and stable.release == before.release
+        if self.goal.release == before.release:  # a change of values keeps the name
+            there = there and (stable.number == before.number or self.past.gone_back)
+        return not there
+
+    @property
+    def to_go_back_to(self) -> Before | None:
+        """Where a promotion that begins now would go back: what runs, or if that failed, what ran before."""
+        stable, left = self.facts.stable, self.past.left
+        if stable is None:
+            return None
+        if left is not None and left.before is not None and left.release == stable.release:
+            return left.before
+        return Before(release=stable.release, number=stable.number)
 
     @property
     def weight(self) -> int | None:
@@ -215,7 +254,7 @@ def _promoted(view: View) -> Act:
     before = view.past.before
     if before is None:
         reason = "the first release here: nothing to compare with, sessions were tried"
-    elif before.release == view.goal.release:
+    elif not view.past.touched:
         reason = "it runs there already"
     elif not view.goal.weights:
         reason = f"upgraded at once: {view.goal.target.partition('/')[0]} has no canary"
@@ -227,9 +266,10 @@ def _promoted(view: View) -> Act:
 STATES: tuple[State, ...] = (
     State(
         name="loose",
-        when="the canary has traffic, or nobody saw the gateway take it away, and it may have none",
+        when="the canary has traffic, or nobody saw the gateway take it away, and it may have none "
+        "(but for a route that is on stable already, where stable itself is to go back)",
         then="all traffic to stable",
-        holds=lambda view: view.loose and not view.may_be_split,
+        holds=lambda view: view.loose and not (view.may_be_split or view.unanswered),
         act=_do(Action.MOVE, weight=0),
     ),
     State(
@@ -403,7 +443,8 @@ def unfinished(entries: Iterable[Entry]) -> dict[str, str]:
 
 def past_of(entries: Iterable[Entry], promotion: str, target: str) -> Past:
     """What an environment's ledger says of one promotion on one target, and of the one before."""
-    past = Past(followed=0)
+    entries = tuple(entries)
+    past = Past(followed=0, left=_unproven(entries, promotion, target))
     for entry in entries:
         if entry.target not in ("", target):
             continue
@@ -412,6 +453,29 @@ def past_of(entries: Iterable[Entry], promotion: str, target: str) -> Past:
         elif entry.target and _left(entry) is not None:
             past = replace(past, was=_left(entry) or "")
     return past
+
+
+def _unproven(entries: Sequence[Entry], promotion: str, target: str) -> Left | None:
+    """What the last other promotion that changed stable left there, unless it ended well or went back."""
+    last = next(
+        (
+            entry
+            for entry in reversed(entries)
+            if entry.target == target
+            and entry.promotion != promotion
+            and entry.kind is Kind.INTENT
+            and entry.action in (Action.INSTALL, Action.UPGRADE)
+        ),
+        None,
+    )
+    if last is None:
+        return None
+    past = Past()
+    for entry in entries:
+        if entry.promotion == last.promotion and entry.target in ("", target):
+            past = _after(past, entry)
+    good = past.ended in ("promoted", "rolled back") or past.gone_back
+    return None if good else Left(release=last.release, before=past.before)
 
 
 def _left(entry: Entry) -> str | None:
@@ -473,7 +537,7 @@ def _intended(past: Past, entry: Entry) -> Past:
         case Action.MOVE:
             return replace(past, followed=None)
         case Action.INSTALL | Action.UPGRADE:
-            return replace(past, touched=True, tried=False, verified=False)
+            return replace(past, touched=True, gone_back=False, tried=False, verified=False)
         case _:
             return past
 
@@ -486,6 +550,8 @@ def _came_of(past: Past, entry: Entry) -> Past:
     match entry.action, entry.result:
         case Action.MOVE, "done":
             return replace(past, followed=entry.weight)
+        case Action.ROLL_BACK, "done":
+            return replace(past, gone_back=True)
         case Action.STEP, "passed":
             return replace(past, passed=entry.weight or 0, carried=evidence, baked=True)
         case Action.STEP, "inconclusive":
