@@ -29,7 +29,7 @@ from ci.delivery.promotion.everywhere import everywhere, report
 from ci.delivery.promotion.plan import proven
 from ci.delivery.promotion.run import Harm, Work, run
 from ci.delivery.promotion.states import Goal, unfinished
-from ci.delivery.promotion.watch import Watch
+from ci.delivery.promotion.watch import Watch, stood
 from ci.delivery.promotion.waves import brought, stand
 from ci.delivery.refusals import runs_in
 from ci.delivery.results import Outcome, PromotionResult, TargetResult
@@ -214,7 +214,8 @@ async def _stand(
     """Wait before the next wave, or after the last, and watch what was promoted; harm takes it back."""
     action = Action.WATCH if last else Action.WAVE
     seconds = environment.watch if last else environment.wave_bake
-    here = brought(await ledger.entries(promotion=course.promotion), course.promotion)
+    entries = await ledger.entries(promotion=course.promotion)
+    here = brought(entries, course.promotion)
     regions = [region for region, target in environment.targets.items() if target.name in here]
     wave = {environment.target(region).name for region in environment.waves[number]}
     if not seconds or not (here if last else here & wave):
@@ -222,7 +223,7 @@ async def _stand(
     async with AsyncExitStack() as stack:
         sites = [await stack.enter_async_context(open_site(environment, region)) for region in regions]
         draft = course.draft(Kind.INTENT, action, detail={"wave": number + 1})
-        watch = Watch(environment, sites)
+        watch = Watch(environment, sites, stood(entries, course.promotion))
         harmed = await stand(draft, seconds, environment, ledger, course.reporter, watch.look)
     if not harmed:
         return done

@@ -38,6 +38,11 @@ class Acted(BaseModel):
     release: str = ""
     """What the canary was."""
 
+    @property
+    def of_canary(self) -> bool:
+        """It acted for a canary without a ready pod, and not for a promoter that was not heard of."""
+        return self.why.startswith("no pod of ")
+
     def __str__(self) -> str:
         return (
             f"the guard took all traffic to stable at {self.time:%Y-%m-%d %H:%M:%S} UTC, "

@@ -178,7 +178,8 @@ class Lease:
         except SystemUnavailable as error:
             self._trouble = error.message
             return
-        if acted is not None and acted.fence == self.fence:
+        # For a canary without a ready pod the promoter has lost nothing: it is to say that it failed.
+        if acted is not None and acted.fence == self.fence and not acted.of_canary:
             self._lost = LeaseLost(
                 f"{self.namespace}: {acted}", hint="run the same command again: it looks first, and goes on"
             )

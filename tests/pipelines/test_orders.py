@@ -155,3 +155,15 @@ def test_what_was_promoted_is_held_against_what_is_tolerated(bad: int, fails: bo
 def test_the_table_in_the_documentation_is_the_codes_own() -> None:
     shown = (places.checkout() / "docs" / "promotion.md").read_text()
     assert state_table() in shown, "state_table() of ci.delivery.promotion.show has changed"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "fails"),
+    [((600, 3000), (300, 3000), False), ((600, 3000), (1200, 3000), True), ((0, 3000), (300, 3000), True)],
+)
+def test_a_release_that_mends_another_is_not_taken_back_for_the_rest(
+    before: tuple[int, int], now: tuple[int, int], fails: bool
+) -> None:
+    was, tally = (Tally(stable_bad=bad, stable=all_) for bad, all_ in (before, now))
+    finding = stands(tally, environment("prod"), was)
+    assert finding is not None and (finding.verdict is Verdict.FAIL) is fails

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 from promotion_world import AnyRegistry, Place, World, environment, release
 
+from ci.delivery.cluster import Pod
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger
 from ci.delivery.load import Answer
 from ci.delivery.promotion import run as loop
@@ -320,3 +322,30 @@ def test_what_failed_is_never_what_another_promotion_goes_back_to(
     assert runs(place) == "better"
     rollback()
     assert runs(place) == "good"
+
+
+@pytest.mark.parametrize("when", ["before its first step", "while it bakes"])
+def test_a_canary_without_a_ready_pod_gets_no_traffic_and_has_failed(
+    world: World, use: Use, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    one = environment()
+    use(one.model_copy(update={"canary": one.canary.model_copy(update={"install": 0.05})}))
+    monkeypatch.setattr(loop, "_AGAIN", 0.01)
+    promote(GOOD)
+    world.log.clear()
+    place = world.place("prod/eastus")
+    pods = place.pods
+
+    async def unready(namespace: str) -> tuple[Pod, ...]:
+        gone = when == "before its first step" or place.weight() > 0 or "prod/eastus weight 20" in world.log
+        return tuple(
+            replace(pod, ready=False) if pod.track == "canary" and gone else pod
+            for pod in await pods(namespace)
+        )
+
+    monkeypatch.setattr(place, "pods", unready)
+    (target,) = promote(BETTER).targets
+    assert target.outcome is Outcome.FAILED and "has no ready pod" in target.reason
+    assert ("prod/eastus weight 20" in world.log) is (when == "while it bakes")
+    assert "prod/eastus weight 50" not in world.log
+    assert (runs(place), place.weight(), place.revisions[CANARY]) == ("good", 0, [])

@@ -23,7 +23,7 @@ from ci.delivery.revisions import Revision, newest
 from ci.delivery.site import CANARY, SPLIT, STABLE
 from ci.errors import SystemUnavailable
 
-__all__ = ["Drift", "Facts", "differences", "drift", "look"]
+__all__ = ["Drift", "Facts", "canary_ready", "differences", "drift", "look"]
 
 _Object = Mapping[str, Any]
 _CLUSTERWIDE = frozenset({"PriorityClass", "Namespace", "ClusterRole", "ClusterRoleBinding"})
@@ -47,6 +47,18 @@ class Facts:
     def runs(self) -> str:
         """The release that is stable; empty when there is none, or somebody else's."""
         return self.stable.release if self.stable else ""
+
+    @property
+    def canary_ready(self) -> bool:
+        """Whether each service of the canary that the route would give traffic has a pod to answer it."""
+        return canary_ready(self.pods)
+
+
+def canary_ready(pods: Iterable[Pod]) -> bool:
+    """Whether each of the canary's services has a ready pod; what is not rendered there (web) has none."""
+    there = [pod for pod in pods if pod.track == "canary" and not (pod.ended or pod.leaving)]
+    ready = {pod.app for pod in there if pod.ready}
+    return f"{CANARY}-api" in ready and all(pod.app in ready for pod in there if pod.app in SPLIT.values())
 
 
 async def look(cluster: Cluster, namespace: str) -> Facts:

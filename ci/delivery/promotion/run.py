@@ -27,7 +27,7 @@ from ci.delivery.helm import changes
 from ci.delivery.lease import LeaseLost
 from ci.delivery.ledger import Action, Conflict, Draft, Entry, Kind, Ledger
 from ci.delivery.origins import origins
-from ci.delivery.promotion.facts import look
+from ci.delivery.promotion.facts import canary_ready, look
 from ci.delivery.promotion.measurements import Measurements
 from ci.delivery.promotion.show import look_line
 from ci.delivery.promotion.states import Act, Goal, View, next_act, past_of
@@ -46,6 +46,7 @@ SMOKE_RATE = 5.0
 _SESSIONS = 5
 """How many sessions may be tried until one has worked, to see that stable answers at all."""
 _AGAIN = 0.5
+_LOOKS_UNREADY = 3
 
 
 class Harm:
@@ -396,11 +397,15 @@ async def _bake(doing: _Doing) -> _Came:
     past = doing.view.past
     carried = {**past.carried, **kept.carried(past.baking)}
     step = next(one for one in environment.canary.steps if one.weight == weight)
-    stop, unwritten = asyncio.Event(), ""
+    stop, unwritten, unready = asyncio.Event(), "", 0
     with work.reporter.step(f"{work.name}: {step.weight} % to the canary") as shown:
 
         def show(observed: Observed, findings: Sequence[Finding]) -> None:
-            nonlocal unwritten
+            nonlocal unwritten, unready
+            # The state after it decides; a pod that is away for a moment ends no bake.
+            unready = unready + 1 if observed.pods is not None and not canary_ready(observed.pods) else 0
+            if unready >= _LOOKS_UNREADY:
+                stop.set()
             try:
                 kept.write(
                     step=doing.intent.sequence,
@@ -493,8 +498,31 @@ async def _smoke(doing: _Doing) -> _Came:
         return _Came(result="failed", reason=reason)
 
 
+async def _ready(doing: _Doing) -> _Came:
+    """Each service of the canary has a pod that answers, before it gets traffic."""
+    work, site, seconds = doing.work, doing.site, doing.site.environment.canary.install
+    with work.reporter.step(f"{work.name}: wait for a pod of the canary") as step:
+        until = time.monotonic() + seconds
+        while not canary_ready(pods := await site.pods()):
+            if time.monotonic() > until:
+                troubles = "".join(
+                    f"; {pod.name}: {pod.trouble}" for pod in pods if pod.track == "canary" and pod.trouble
+                )
+                reason = f"the canary of {work.goal.release} has no ready pod on {work.name}{troubles}"
+                return _Came(result="failed", reason=reason)
+            await asyncio.sleep(_AGAIN)
+            await doing.book.read()
+            past = past_of(doing.book.entries, work.goal.promotion, work.name)
+            if past.paused or past.aborted or past.ordered_back or doing.book.harm():
+                return _Came(result="stopped")
+        step.say("there is one")
+    return _Came()
+
+
 async def _verify(doing: _Doing) -> _Came:
     """Every pod of stable is this release's, at its digests, ready; and a session gets through."""
+    if doing.act.track == "canary":
+        return await _ready(doing)
     work, site = doing.work, doing.site
     with work.reporter.step(f"{work.name}: verify what runs") as step:
         until = time.monotonic() + site.environment.canary.follow

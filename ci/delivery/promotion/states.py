@@ -189,6 +189,7 @@ class View:
             self.past.started
             and bool(self.goal.weights)
             and self.canary_is_ours
+            and self.facts.canary_ready
             and not (self.arrived or self.over or self.back or self.between)
             and not (self.past.paused or self.past.held)
         )
@@ -390,6 +391,13 @@ STATES: tuple[State, ...] = (
         then="install it; its steps begin with the first",
         holds=lambda view: view.facts.canary is None,
         act=_do(Action.CANARY, track="canary"),
+    ),
+    State(
+        name="no pod",
+        when="a step is left, and a service of the canary has no ready pod",
+        then="wait for one as long as an installation may take; then it has failed",
+        holds=lambda view: view.weight is not None and not view.facts.canary_ready,
+        act=_do(Action.VERIFY, track="canary"),
     ),
     State(
         name="next step",

@@ -1,26 +1,29 @@
 """What was promoted is watched on: between two waves, and for a while after the last.
 
 There is no canary any more to compare with: what stable's users get is held against what the environment
-tolerates, by the same test as a canary's (ci.delivery.gates), so that it may be asked at every look. No data
-is no harm here: that a release is well was shown before.
+tolerates, and against what they got of the release before while the canary baked, by the same test as a
+canary's (ci.delivery.gates), so that it may be asked at every look. It does harm when it is over both: a
+release that mends a bad one is not taken back for what it has not mended yet. No data is no harm here: that a
+release is well was shown before.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ci.concurrency import together
 from ci.delivery import gates, metrics
 from ci.delivery.gates import Finding, Tally, Verdict
+from ci.delivery.ledger import Action, Entry, Kind
 from ci.delivery.metrics import NoData, Reading, Window
 from ci.delivery.site import Site
 from ci.environments import Environment
 from ci.errors import SystemUnavailable
 
-__all__ = ["Watch", "stands"]
+__all__ = ["Watch", "stands", "stood"]
 
 
 @dataclass
@@ -29,6 +32,8 @@ class Watch:
 
     environment: Environment
     sites: Sequence[Site]
+    before: Mapping[str, Tally] = field(default_factory=dict)
+    """By target: what the release before had (see `stood`)."""
 
     def __post_init__(self) -> None:
         self._windows: dict[str, Window] = {}
@@ -45,7 +50,7 @@ class Watch:
         reading = await self._read(site)
         before = self._windows.get(name)
         self._windows[name] = metrics.begin(reading) if before is None else metrics.advance(before, reading)
-        return name, stands(self._windows[name].sessions, self.environment)
+        return name, stands(self._windows[name].sessions, self.environment, self.before.get(name))
 
     async def _read(self, site: Site) -> Reading | NoData:
         try:
@@ -59,8 +64,27 @@ class Watch:
         )
 
 
-def stands(tally: Tally | None, environment: Environment) -> Finding | None:
-    """Whether stable's sessions stand against what is tolerated; None when there is no data. Pure."""
+def stood(entries: Iterable[Entry], promotion: str) -> dict[str, Tally]:
+    """By target: the sessions of what was stable while that promotion's canary baked beside it."""
+    found: dict[str, Tally] = {}
+    for entry in entries:
+        if entry.promotion == promotion and entry.action is Action.STEP and entry.kind is Kind.OUTCOME:
+            for one in entry.findings:
+                if one.metric == "errors" and one.tally is not None:
+                    was = found.get(entry.target, Tally())
+                    found[entry.target] = Tally(
+                        stable_bad=was.stable_bad + one.tally.stable_bad,
+                        stable=was.stable + one.tally.stable,
+                    )
+    return found
+
+
+def stands(tally: Tally | None, environment: Environment, before: Tally | None = None) -> Finding | None:
+    """Whether stable's sessions stand; None when there is no data. Pure.
+
+    They do not when their rate is over `tolerated` and over (1 + margin) times that of `before`: both
+    e-values have to say so, hence the least of the two.
+    """
     if tally is None or not tally.stable:
         return None
     limits = environment.gates
@@ -68,11 +92,16 @@ def stands(tally: Tally | None, environment: Environment) -> Finding | None:
     tolerated = limits.errors.tolerated
     bad, good = tally.stable_bad, tally.stable - tally.stable_bad
     log_harm = gates.log_e_more(bad, good, tolerated)
+    reason = f"{bad} of {tally.stable} sessions ({bad / tally.stable:.2%}), {tolerated:.1%} may be"
+    if before is not None and before.stable:
+        share = gates.with_margin(tally.stable / (tally.stable + before.stable), limits.errors.margin)
+        log_harm = min(log_harm, gates.log_e_more(bad, before.stable_bad, share))
+        reason += f", {before.stable_bad / before.stable:.2%} were before"
     fail_at = -math.log(alpha)
     return Finding(
         metric="errors",
         verdict=Verdict.FAIL if log_harm >= fail_at else Verdict.INCONCLUSIVE,
-        reason=f"{bad} of {tally.stable} sessions ({bad / tally.stable:.2%}), {tolerated:.1%} may be",
+        reason=reason,
         tally=tally,
         log_harm=log_harm,
         log_fail_at=fail_at,

@@ -250,7 +250,7 @@ def test_a_guard_that_took_the_traffic_away_ends_the_block_and_the_lease_is_free
     async def run() -> None:
         async with world.hold() as lease:
             world.maps["va-guard"] = {
-                "time": "2026-11-29T20:15:20Z", "why": "no pod of voice-canary-api is ready", "weight": "25",
+                "time": "2026-11-29T20:15:20Z", "why": "nobody renews the lease", "weight": "25",
                 "fence": str(lease.fence),
             }  # fmt: skip
             await asyncio.sleep(60)
@@ -267,6 +267,21 @@ def test_a_guard_that_took_the_traffic_away_ends_the_block_and_the_lease_is_free
             return lease.fence
 
     assert asyncio.run(again()) == 2
+
+
+def test_a_guard_that_acted_for_a_canary_without_pods_leaves_the_verdict_to_the_promoter(
+    world: World,
+) -> None:
+    async def run() -> None:
+        async with world.hold() as lease:
+            world.maps["va-guard"] = {
+                "time": "2026-11-29T20:15:20Z", "why": "no pod of voice-canary-web is ready", "weight": "25",
+                "fence": str(lease.fence),
+            }  # fmt: skip
+            await turns(world, 3)
+            lease.check()
+
+    asyncio.run(run())
 
 
 def test_confirm_asks_the_cluster(world: World) -> None:

@@ -234,7 +234,9 @@ def test_evidence_of_a_bake_that_was_killed_is_carried_on(monkeypatch: pytest.Mo
             async def bake(environment: Environment, step: Any, **more: Any) -> StepResult:
                 one.carried.append(more["carried"])
                 seen = step_result(Verdict.INCONCLUSIVE, step.weight, log_harm=2.5).findings
-                more["show"](type("Observed", (), {"seconds": 1.0, "window": NoWindow()})(), seen)
+                more["show"](
+                    type("Observed", (), {"seconds": 1.0, "window": NoWindow(), "pods": None})(), seen
+                )
                 one.happened("looked")
                 return step_result(Verdict.PASS, step.weight, log_harm=2.5)
 
