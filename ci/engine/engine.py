@@ -151,6 +151,7 @@ class Engine:
         self.seats = asyncio.Semaphore(2 * slots)
         """Those that run, are made ready for it, or are put away."""
         self.volume_locks: dict[str, asyncio.Lock] = {}
+        self._own: set[str] = set()
         self.services = services(self)
         self._shared = _Shared()
         self._boundary: Boundary | None = None
@@ -235,6 +236,17 @@ class Engine:
             return tuple(known["layers"])
 
         return await self.once(key, lambda: asyncio.to_thread(make))
+
+    def vouch(self, made: tuple[str, ...], *of: tuple[str, ...]) -> tuple[str, ...]:
+        """Note that nothing but the pipeline's text, this machine's files and what those layers hold is in
+        the ones made."""
+        if all(map(self.is_own, of)):
+            self._own.update(made)
+        return made
+
+    def is_own(self, layers: tuple[str, ...]) -> bool:
+        """Whether no step, image, repository or download had a part in them, as far as this session saw."""
+        return self._own.issuperset(layers)
 
     async def remembered(self, key: tuple[Any, ...], needs: tuple[str, ...], make: Callable[[], Any]) -> Any:
         """A fact about layers, which never change: computed once, then read from the index."""

@@ -72,7 +72,8 @@ async def copied_directory(
         for name, entry in selected():
             layer.copy(entry, posixpath.join(target, name).rstrip("/"), owner=owner, mode=mode, link=True)
 
-    return await engine.layered(base, ("copy", digest, path, owner, mode), write)
+    made = await engine.layered(base, ("copy", digest, path, owner, mode), write)
+    return engine.vouch(made, base, source.layers)
 
 
 async def copied_file(
@@ -92,7 +93,8 @@ async def copied_file(
         entry = file_at(engine.tree(source.layers), source)
         layer.copy(entry, layer.target(path), owner=owner, mode=mode, link=True)
 
-    return await engine.layered(base, ("copy file", digest, path, owner, mode), write)
+    made = await engine.layered(base, ("copy file", digest, path, owner, mode), write)
+    return engine.vouch(made, base, source.layers)
 
 
 def base_name(file: File) -> str:
@@ -141,7 +143,7 @@ async def new_file(engine: Engine, parent: None, call: Call) -> File:
     layers = await engine.layered(
         (), ("file", name, call.args["contents"], mode), lambda layer: layer.write(name, data, mode=mode)
     )
-    return File(layers, name, name)
+    return File(engine.vouch(layers), name, name)
 
 
 def _bytes(text: str) -> bytes:
@@ -171,7 +173,7 @@ async def directory_with_new_file(engine: Engine, parent: Directory, call: Call)
         ("new file", path, call.args["contents"], mode),
         lambda layer: layer.write(layer.target(path), data, mode=mode),
     )
-    return replace(parent, layers=layers)
+    return replace(parent, layers=engine.vouch(layers, parent.layers))
 
 
 @answer("Directory.withNewDirectory")
@@ -254,7 +256,7 @@ async def removed(engine: Engine, layers: tuple[str, ...], paths: Sequence[str])
         for path in gone:
             layer.remove(path)
 
-    return await engine.layered(layers, ("remove", gone), write)
+    return engine.vouch(await engine.layered(layers, ("remove", gone), write), layers)
 
 
 @answer("Directory.filter")
@@ -487,4 +489,4 @@ async def file_with_replaced(engine: Engine, parent: File, call: Call) -> File:
             name, _bytes(text.replace(search, new)), mode=stat.S_IMODE(entry.stat.st_mode)
         ),
     )
-    return File(layers, name, name)
+    return File(engine.vouch(layers, parent.layers), name, name)

@@ -64,7 +64,7 @@ async def host_directory(engine: Engine, parent: Host, call: Call) -> Directory:
             id = engine.store.add_layer(folder, digest)
         return tuple(engine.store.keep(digest_of("host", digest), {"layers": [id]})["layers"])
 
-    return Directory(await asyncio.to_thread(read))
+    return Directory(engine.vouch(await asyncio.to_thread(read)))
 
 
 @answer("Host.file")
@@ -72,7 +72,9 @@ async def host_file(engine: Engine, parent: Host, call: Call) -> File:
     path = host_path(engine, call.args["path"])
     if not path.is_file():
         raise BadInput(f"{path} is not a file on this machine")
-    return await asyncio.to_thread(imported_file, engine, path)
+    found = await asyncio.to_thread(imported_file, engine, path)
+    engine.vouch(found.layers)
+    return found
 
 
 def imported_file(engine: Engine, path: Path) -> File:

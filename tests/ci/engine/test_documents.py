@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dagger
@@ -12,6 +14,8 @@ from ci.engine.envfiles import EnvFile
 from ci.errors import BadInput
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded engine needs root")
+
+_NAMING = "X=<${VA_TEST_PLACE}>\n"
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,29 @@ def test_what_an_env_file_cannot_say(lines: list[str], told: str) -> None:
 def test_a_variable_of_this_machine_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VA_TEST_PLACE", "here")
     assert EnvFile(lines=("A=<$VA_TEST_PLACE>",)).read() == {"A": "<here>"}
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        lambda client: client.directory().with_new_file("e", _NAMING).file("e"),
+        lambda client: client.file("e", _NAMING),
+        lambda client: client.host().file("e"),
+        lambda client: client.host().directory(".", include=["e"]).file("e"),
+        lambda client: client.directory().with_directory("in", client.host().directory(".")).file("in/e"),
+        lambda client: client.env_file().with_variable("X", "<$VA_TEST_PLACE>").as_file(),
+    ],
+)
+def test_text_of_the_pipeline_and_files_of_the_machine_name_its_variables(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: Callable[[dagger.Client], dagger.File]
+) -> None:
+    monkeypatch.setenv("VA_TEST_PLACE", "mine")
+    (tmp_path / "work" / "e").write_text(_NAMING)
+
+    async def pipeline(client: dagger.Client) -> Any:
+        return await file(client).as_env_file().get("X")
+
+    assert run(pipeline) == "<mine>"
 
 
 def test_env_files_through_the_session(run: Any) -> None:
