@@ -14,6 +14,7 @@ as it is, and the others go on.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -23,14 +24,15 @@ from typing import Any
 
 from ci.concurrency import together
 from ci.delivery.helm import pull_chart
+from ci.delivery.lease import Held
 from ci.delivery.ledger import Action, Draft, Journal, Kind, Ledger, open_ledger, promotion_id
 from ci.delivery.notify import telling
 from ci.delivery.promotion.everywhere import everywhere, report
 from ci.delivery.promotion.plan import proven
 from ci.delivery.promotion.run import Harm, Work, run
-from ci.delivery.promotion.states import Goal, unfinished
+from ci.delivery.promotion.states import Goal, left_open, unfinished
 from ci.delivery.promotion.watch import Watch, stood
-from ci.delivery.promotion.waves import brought, stand
+from ci.delivery.promotion.waves import brought, ordered, stand
 from ci.delivery.refusals import runs_in
 from ci.delivery.results import Outcome, PromotionResult, TargetResult
 from ci.delivery.site import chart_values, open_site
@@ -77,17 +79,22 @@ async def promote(
         sources, down = await _check(release, environments, reporter)
         course = _Course(await _name(release, environments), release, sources, down, reporter)
         done: list[TargetResult] = []
-        for environment in environments:
-            results = await _promote(course, environment)
+        stopped = ""
+        for number, environment in enumerate(environments, 1):
+            results, stopped = await _promote(course, environment)
             done += results
-            if not (_may_go_on(results) and any(one.outcome in _THERE for one in results)):
-                break  # it is nowhere here, or not to be here: it may go no further
+            if stopped or not (_may_go_on(results) and any(one.outcome in _THERE for one in results)):
+                # It is nowhere here, or not to be here: it may go no further.
+                if stopped or not _waits(results):
+                    await _close(course, environments[number:])
+                break
     return PromotionResult(
         release=release.name,
         estate=estate,
         targets=tuple(done),
         seconds=time.monotonic() - started,
         promotion=course.promotion,
+        stopped=stopped,
     )
 
 
@@ -183,9 +190,13 @@ async def _name(release: Release, environments: Sequence[Environment]) -> str:
     return max(begun, default=promotion_id())
 
 
-async def _promote(course: _Course, environment: Environment) -> list[TargetResult]:
-    """One environment, wave after wave; harm in one region is every other one's, too."""
+async def _promote(course: _Course, environment: Environment) -> tuple[list[TargetResult], str]:
+    """One environment, wave after wave; harm in one region is every other one's, too.
+
+    Second is the order that it obeyed, and goes no further by; empty when there was none.
+    """
     done: list[TargetResult] = []
+    stopped = ""
     harm = Harm()
     with Journal(environment.estate, environment.name, shared=environment.ledger).alone():
         async with open_ledger(environment) as ledger:
@@ -193,13 +204,56 @@ async def _promote(course: _Course, environment: Environment) -> list[TargetResu
             for number, wave in enumerate(environment.waves):
                 done += await _all(course, environment, wave, harm, ledger)
                 last = number == len(environment.waves) - 1
-                if not _may_go_on(done):
+                if _may_go_on(done):
+                    done = await _stand(course, environment, number, done, ledger, last=last)
+                if _may_go_on(done):
+                    done, stopped = await _obey(course, environment, done, ledger)
+                if stopped or not _may_go_on(done):
                     break
-                done = await _stand(course, environment, number, done, ledger, last=last)
-                if not _may_go_on(done):
-                    break
-            await ledger.append(course.draft(Kind.OUTCOME, Action.FINISH, result=_ended(done)))
-    return done
+            if taken := [one for one in done if one.outcome is Outcome.BACK]:
+                stopped = "; ".join(f"{one.target}: {one.reason}" for one in taken)
+            left = left_open(await ledger.entries(), course.promotion)
+            ended = "not done" if stopped else _ended(done, left)
+            await ledger.append(course.draft(Kind.OUTCOME, Action.FINISH, result=ended))
+    return done, stopped
+
+
+async def _obey(
+    course: _Course, environment: Environment, done: list[TargetResult], ledger: Ledger
+) -> tuple[list[TargetResult], str]:
+    """After an order to abort or to go back, each target that got the release is asked again what to do.
+
+    Where it has ended an abort leaves it; the order, if there was one, is what the promotion ends by.
+    """
+    entries = await ledger.entries(promotion=course.promotion)
+    if (order := ordered(entries)) is None:
+        return done, ""
+    here = brought(entries, course.promotion)
+    regions = [region for region, target in environment.targets.items() if target.name in here]
+    found = await _all(course, environment, regions, Harm(), ledger, again=True)
+    gone = {one.target: one for one in found if one.outcome not in _THERE}
+    return [gone.get(one.target, one) for one in done], order[1]
+
+
+async def _asked_again(
+    course: _Course, environment: Environment, region: str, harm: Harm, ledger: Ledger
+) -> TargetResult:
+    """Go on there, or see whoever takes this very promotion back come to its end."""
+    while True:
+        try:
+            return await _promote_target(course, environment, region, harm, ledger)
+        except Held as held:
+            if held.promotion != course.promotion:
+                raise
+        await asyncio.sleep(max(environment.gates.look, 0.05))
+
+
+async def _close(course: _Course, environments: Iterable[Environment]) -> None:
+    """It does not come so far any more: nothing takes it up again where it had begun before."""
+    for environment in environments:
+        async with open_ledger(environment) as ledger:
+            if course.promotion in unfinished(await ledger.entries()):
+                await ledger.append(course.draft(Kind.OUTCOME, Action.FINISH, result="not done"))
 
 
 async def _stand(
@@ -222,7 +276,9 @@ async def _stand(
         return done
     async with AsyncExitStack() as stack:
         sites = [await stack.enter_async_context(open_site(environment, region)) for region in regions]
-        draft = course.draft(Kind.INTENT, action, detail={"wave": number + 1})
+        draft = course.draft(
+            Kind.INTENT, action, detail={"wave": number + 1, "targets": ", ".join(sorted(here))}
+        )
         watch = Watch(environment, sites, stood(entries, course.promotion))
         harmed = await stand(draft, seconds, environment, ledger, course.reporter, watch.look)
     if not harmed:
@@ -236,7 +292,7 @@ async def _stand(
             for one in done
         ]
     await ledger.append(course.draft(Kind.ORDER, Action.ROLL_BACK, reason=harmed))
-    back = await _all(course, environment, regions, Harm(), ledger)
+    back = await _all(course, environment, regions, Harm(), ledger, again=True)
     failed = {
         one.target: one.model_copy(
             update={
@@ -262,23 +318,40 @@ async def _begin(course: _Course, ledger: Ledger) -> None:
         await ledger.append(course.draft(Kind.INTENT, Action.START))
 
 
-def _ended(done: Sequence[TargetResult]) -> str:
-    """In a word, for the ledger; how it ended on each target is said there."""
+def _waits(done: Iterable[TargetResult]) -> bool:
+    """Whether a person has to decide how it goes on."""
+    return any(one.outcome in (Outcome.HELD, Outcome.HARMED) for one in done)
+
+
+def _ended(done: Sequence[TargetResult], left: Collection[str]) -> str:
+    """In a word, for the ledger; how it ended on each target is said there. `left`: where it has not."""
     outcomes = {one.outcome for one in done}
-    if Outcome.HELD in outcomes:
+    if _waits(done):
         return "waits"
     if not _may_go_on(done):
         return "not done"
+    if left:
+        return "waits"
     return "partly" if Outcome.NOT_THERE in outcomes else "done"
 
 
 async def _all(
-    course: _Course, environment: Environment, regions: Iterable[str], harm: Harm, ledger: Ledger
+    course: _Course,
+    environment: Environment,
+    regions: Iterable[str],
+    harm: Harm,
+    ledger: Ledger,
+    *,
+    again: bool = False,
 ) -> list[TargetResult]:
-    """These regions at once, each to its end: one whose system does not work is told of after it."""
+    """These regions at once, each to its end: one whose system does not work is told of after it.
+
+    `again`: see _asked_again.
+    """
+    one = _asked_again if again else _promote_target
     done, errors = await everywhere(
         {
-            environment.target(region).name: _promote_target(course, environment, region, harm, ledger)
+            environment.target(region).name: one(course, environment, region, harm, ledger)
             for region in regions
         }
     )

@@ -21,7 +21,7 @@ from ci.delivery.notify import telling
 from ci.delivery.promotion.everywhere import everywhere, report
 from ci.delivery.promotion.facts import Facts, look
 from ci.delivery.promotion.run import Work, run
-from ci.delivery.promotion.states import Goal, Past, past_of, unfinished
+from ci.delivery.promotion.states import Goal, Past, left_open, past_of, unfinished
 from ci.delivery.results import Outcome, PromotionResult, TargetResult
 from ci.delivery.revisions import ONCE_RAN, Revision
 from ci.delivery.site import Site, open_site
@@ -92,6 +92,14 @@ async def _undo(
         entries = await ledger.entries()
         if wanted.promotion is None and not (wanted.to or wanted.canary_only):
             wanted = replace(wanted, promotion=_last(entries, environment, regions))
+        whole = set(regions) == set(environment.targets)
+        if whole and wanted.promotion in unfinished(entries):
+            # First of all, and for the regions where it has not begun, too.
+            order = Draft(
+                promotion=wanted.promotion or "", kind=Kind.ORDER, action=Action.ROLL_BACK,
+                release=unfinished(entries)[wanted.promotion or ""], reason=wanted.reason,
+            )  # fmt: skip
+            await ledger.append(order)
         if wanted.promotion is not None:
             regions = _went_to(entries, wanted.promotion, environment, regions)
         done, errors = await everywhere(
@@ -101,7 +109,8 @@ async def _undo(
             }
         )
         for name, release in unfinished(entries).items() if regions and not errors else ():
-            if wanted.promotion in (None, name):
+            ended = whole or not left_open(await ledger.entries(), name)
+            if ended and wanted.promotion in (None, name):
                 over = Draft(
                     promotion=name, kind=Kind.OUTCOME, action=Action.FINISH, release=release,
                     result="not done", reason=wanted.reason,

@@ -122,6 +122,8 @@ class PromotionResult(_Record):
     seconds: float
     promotion: str = ""
     """Its id in the ledgers; empty when it did not get that far."""
+    stopped: str = ""
+    """Who ordered it to go no further, and why: aborted, or taken back. A roll-back itself is none."""
 
     @property
     def error(self) -> PipelineError | None:
@@ -135,7 +137,9 @@ class PromotionResult(_Record):
         if harmed:
             reasons = "; ".join(f"{target.target}: {target.reason}" for target in harmed)
             return GateFailed(
-                f"{self.release} does harm: {reasons}", hint="it stays: va rollback takes it back"
+                f"{self.release} does harm: {reasons}",
+                hint="it stays, and goes no further: va rollback takes it back; after va retry the same "
+                "command watches it again, after va skip-bake it goes on all the same",
             )
         if broken:
             reasons = "; ".join(f"{target.target}: {target.reason}" for target in broken)
@@ -147,6 +151,10 @@ class PromotionResult(_Record):
             reasons = "; ".join(f"{target.target}: {target.reason}" for target in ended)
             return Interrupted(
                 f"{self.release} is not promoted: {reasons}", hint=_after_failure(self.targets)
+            )
+        if self.stopped:
+            return Interrupted(
+                f"{self.release} goes no further: {self.stopped}", hint=_after_failure(self.targets)
             )
         if held:
             reasons = "; ".join(f"{target.target}: {target.reason}" for target in held)

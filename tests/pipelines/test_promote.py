@@ -8,16 +8,25 @@ from unittest.mock import patch
 import pytest
 from promotion_world import AnyRegistry, World, environment, release
 
+from ci.delivery import lease
 from ci.delivery.gates import Verdict
 from ci.delivery.lease import Held
-from ci.delivery.ledger import Entry, Kind, open_named
+from ci.delivery.ledger import Action, Entry, Kind, open_named
 from ci.delivery.promotion import run as loop
 from ci.delivery.results import Outcome, PromotionResult
 from ci.delivery.site import CANARY
 from ci.environments import Environment, OnHarm
-from ci.errors import GateFailed, GateInconclusive, PolicyBlocked, StepFailed, SystemUnavailable
+from ci.errors import (
+    GateFailed,
+    GateInconclusive,
+    Interrupted,
+    PolicyBlocked,
+    StepFailed,
+    SystemUnavailable,
+)
 from ci.reporting import SilentReporter
 from ci.supply.verification import Check
+from pipelines import orders
 from pipelines import promote as flow
 from pipelines import rollback as back
 from pipelines.verify import Verification, Verified
@@ -30,6 +39,7 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     made = World()
     made.fails_every = {"bad": 10}
     monkeypatch.setenv("VA_STATE", str(tmp_path))
+    monkeypatch.setattr(lease, "_LEFT", set())  # this world's fences begin anew
     monkeypatch.setattr(flow, "open_site", made.open_site)
     monkeypatch.setattr(back, "open_site", made.open_site)
     monkeypatch.setattr(flow, "registry_at", AnyRegistry)
@@ -523,3 +533,146 @@ def test_harm_that_shows_after_a_wave_takes_back_what_was_promoted(
     assert (result.targets[0].outcome, now) == (
         (Outcome.FAILED, "good") if choice == "rollback" else (Outcome.HARMED, "better")
     )
+
+
+async def until(name: str, action: Action) -> None:
+    """It has begun, by the ledger of the environment."""
+    async with open_named("test", name) as ledger:
+        for _ in range(3000):
+            if any(one.action is action and one.kind is Kind.INTENT for one in await ledger.entries()):
+                return
+            await asyncio.sleep(0.01)
+
+
+def stable(world: World) -> dict[str, str]:
+    return {name: place.revisions["voice"][-1].release for name, place in world.places.items()}
+
+
+PLACES = {
+    "between waves": (Action.WAVE, {"wave_bake": 600.0}, ("eastus", "westeurope")),
+    "watched": (Action.WATCH, {"watch": 600.0}, ("eastus",)),
+}
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("order", ["abort", "rollback", "skip-bake"])
+def test_what_is_ordered_in_a_wait_is_obeyed_and_only_a_skip_hastens_it(
+    world: World, promote, monkeypatch: pytest.MonkeyPatch, where: str, order: str
+) -> None:
+    action, waits, regions = PLACES[where]
+    staging, prod = environment("staging", *regions), environment("prod")
+    asyncio.run(promote(GOOD, staging, prod))
+    slow = staging.model_copy(update=waits)
+    monkeypatch.setattr(orders, "read_environments", lambda estate: (slow, prod))
+
+    async def ordered() -> PromotionResult:
+        running = asyncio.create_task(promote(BETTER, slow, prod))
+        await until("staging", action)
+        if order == "rollback":
+            await back.rollback("test", "staging", reason="echoes", reporter=SilentReporter())
+        else:
+            await orders.give_order("test", Action(order), None, reason="echoes")
+        return await running
+
+    result = asyncio.run(ordered())
+
+    later = [name for name in stable(world) if name != "staging/eastus"]
+    if order == "skip-bake":
+        assert result.error is None and set(stable(world).values()) == {"better"}
+        return
+    assert isinstance(result.error, Interrupted) and "echoes" in str(result.error)
+    assert {stable(world)[name] for name in later} == {"good"}
+    assert stable(world)["staging/eastus"] == ("better" if order == "abort" else "good")
+    assert [target.target for target in result.targets] == ["staging/eastus"]
+    monkeypatch.setattr(orders, "read_environments", lambda estate: (slow, prod))
+    with pytest.raises(Exception, match="nothing is being promoted"):
+        asyncio.run(orders.give_order("test", Action.ABORT, None, reason="it has ended"))
+
+
+def test_a_rollback_between_waves_is_ordered_for_all_of_the_environment_first(world: World, promote) -> None:
+    prod = environment("prod", "eastus", "westeurope")
+    asyncio.run(promote(GOOD, prod))
+    slow = prod.model_copy(update={"wave_bake": 600.0})
+
+    async def ordered() -> None:
+        running = asyncio.create_task(promote(BETTER, slow))
+        await until("prod", Action.WAVE)
+        await back.rollback("test", "prod", reporter=SilentReporter())
+        await running
+
+    asyncio.run(ordered())
+    assert [one.target for one in entries() if one.kind is Kind.ORDER] == [""]
+
+
+def test_killed_after_it_was_taken_back_the_same_command_goes_no_further(
+    world: World, promote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging, prod = environment("staging"), environment("prod")
+    asyncio.run(promote(GOOD, staging, prod))
+    slow = staging.model_copy(update={"watch": 600.0})
+
+    async def killed() -> None:
+        running = asyncio.create_task(promote(BETTER, slow, prod))
+        await until("staging", Action.WATCH)
+        with monkeypatch.context() as patched:
+            patched.setattr(flow, "left_open", lambda *_: running.cancel())
+            patched.setattr(back, "unfinished", lambda _: {})  # the roll-back is killed before its end, too
+            await back.rollback("test", "staging", reporter=SilentReporter())
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+    asyncio.run(killed())
+    result = asyncio.run(promote(BETTER, slow, prod))
+
+    assert [target.outcome for target in result.targets] == [Outcome.BACK]
+    assert isinstance(result.error, Interrupted)
+    assert set(stable(world).values()) == {"good"}
+
+
+@pytest.mark.parametrize("order", ["", "skip-bake", "retry"])
+def test_harm_that_was_only_told_stands_in_the_way_until_somebody_answers_for_it(
+    world: World, promote, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    staging, prod = environment("staging"), environment("prod")
+    asyncio.run(promote(GOOD, staging, prod))
+    watched = staging.model_copy(update={"watch": 0.3, "on_harm": OnHarm.ALERT})
+    look = flow.Watch.look
+
+    async def used(self: flow.Watch) -> object:
+        found = await look(self)
+        for _ in range(50):
+            world.fails_every = {"better": 2}
+            await world.place("staging/eastus").send("POST", "/v1/sessions", {})
+        world.fails_every = {}
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(flow.Watch, "look", used)
+        first = asyncio.run(promote(BETTER, watched.model_copy(update={"watch": 600.0}), prod))
+    if order:
+        monkeypatch.setattr(orders, "read_environments", lambda estate: (watched, prod))
+        asyncio.run(orders.give_order("test", Action(order), None, reason="it was the test's"))
+    again = asyncio.run(promote(BETTER, watched, prod))
+
+    assert [target.outcome for target in first.targets] == [Outcome.HARMED]
+    if order:
+        assert again.error is None and stable(world)["prod/eastus"] == "better"
+    else:
+        assert [target.outcome for target in again.targets] == [Outcome.HARMED]
+        assert isinstance(again.error, GateFailed) and stable(world)["prod/eastus"] == "good"
+
+
+def test_one_region_alone_does_not_close_what_is_held_in_another(
+    world: World, promote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prod = environment("prod", "eastus", "westeurope")
+    asyncio.run(promote(GOOD, prod))
+    held = asyncio.run(promote(BETTER, environment("prod", "eastus", "westeurope", deadline="0s")))
+    monkeypatch.setattr(flow, "read_environment", lambda estate, name: prod)
+
+    alone = asyncio.run(flow.promote(BETTER, "test", only="prod/westeurope", reporter=SilentReporter()))
+
+    assert alone.error is None and alone.promotion == held.promotion
+    assert [one.result for one in entries() if one.action is Action.FINISH and not one.target][-1] == "waits"
+    whole = asyncio.run(promote(BETTER, prod))
+    assert whole.promotion == held.promotion and whole.error is None

@@ -166,16 +166,21 @@ def moved(before: Plan, now: Plan) -> tuple[str, ...]:
 
 
 def proven(environment: Environment, release: str, entries: Sequence[Entry]) -> bool:
-    """Whether by the ledger the release was promoted on each of its targets, and not taken back."""
+    """Whether by the ledger it was promoted on each of its targets, and neither taken back nor harmful."""
     had: dict[str, bool] = {target.name: False for target in environment.targets.values()}
+    harmed = False
     for entry in entries:
+        if entry.release == release and entry.action in (Action.WAVE, Action.WATCH):
+            harmed = entry.result == "failed"
+        elif entry.release == release and entry.action is Action.SKIP_BAKE:
+            harmed = False  # somebody answers for it
         if entry.release != release or entry.target not in had or entry.kind in (Kind.INTENT, Kind.ORDER):
             continue
         if entry.result == "promoted":
-            had[entry.target] = True
+            had[entry.target], harmed = True, False
         elif entry.result in ("failed", "rolled back") and entry.action in (Action.FINISH, Action.ROLL_BACK):
             had[entry.target] = False
-    return bool(had) and all(had.values())
+    return bool(had) and all(had.values()) and not harmed
 
 
 def total(environments: Iterable[Environment], targets: Iterable[PlannedTarget]) -> float | None:

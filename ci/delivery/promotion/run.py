@@ -454,7 +454,7 @@ async def _listen(work: Work, book: _Book, stop: asyncio.Event) -> None:
         with suppress(SystemUnavailable):
             await book.read()
         past = past_of(book.entries, work.goal.promotion, work.name)
-        if past.paused or past.aborted or past.ordered_back or book.harm():
+        if past.paused or past.aborted or past.closed or past.ordered_back or book.harm():
             stop.set()
 
 
@@ -612,9 +612,9 @@ def _result(work: Work, view: View, act: Act, log: _Log) -> TargetResult:
             outcome = Outcome.INSTALLED
         elif not log.acted or not view.past.touched:
             outcome, reason = Outcome.CACHED, "it runs there already"
-    elif outcome is Outcome.BACK and not log.acted:
+    elif outcome is Outcome.BACK and not log.acted and work.release is None:
         outcome, reason = Outcome.CACHED, f"it is at {view.facts.runs} already"
-    elif outcome is Outcome.BACK:
+    elif outcome is Outcome.BACK and log.acted:
         reason = log.back or "the canary was removed; stable stays"
     elif outcome is Outcome.FAILED and view.past.nothing_before(work.goal.release):
         outcome = Outcome.BROKEN

@@ -24,6 +24,8 @@ __all__ = [
     "Past",
     "State",
     "View",
+    "closing",
+    "left_open",
     "next_act",
     "past_of",
     "unfinished",
@@ -91,6 +93,8 @@ class Past:
     """Why no gate could decide, in this run."""
     paused: str = ""
     aborted: str = ""
+    closed: str = ""
+    """Why this promotion is over in the whole environment, by somebody else: that is as an abort."""
     ordered_back: str = ""
     ended: str = ""
     """How it ended here: promoted, failed, stopped, aborted, rolled back; empty: it has not."""
@@ -135,7 +139,7 @@ class View:
         told = (
             ("rolled back", past.ordered_back),
             ("failed", past.failed),
-            ("aborted", past.aborted),
+            ("aborted", past.aborted or past.closed),
             ("stopped", self.harm),
         )
         return next(((result, why) for result, why in told if why), None)
@@ -449,6 +453,21 @@ def unfinished(entries: Iterable[Entry]) -> dict[str, str]:
     return found
 
 
+def left_open(entries: Sequence[Entry], promotion: str) -> list[str]:
+    """The targets where that promotion has begun and has come to no end, whichever were meant this time."""
+    own = [entry for entry in entries if entry.promotion == promotion]
+    pasts = {target: past_of(own, promotion, target) for target in {one.target for one in own} - {""}}
+    return sorted(target for target, past in pasts.items() if past.started and not past.ended)
+
+
+def closing(entry: Entry) -> str | None:
+    """Why a promotion is over in the whole environment by this entry; None when it does not say so."""
+    ends = not entry.target and entry.kind is Kind.OUTCOME and entry.action is Action.FINISH
+    if not ends or entry.result not in ("superseded", "not done"):
+        return None
+    return f"{entry.result}, by {entry.who}" + (f": {entry.reason}" if entry.reason else "")
+
+
 def past_of(entries: Iterable[Entry], promotion: str, target: str) -> Past:
     """What an environment's ledger says of one promotion on one target, and of the one before."""
     entries = tuple(entries)
@@ -503,7 +522,9 @@ def _after(past: Past, entry: Entry) -> Past:
     if entry.kind is Kind.ORDER:
         return _ordered(past, entry)
     if not entry.target:
-        return past
+        if entry.action is Action.START and entry.kind is Kind.INTENT:
+            return replace(past, closed="")
+        return replace(past, closed=closing(entry) or past.closed)
     if entry.kind is Kind.INTENT:
         return _intended(past, entry)
     if entry.kind is Kind.OUTCOME:

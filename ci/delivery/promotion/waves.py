@@ -1,22 +1,26 @@
 """The time that a promotion waits, and watches: between two waves, and for a while after the last.
 
 It is in the ledger when it began, so that a run which is killed meanwhile waits for the rest of it, and it
-ends early only by an order, or by harm.
+ends early only by an order, or by harm. Which targets are watched is what tells one wait from another: a
+region that got the release later is watched for all of the time. An order counts by its place in the ledger,
+not by the clock of whoever gave it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 
 from ci.delivery.gates import Finding
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger
+from ci.delivery.promotion.states import closing
 from ci.delivery.results import headline
 from ci.environments import Environment
 from ci.reporting import Reporter
 
-__all__ = ["brought", "stand"]
+__all__ = ["brought", "ordered", "stand"]
 
 Look = Callable[[], Awaitable[tuple[str, Finding] | None]]
 """The target that is harmed and how that shows; None while none is."""
@@ -29,32 +33,41 @@ async def stand(
     entries = await ledger.entries(promotion=draft.promotion)
     begun = next((one for one in reversed(entries) if _same(one, draft)), None)
     if begun is not None and begun.kind is Kind.OUTCOME:
-        return begun.reason if begun.result == "failed" else ""
-    began = (begun or await ledger.append(draft)).time
+        since = [one.action for one in entries if one.kind is Kind.ORDER and one.sequence > begun.sequence]
+        if begun.result != "failed" or Action.SKIP_BAKE in since:
+            return ""
+        if Action.RETRY not in since:
+            return begun.reason
+        begun = None
+    waited = max(0.0, (datetime.now(UTC) - begun.time).total_seconds()) if begun else 0.0
+    begun = begun or await ledger.append(draft)
     what = "wait before the next wave" if draft.action is Action.WAVE else "watch what was promoted"
     with reporter.step(f"{environment.name}: {what}") as step:
-        result, reason, findings = await _wait(draft, seconds, environment, began, ledger, look, step.say)
+        result, reason, findings = await _wait(begun, seconds - waited, environment, ledger, look, step.say)
     came = {"kind": Kind.OUTCOME, "result": result, "reason": reason, "findings": findings}
     await ledger.append(draft.model_copy(update=came))
     return reason if result == "failed" else ""
 
 
 async def _wait(
-    draft: Draft,
+    begun: Entry,
     seconds: float,
     environment: Environment,
-    began: datetime,
     ledger: Ledger,
     look: Look,
     say: Callable[[str], None],
 ) -> tuple[str, str, tuple[Finding, ...]]:
     """Until it is over: how it ended, why before its time, and the finding that did it."""
+    until = time.monotonic() + seconds
     while True:
-        left = seconds - (datetime.now(UTC) - began).total_seconds()
-        orders = [one for one in await ledger.entries(promotion=draft.promotion) if one.kind is Kind.ORDER]
-        ends = [one for one in orders if one.time >= began and one.action in _ENDS]
-        if ends:
-            return "done", f"{ends[-1].action} by {ends[-1].who}: {ends[-1].reason}", ()
+        left = until - time.monotonic()
+        entries = await ledger.entries(promotion=begun.promotion)
+        if (ended := ordered(entries)) is not None:
+            return *ended, ()
+        orders = [one for one in entries if one.kind is Kind.ORDER]
+        skips = [one for one in orders if one.sequence > begun.sequence and one.action is Action.SKIP_BAKE]
+        if skips:
+            return "done", f"{skips[-1].action} by {skips[-1].who}: {skips[-1].reason}", ()
         if (harmed := await look()) is not None:
             name, finding = harmed
             return "failed", f"{name}: {headline(finding)}", (finding,)
@@ -68,7 +81,19 @@ async def _wait(
         await asyncio.sleep(min(max(left, 0.05), max(environment.gates.look, 0.05)))
 
 
-_ENDS = (Action.SKIP_BAKE, Action.ABORT, Action.ROLL_BACK)
+def ordered(entries: Iterable[Entry]) -> tuple[str, str] | None:
+    """How the promotion that these entries are of is to end by an order, or by another one, and why."""
+    by_order: tuple[str, str] | None = None
+    closed: tuple[str, str] | None = None
+    for entry in entries:
+        if entry.kind is Kind.ORDER and entry.action in (Action.ABORT, Action.ROLL_BACK):
+            result = "aborted" if entry.action is Action.ABORT else "rolled back"
+            by_order = (result, f"{entry.action} by {entry.who}: {entry.reason}")
+        elif not entry.target and entry.action is Action.START and entry.kind is Kind.INTENT:
+            closed = None
+        elif (why := closing(entry)) is not None:
+            closed = ("aborted", why)
+    return by_order or closed
 
 
 def brought(entries: Iterable[Entry], promotion: str) -> frozenset[str]:
@@ -83,4 +108,4 @@ def brought(entries: Iterable[Entry], promotion: str) -> frozenset[str]:
 
 
 def _same(entry: Entry, draft: Draft) -> bool:
-    return entry.action is draft.action and entry.detail.get("wave") == draft.detail.get("wave")
+    return entry.action is draft.action and entry.detail.get("targets") == draft.detail.get("targets")
