@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from ci.concurrency import settled
 from ci.delivery.lease import Held
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, open_ledger, promotion_id
 from ci.delivery.notify import telling
@@ -60,6 +61,8 @@ async def rollback(
                 done, failed = await _undo(environment, regions, wanted, reporter)
             except PipelineError as error:  # the other environments of a promotion go back all the same
                 done, failed = [], {environment.name: error}
+                if not promotion:
+                    await settled(_to_stable(environment, region, reporter) for region in regions)
             results += done
             errors |= failed
     if (wrong := report(results, errors, reporter)) is not None:
@@ -117,6 +120,16 @@ async def _undo(
                 )  # fmt: skip
                 await ledger.append(over)
         return done, errors
+
+
+async def _to_stable(environment: Environment, region: str, reporter: Reporter) -> None:
+    """Where the ledger cannot be read a canary loses its traffic all the same, if nobody else works there."""
+    async with open_site(environment, region) as opened:
+        if await opened.on_stable():
+            return
+        async with opened.held("") as site:
+            await site.move(0)
+    reporter.note(f"{environment.target(region).name}: stable has all the traffic; nothing else was done")
 
 
 def _places(estate: str, what: str, promotion: str) -> list[tuple[Environment, Sequence[str]]]:

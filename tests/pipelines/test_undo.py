@@ -349,3 +349,20 @@ def test_a_canary_without_a_ready_pod_gets_no_traffic_and_has_failed(
     assert ("prod/eastus weight 20" in world.log) is (when == "while it bakes")
     assert "prod/eastus weight 50" not in world.log
     assert (runs(place), place.weight(), place.revisions[CANARY]) == ("good", 0, [])
+
+
+def test_without_a_ledger_a_roll_back_takes_the_traffic_from_a_canary(
+    world: World, use: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(environment())
+    promote(GOOD)
+    place = world.place("prod/eastus")
+    asyncio.run(place.upgrade(CANARY, Path(), {"release": "better"}, timeout=1, description=""))
+    assert place.http_route is not None
+    backends = place.http_route["spec"]["rules"][0]["backendRefs"]
+    backends[:] = [{"name": f"{STABLE}-api", "weight": 60}, {"name": f"{CANARY}-api", "weight": 40}]
+    assert place.weight() == 40
+    monkeypatch.setattr(Ledger, "entries", silent)
+    with pytest.raises(SystemUnavailable):
+        rollback()
+    assert (place.weight(), bool(place.revisions[CANARY])) == (0, True)
