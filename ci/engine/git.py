@@ -133,7 +133,7 @@ async def fetch(
     only the commits themselves, where the server can do that."""
     wanted = list(commits)
     if not (folder / "HEAD").exists():
-        await neutral("init", "-q", "--template=", "--initial-branch=main", "--bare", "--", folder)
+        await neutral("init", "-q", "--template=", "--initial-branch=main", "--bare", folder=folder)
     options = ["-q", "-u", "--no-write-fetch-head", "--no-recurse-submodules", "--update-shallow"]
     options += ["--tags"] if tags else []
     options += [] if files else ["--filter=tree:0", "--no-tags"]
@@ -208,7 +208,8 @@ async def neutral(
     stdin: str = "",
     check: bool = True,
 ) -> Completed:
-    """Run git on a repository of ours, with no configuration of anybody's."""
+    """Run git on a repository of ours, with no configuration of anybody's; without one on none. It never
+    looks for one: where it runs may be a step's folder, with a `.git` whose filters are programs."""
     env: dict[str, str | None] = {name: None for name in os.environ if name.startswith("GIT_")}
     env |= {
         "HOME": "/nonexistent",
@@ -216,13 +217,14 @@ async def neutral(
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_ATTR_NOSYSTEM": "1",
-        "GIT_CEILING_DIRECTORIES": str(cwd.parent) if cwd else None,
+        "GIT_DIR": str(folder or "/nonexistent"),
+        "GIT_NO_LAZY_FETCH": "1",
         "GIT_INDEX_FILE": str(index) if index else None,
         "LC_ALL": "C",
     }
     done = await run(
-        *_UMASK, *_QUIET, *(("--git-dir", str(folder)) if folder else ()), *words,
-        cwd=cwd, env=env, stdin=stdin, check=False, errors="surrogateescape",
+        *_UMASK, *_QUIET, *words,
+        cwd=cwd or Path("/"), env=env, stdin=stdin, check=False, errors="surrogateescape",
     )  # fmt: skip
     if check and done.code:
         raise BadInput(f"git: {_why(done)}")

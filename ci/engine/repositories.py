@@ -167,7 +167,7 @@ async def _objects(engine: Engine, place: Directory) -> Path:
         known = await asyncio.to_thread(engine.store.result, key)
         if known is None:
             folder = engine.store.scratch("git")
-            await git.neutral("init", "-q", "--template=", "--bare", "--initial-branch=main", "--", folder)
+            await git.neutral("init", "-q", "--template=", "--bare", "--initial-branch=main", folder=folder)
             with full_disk_is_told(engine.store.root):
                 packs = await asyncio.to_thread(_copy_objects, engine.tree(place.layers), place, folder)
             for pack in packs:
