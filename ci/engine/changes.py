@@ -7,23 +7,20 @@ are there. Patches are made and applied by git, in folders of ours and without a
 from __future__ import annotations
 
 import asyncio
-import os
 import posixpath
 import shutil
 import stat
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ci.below import open_below, remove
 from ci.engine import git
 from ci.engine.chain import Call
 from ci.engine.engine import Engine, NotSupported, answer
 from ci.engine.files import copied_directory
-from ci.engine.host import directory_export
+from ci.engine.host import exported, removed_below
 from ci.engine.store import digest_of, full_disk_is_told
 from ci.engine.tree import Entry, Layer, Tree
 from ci.engine.values import Directory, File, Record
@@ -364,8 +361,7 @@ async def _merged(engine: Engine, found: Sequence[Changeset], on_conflict: str) 
     """One changeset of several that touch different paths."""
     touched = [await _paths(engine, one) for one in found]
     for one, other in combinations(touched, 2):
-        both = {*one.added} & {*other.added} - {name for name in one.added if name.endswith("/")}
-        both |= {*one.modified} & {*other.modified, *other.removed} | {*one.removed} & {*other.modified}
+        both = _clashing(one, other) | _clashing(other, one)
         if both and on_conflict == "FAIL_EARLY":
             raise BadInput(f"conflict between changesets at path {min(both)!r}")
         if both:
@@ -384,25 +380,33 @@ async def _merged(engine: Engine, found: Sequence[Changeset], on_conflict: str) 
     return Changeset(before=start, after=end)
 
 
+def _clashing(one: Changes, other: Changes) -> set[str]:
+    """What the other touches that is, or is in, a file that one makes or something that it removes."""
+    made = {*one.modified, *(name for name in one.added if not name.endswith("/"))}
+    gone, gone_too = {name.rstrip("/") for name in one.removed}, {*other.removed}
+    found = set()
+    for name in (*other.added, *other.modified, *other.removed):
+        path = bare = name.rstrip("/")
+        while path:
+            if path in made or (path in gone and name not in gone_too):
+                found.add(bare)
+            path = posixpath.dirname(path)
+    return found
+
+
 @answer("Changeset.export")
 async def export(engine: Engine, parent: Changeset, call: Call) -> str:
-    """Write what was added or modified into a folder of this machine, and remove from it what was removed."""
+    """Write what was added or modified into a folder of this machine, and remove from it what was removed:
+    what was in the first directory, and nothing that it was made without."""
     changes = await _paths(engine, parent)
-    files = await layer(engine, parent, call)
-    told = await directory_export(
-        engine, files, Call(None, "String", "export", {"path": call.args["path"], "wipe": False})
-    )
+    path = call.args["path"]
 
-    def clean() -> None:
-        made = {path.rstrip("/") for path in changes.added}  # of another kind: in place of what was there
-        for path in {path.rstrip("/") for path in changes.removed} - made:
-            above, _, name = path.rpartition("/")
-            with suppress(FileNotFoundError, NotADirectoryError):
-                folder = open_below(told, above, os.O_RDONLY | os.O_DIRECTORY)
-                try:
-                    remove(folder, name)
-                finally:
-                    os.close(folder)
+    def gone() -> list[str]:
+        entries = _entries(engine.tree(parent.before.layers), parent.before)
+        folders = tuple(name for name in changes.removed if name.endswith("/"))
+        names = (f"{name}/" if entry.is_dir else name for name, entry in entries.items())
+        return [name for name in names if name in changes.removed or name.startswith(folders)]
 
-    await asyncio.to_thread(clean)
-    return told
+    if changes.removed:
+        await removed_below(engine, path, await asyncio.to_thread(gone))
+    return await exported(engine, await layer(engine, parent, call), path, keep_modes=True)

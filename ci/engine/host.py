@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import posixpath
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
@@ -21,7 +22,7 @@ from ci.engine.tree import Entry, Layer, Tree, content_digest, copy_data
 from ci.engine.values import Directory, File, Host
 from ci.errors import BadInput, SystemUnavailable
 
-__all__ = ["directory_export", "file_export", "host_path", "imported_file"]
+__all__ = ["exported", "file_export", "host_path", "imported_file", "removed_below"]
 
 _LARGE = 1 << 20
 _PERMISSIONS = 0o777
@@ -108,24 +109,66 @@ def _digest_by_status(engine: Engine, path: Path, entry: Entry) -> str:
 
 @answer("Directory.export")
 async def directory_export(engine: Engine, parent: Directory, call: Call) -> str:
-    """Below the target nothing follows a link: an earlier export may have left one that a step made."""
-    target = host_path(engine, call.args["path"])
+    return await exported(engine, parent, call.args["path"], wipe=call.args["wipe"])
+
+
+async def exported(
+    engine: Engine, place: Directory, path: str, *, wipe: bool = False, keep_modes: bool = False
+) -> str:
+    """Write a folder to this machine; `keep_modes`: of folders that are there already.
+
+    Below the target nothing follows a link: an earlier export may have left one that a step made.
+    """
+    target = host_path(engine, path)
 
     def write() -> str:
-        tree = engine.tree(parent.layers)
-        chosen = choose(tree, folder_at(tree, parent))
+        tree = engine.tree(place.layers)
+        chosen = choose(tree, folder_at(tree, place))
         target.mkdir(parents=True, exist_ok=True)
         root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for name in os.listdir(root) if call.args["wipe"] else ():
+            for name in os.listdir(root) if wipe else ():
                 remove(root, name)
             for name, entry in chosen:
-                _export(entry, root, name)
+                if not (keep_modes and entry.is_dir and _is_folder(root, name)):
+                    _export(entry, root, name)
         finally:
             os.close(root)
         return str(target)
 
     return await asyncio.to_thread(_told, write, target)
+
+
+def _is_folder(root: int, path: str) -> bool:
+    try:
+        os.close(open_below(root, path, os.O_PATH | os.O_DIRECTORY))
+    except OSError:
+        return False
+    return True
+
+
+async def removed_below(engine: Engine, path: str, names: Iterable[str]) -> None:
+    """Remove files from a folder of this machine, and folders (a slash at the end of the name) that are empty
+    without them. What is not there, or of another kind, stays as it is."""
+    target = host_path(engine, path)
+
+    def clean() -> str:
+        for name in sorted(names, reverse=True):  # what is in a folder before the folder
+            above, _, last = name.rstrip("/").rpartition("/")
+            try:
+                folder = open_below(target, above, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+                try:
+                    (os.rmdir if name.endswith("/") else os.unlink)(last, dir_fd=folder)
+                finally:
+                    os.close(folder)
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    raise BadInput(f"cannot remove {name} from {target}: it is behind a link") from error
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY):
+                    raise
+        return str(target)
+
+    await asyncio.to_thread(_told, clean, target)
 
 
 def _export(entry: Entry, root: int, path: str) -> None:

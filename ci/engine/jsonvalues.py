@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from typing import Any
+from secrets import token_hex
+from typing import Any, NoReturn
 
 from ci.engine.chain import Call
 from ci.engine.engine import Engine, answer
@@ -24,16 +26,17 @@ class JSONValue:
     def read(self) -> Any:
         """The value. BadInput for what is no JSON."""
         try:
-            return json.loads(self.text)
+            return json.loads(self.text, parse_int=_Number, parse_float=_Number, parse_constant=_no_constant)
+        except RecursionError as error:
+            raise _too_deep() from error
         except ValueError as error:
             raise BadInput(f"no JSON: {error}") from error
 
     def need(self, *kinds: type) -> Any:
-        """The value, which is to be of one of those types of Python; a Boolean is no integer."""
+        """The value, which is to be of one of those types of Python."""
         found = self.read()
-        if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
+        if not isinstance(found, kinds):
             told = {
-                int: "an integer",
                 str: "a string",
                 bool: "a Boolean",
                 list: "an array",
@@ -43,9 +46,40 @@ class JSONValue:
         return found
 
 
+@dataclass(frozen=True)
+class _Number:
+    """A number as it is written: of any size, and with its zeros."""
+
+    text: str
+
+
+_MARK = f"number {token_hex(8)} "
+_MARKED = re.compile(f'"{_MARK}([^"]*)"')
+_INTEGER = range(-(2**31), 2**31)
+"""What the API's Int holds."""
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _too_deep() -> BadInput:
+    return BadInput("the JSON nests deeper than can be read")
+
+
+def _written(value: Any, **how: Any) -> str:
+    """With the keys in order, as Go's encoding/json has them."""
+    try:
+        text = json.dumps(
+            value, sort_keys=True, ensure_ascii=False, default=lambda number: _MARK + number.text, **how
+        )
+    except RecursionError as error:
+        raise _too_deep() from error
+    return _MARKED.sub(r"\1", text)
+
+
 def _json(value: Any) -> JSONValue:
-    """As Go's encoding/json writes it: without spaces, the keys in order."""
-    return JSONValue(text=json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False))
+    return JSONValue(text=_written(value, separators=(",", ":")))
 
 
 @answer("Query.json")
@@ -76,13 +110,16 @@ async def json_new(engine: Engine, parent: JSONValue, call: Call) -> JSONValue:
 async def json_contents(engine: Engine, parent: JSONValue, call: Call) -> str:
     if not call.args["pretty"]:
         return parent.text
-    return json.dumps(parent.read(), indent=call.args["indent"], sort_keys=True, ensure_ascii=False)
+    return _written(parent.read(), indent=call.args["indent"])
 
 
 @answer("JSONValue.asInteger")
 async def json_as_integer(engine: Engine, parent: JSONValue, call: Call) -> int:
-    found: int = parent.need(int)
-    return found
+    found = parent.read()
+    text = found.text if isinstance(found, _Number) else ""
+    if not re.fullmatch(r"-?[0-9]{1,10}", text) or int(text) not in _INTEGER:
+        raise BadInput(f"{parent.text[:60]} is not an integer of 32 bits")
+    return int(text)
 
 
 @answer("JSONValue.asString")

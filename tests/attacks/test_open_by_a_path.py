@@ -30,7 +30,7 @@ _ALLOWED = {
     "dockerfiles.py": {"make", "_buildah", "_in_namespace"},
     "downloads.py": {"keep", "_write"},
     "files.py": {"write", "_lines"},
-    "host.py": {"write", "_copy", "_export", "directory_export", "file_export"},
+    "host.py": {"write", "_copy", "_export", "exported", "_is_folder", "clean", "file_export"},
     "launching.py": {"made", "_ca_bundle", "_unlink", "tidy"},
     "limits.py": {"bounded", "unbounded", "_count", "_value"},
     "network.py": {"resolv_conf", "make"},
@@ -42,7 +42,7 @@ _ALLOWED = {
     "schema.py": {"_text"},
     "seccomp.py": {"_profile"},
     "secrets.py": {"_read"},
-    "search.py": {"_ignores", "_matches"},
+    "searching.py": {"_ignores", "_matches"},
     "server.py": {"embedded"},
     "services.py": {"open", "_start", "start"},  # networks, no files
     "store.py": {"__init__", "scratch", "locked", "secret_key", "add_output", "output"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,30 @@ def test_changesets_of_one_path_are_told(run: Any, how: str) -> None:
         await one.with_changeset(two, on_conflict=dagger.ChangesetMergeConflict[how]).sync()
 
     with pytest.raises(BadInput, match="conflict .* 'a'" if how == "FAIL_EARLY" else "not supported .* a;"):
+        run(pipeline)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("one", "two", "told"),
+    [
+        (lambda d: d.without_directory("d"), lambda d: d.with_new_file("d/f", "2"), "d/f"),
+        (lambda d: d.without_directory("d"), lambda d: d.with_new_file("d/sub/new", "2"), "d/sub"),
+        (lambda d: d.with_new_file("n", "1"), lambda d: d.with_new_file("n/m", "2"), "n"),
+        (lambda d: d.with_new_file("n", "1"), lambda d: d.with_new_directory("n"), "n"),
+        (lambda d: d.without_file("d/f"), lambda d: d.without_directory("d"), ""),
+        (lambda d: d.with_new_file("n/a", "1"), lambda d: d.with_new_file("n/b", "2"), ""),
+    ],
+)
+def test_changesets_that_meet_in_a_folder_are_told(
+    run: Any, one: Callable[..., Any], two: Callable[..., Any], told: str, order: int
+) -> None:
+    async def pipeline(client: dagger.Client) -> None:
+        base = client.directory().with_new_file("d/f", "1").with_new_file("d/g", "1")
+        first, second = [each(base).changes(base) for each in (one, two)][::order]
+        await first.with_changeset(second, on_conflict=dagger.ChangesetMergeConflict.FAIL_EARLY).sync()
+
+    with pytest.raises(BadInput, match=f"conflict .* '{told}") if told else nullcontext():
         run(pipeline)
 
 

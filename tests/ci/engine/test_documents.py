@@ -121,6 +121,37 @@ def test_json_is_read_changed_and_written(run: Any) -> None:
     assert pretty == '{\n  "z": []\n}'
 
 
+def test_numbers_of_json_stay_as_they_are_written(ask: Callable[..., Any]) -> None:
+    text = '{"a":[1.10,1e400,-0.0,123456789012345678901234567890],"b":"1.10"}'
+    digits = "7" * 5000
+    found = ask(
+        """query($text: JSON!, $digits: JSON!) {
+            json { withContents(contents: $text) {
+                field(path: ["a"]) { contents asArray { contents } }
+                pretty: contents(pretty: true, indent: "")
+            } }
+            long: json { withContents(contents: $digits) { field(path: []) { contents } } }
+        }""",
+        {"text": text, "digits": digits},
+    )["data"]
+    values = found["json"]["withContents"]
+
+    assert values["field"]["contents"] == text[5 : text.index("]") + 1]
+    assert [each["contents"] for each in values["field"]["asArray"]][:3] == ["1.10", "1e400", "-0.0"]
+    assert values["pretty"].startswith('{\n"a": [\n1.10,\n1e400,')
+    assert found["long"]["withContents"]["field"]["contents"] == digits
+
+
+@pytest.mark.parametrize(
+    "text", [str(2**40), str(2**31), "9" * 5000, "1.0", "true", '"1"', "[" * 5000, "NaN", "[-Infinity]"]
+)
+def test_what_is_no_integer_or_no_json_is_told_in_words(ask: Callable[..., Any], text: str) -> None:
+    asked = "query($text: JSON!) { json { withContents(contents: $text) { asInteger } } }"
+    (error,) = ask(asked, {"text": text})["errors"]
+
+    assert any(words in error["message"] for words in ("not an integer of 32", "nests deeper", "no number"))
+
+
 @pytest.mark.parametrize(
     ("text", "told"), [("{", "no JSON"), ("true", "true is not an integer"), ('"a"', "is not an integer")]
 )
