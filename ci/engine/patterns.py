@@ -9,6 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from typing import Any
 
@@ -99,12 +100,12 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
     for text in patterns:
         pattern = text.strip()
         if pattern:
-            rules.append((pattern.startswith("!"), _regex(pattern.removeprefix("!"))))
+            rules.append((pattern.startswith("!"), _Glob(pattern.removeprefix("!"))))
 
     def matches(path: str) -> bool:
         result = False
-        for negated, regex in rules:
-            if regex.match(path):
+        for negated, one in rules:
+            if one.match(path):
                 result = not negated
         return result
 
@@ -113,29 +114,98 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
 
 def glob(pattern: str, names: Iterator[str] | Sequence[str]) -> list[str]:
     """The names that match one pattern themselves."""
-    regex = _regex(pattern, inside=False)
-    return [name for name in names if regex.match(name)]
+    meant = _Glob(pattern, inside=False)
+    return [name for name in names if meant.match(name)]
 
 
-def _regex(pattern: str, *, inside: bool = True) -> re.Pattern[str]:
-    """What moby/patternmatcher makes of a pattern. BadInput for what it refuses."""
+class _Glob:
+    """What moby/patternmatcher makes of a pattern. BadInput for what it refuses.
+
+    With a star or two it is a regular expression. With more, which that would take for ever to give up, all
+    that the pattern may still mean is followed at once: a state is a set of places in the pattern, as bits.
+    """
+
+    def __init__(self, pattern: str, *, inside: bool = True) -> None:
+        steps = list(_steps(pattern))
+        self._steps = steps + (_INSIDE if inside else [])
+        few = sum(step.stays for step in steps) <= _FEW
+        text = "".join(step.text for step in self._steps)
+        self._regex = re.compile(f"(?s:{text})\\Z") if few else None
+        self._start = self._ahead(1)
+        self._known: dict[tuple[int, str], int] = {}
+
+    def match(self, path: str) -> bool:
+        if self._regex:
+            return self._regex.match(path) is not None
+        state, known = self._start, self._known
+        for char in path:
+            after = known.get((state, char))
+            if after is None:
+                if len(known) > _MOST_KNOWN:
+                    known.clear()
+                after = known[state, char] = self._after(state, char)
+            if not after:
+                return False
+            state = after
+        return bool(state >> len(self._steps) & 1)
+
+    def _after(self, state: int, char: str) -> int:
+        after = 0
+        for place, step in enumerate(self._steps):
+            if state >> place & 1 and step.takes and step.takes(char):
+                after |= 1 << place + (not step.stays)
+        return self._ahead(after)
+
+    def _ahead(self, state: int) -> int:
+        """With the places that are reached without a character."""
+        for place, step in enumerate(self._steps):
+            if state >> place & 1:
+                state |= sum(1 << place + skipped for skipped in step.skips)
+        return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """A place in a pattern: what character it takes, whether it stays there then, how far it leads without
+    one; and its part of a regular expression."""
+
+    text: str
+    takes: Callable[[str], object] | None = None
+    stays: bool = False
+    skips: tuple[int, ...] = ()
+
+
+_MOST_KNOWN = 20_000
+_FEW = 2
+_NO_SLASH = _Step(text="[^/]", takes="/".__ne__)
+_STAR = _Step(text="[^/]*", takes="/".__ne__, stays=True, skips=(1,))
+_ALL = _Step(text=".*", takes=bool, stays=True, skips=(1,))
+_MAYBE = _Step(text="(?:", skips=(1, 3))
+"""The two steps that follow, or none of them."""
+_FOLDERS = [_MAYBE, _ALL, _Step(text="/)?", takes="/".__eq__)]
+_INSIDE = [_MAYBE, _Step(text="/", takes="/".__eq__), replace(_ALL, text=".*)?")]
+
+
+def _steps(pattern: str) -> Iterator[_Step]:
     clean = posixpath.normpath(pattern.strip().lstrip("/") or "/")
-    text, at = "", 0
+    first, at = True, 0
     while at < len(clean):
         char = clean[at]
         if clean.startswith("**", at):
             at += 2
             rest = clean[at:]
-            if not rest or (text == "" and not rest.startswith("/") and not set(rest) & set("*?[\\")):
-                text += ".*"  # at the end everything; before a plain ending any path that ends so
+            if not rest or (first and not rest.startswith("/") and not set(rest) & set("*?[\\")):
+                yield _ALL  # at the end everything; before a plain ending any path that ends so
             else:
                 at += rest.startswith("/")
-                text += "(?:.*/)?"
+                yield from _FOLDERS
+            first = False
             continue
+        first = False
         if char == "*":
-            text += "[^/]*"
+            yield _STAR
         elif char == "?":
-            text += "[^/]"
+            yield _NO_SLASH
         elif char == "[":
             end = clean.find("]", at + 2)
             if end < 0:
@@ -143,7 +213,11 @@ def _regex(pattern: str, *, inside: bool = True) -> re.Pattern[str]:
                     f"the pattern {pattern!r} has a [ without its ]", hint="write \\[ for the letter itself"
                 )
             body = clean[at + 1 : end].replace("\\", "\\\\").replace("[", "\\[")
-            text += f"[{'^' + body[1:] if body[0] in '!^' else body}]"
+            try:
+                one = re.compile(f"[{'^' + body[1:] if body[0] in '!^' else body}]")
+            except re.error:
+                raise BadInput(f"the pattern {pattern!r} has a range in [ ] that is none") from None
+            yield _Step(text=one.pattern, takes=one.match)
             at = end
         elif char == "\\":
             at += 1
@@ -151,14 +225,10 @@ def _regex(pattern: str, *, inside: bool = True) -> re.Pattern[str]:
                 raise BadInput(
                     f"the pattern {pattern!r} ends with a \\", hint="write it twice for the letter itself"
                 )
-            text += re.escape(clean[at])
+            yield _Step(text=re.escape(clean[at]), takes=clean[at].__eq__)
         else:
-            text += re.escape(char)
+            yield _Step(text=re.escape(char), takes=char.__eq__)
         at += 1
-    try:
-        return re.compile(f"(?s:{text}){'(?:/.*)?' if inside else ''}\\Z")
-    except re.error:
-        raise BadInput(f"the pattern {pattern!r} has a range in [ ] that is none") from None
 
 
 _Ignore = tuple[str, pathspec.GitIgnoreSpec]

@@ -87,6 +87,19 @@ def test_every_loopback_address_is_spoken_to_plainly_and_nobody_else() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("*a" * 30 + "b", "a" * 200),
+        ("**/" * 30 + "b", "a/" * 60 + "a"),
+        ("**/a*" * 20 + "/b", "a/" * 60 + "a"),
+        ("*[a-z]" * 30 + "?b", "a" * 200),
+    ],
+)
+def test_many_stars_end_soon(pattern: str, path: str) -> None:
+    assert not matcher([pattern])(path + "-") and glob(pattern, [path]) == []
+
+
 def test_glob_matches_names_themselves_only() -> None:
     assert glob("a", ["a", "a/b"]) == ["a"]
     assert glob("**/*.py", ["x.py", "a/y.py", "a/z.txt"]) == ["x.py", "a/y.py"]
