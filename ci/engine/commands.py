@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import posixpath
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,8 +26,6 @@ from ci.reporting import Step
 __all__: list[str] = []
 
 _WATCH_SECONDS = 0.5
-_LEAST_FREE, _MOST_FREE = 16 * 2**20, 512 * 2**20
-"""A hundredth of the disk, but no less and no more bytes than these, are not for a step to take."""
 
 
 @answer("Container.withExec")
@@ -151,7 +148,7 @@ async def _watch(engine: Engine, launched: Launched, title: str) -> None:
     told = ""
     while True:
         await asyncio.sleep(_WATCH_SECONDS)
-        if _is_full(engine):
+        if engine.store.is_full():
             launched.ended = True
             launched.run.kill()
             return
@@ -160,16 +157,9 @@ async def _watch(engine: Engine, launched: Launched, title: str) -> None:
             engine.reporter.note(f"{title}: reached {reached}")
 
 
-def _is_full(engine: Engine) -> bool:
-    disk = os.statvfs(engine.store.root)
-    least = max(_LEAST_FREE, min(disk.f_blocks * disk.f_frsize // 100, _MOST_FREE))
-    # Files without content take none of the room, but all of the inodes.
-    return disk.f_bavail * disk.f_frsize < least or disk.f_favail < disk.f_files // 100
-
-
 def _complain_of_full_disk(engine: Engine, title: str, ended: bool) -> None:
     """A command that failed on a full disk did not fail by its own fault, and must not be remembered."""
-    if ended or _is_full(engine):
+    if ended or engine.store.is_full():
         raise SystemUnavailable(
             f"the disk of the engine's cache {engine.store.root} is full: {title}"
             + (" was ended, what it wrote is removed" if ended else ""),

@@ -7,6 +7,7 @@ A checksum finds it again without asking anybody. Without one the server is aske
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import posixpath
@@ -31,6 +32,7 @@ __all__: list[str] = []
 
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _REDIRECTS = 10
+_LONGEST = 255
 _SHA256 = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -39,8 +41,11 @@ async def http(engine: Engine, parent: None, call: Call) -> File:
     args = call.args
     url = _url(args["url"])
     name = args["name"] or posixpath.basename(url.path) or "index"
-    if "/" in name or name in (".", ".."):
-        raise BadInput(f"{name!r}: the name of a file has no slash")
+    if "/" in name or "\0" in name or name in (".", "..") or len(os.fsencode(name)) > _LONGEST:
+        raise BadInput(
+            f"{name[:80]!r}: the name of a file has no slash, no NUL and {_LONGEST} bytes at most",
+            hint="give name=",
+        )
     mode = 0o600 if args["permissions"] is None else args["permissions"]
     wanted = args["checksum"] or ""
     if wanted and not _SHA256.fullmatch(wanted):
@@ -83,18 +88,23 @@ async def _got(
     # With who asks in the key: what one is shown is not for another.
     last_seen = digest_of("http", str(url), engine.secrets.mac("http", header.encode()) if header else "",
                           service.key if service else "")  # fmt: skip
-    seen = await asyncio.to_thread(store.result, last_seen) or {}
+    seen: dict[str, Any] = {}
+    if not wanted:
+        row = await asyncio.to_thread(store.result, last_seen)
+        seen = row or {}
     kept = store.result(_file_key(seen["digest"], name, mode, seen["changed"])) if seen else None
     title = f"http {engine.masker.mask(str(url.copy_with(userinfo=b'', query=None)))}"
     with engine.reporter.step(title), store.work("http") as folder:
         answer, total = await _asked(engine, url, header, service, seen if kept else {}, folder / name)
         if answer.status_code == httpx.codes.NOT_MODIFIED and kept:
-            if wanted and seen["digest"] != wanted:
-                raise _other(url, seen["digest"], wanted)
             return kept
-        digest, changed = f"sha256:{total}", answer.headers.get("Last-Modified", "")
+        # What a checksum names is the same whoever fetches it, and when: it has no date.
+        digest, changed = f"sha256:{total}", "" if wanted else answer.headers.get("Last-Modified", "")
         if wanted and digest != wanted:
-            raise _other(url, digest, wanted)
+            raise BadInput(
+                f"{_shown(url)} has {digest}, and not {wanted}",
+                hint="the checksum of the pipeline is another file's",
+            )
 
         def keep() -> dict[str, Any]:
             with full_disk_is_told(store.root):
@@ -103,18 +113,17 @@ async def _got(
                 os.utime(folder / name, (when, when))
                 id = digest_of("http layer", digest, name, mode, changed)
                 row = {"layers": [store.add_layer(folder, id)]}
-                store.keep(_file_key(digest, name, mode), row)
                 tag = answer.headers.get("ETag", "")
-                store.replace(last_seen, {"digest": digest, "changed": changed, "etag": tag})
+                if not wanted:
+                    store.replace(last_seen, {"digest": digest, "changed": changed, "etag": tag})
                 return store.keep(_file_key(digest, name, mode, changed), row)
 
         return await asyncio.to_thread(keep)
 
 
-def _other(url: httpx.URL, found: str, wanted: str) -> BadInput:
-    return BadInput(
-        f"{url} has {found}, and not {wanted}", hint="the checksum of the pipeline is another file's"
-    )
+def _shown(url: httpx.URL) -> httpx.URL:
+    """A URL for people: without who asks, and their password."""
+    return url.copy_with(userinfo=b"")
 
 
 def _when(changed: str) -> float:
@@ -140,8 +149,11 @@ async def _asked(
     elif seen.get("changed"):
         headers["If-Modified-Since"] = seen["changed"]
     trusted = ssl.create_default_context(cafile=str(_AUTHORITIES) if _AUTHORITIES.exists() else None)
+    doors = {"all://127.0.0.1": None} if service else None  # no proxy reaches those
     try:
-        async with httpx.AsyncClient(verify=trusted, timeout=httpx.Timeout(60, connect=10)) as client:
+        async with httpx.AsyncClient(
+            verify=trusted, timeout=httpx.Timeout(60, connect=10), mounts=doors
+        ) as client:
             here = url
             for _ in range(_REDIRECTS):
                 to, more = await _door(engine, here, url, service)
@@ -155,12 +167,14 @@ async def _asked(
                     if answer.status_code == httpx.codes.NOT_MODIFIED and seen:
                         return answer, ""
                     if answer.status_code != httpx.codes.OK:
-                        told = f"{url}: the server answers {answer.status_code} {answer.reason_phrase}"
+                        told = (
+                            f"{_shown(url)}: the server answers {answer.status_code} {answer.reason_phrase}"
+                        )
                         raise (SystemUnavailable if answer.is_server_error else BadInput)(told)
                     return answer, await _write(engine, answer, target)
-            raise BadInput(f"{url} leads on more than {_REDIRECTS} times")
+            raise BadInput(f"{_shown(url)} leads on more than {_REDIRECTS} times")
     except httpx.HTTPError as error:
-        raise SystemUnavailable(f"{url} is not reached: {error or type(error).__name__}") from error
+        raise SystemUnavailable(f"{_shown(url)} is not reached: {error or type(error).__name__}") from error
 
 
 async def _door(
@@ -181,5 +195,7 @@ async def _write(engine: Engine, answer: httpx.Response, target: Path) -> str:
     with full_disk_is_told(engine.store.root), target.open("wb") as file:
         async for data in answer.aiter_raw(1 << 20):
             total.update(data)
+            if engine.store.is_full():
+                raise OSError(errno.ENOSPC, "left for others")
             await asyncio.to_thread(file.write, data)
     return total.hexdigest()

@@ -16,12 +16,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
+import httpx
+
+from ci.concurrency import within
 from ci.errors import BadInput, SystemUnavailable
 from ci.process import Completed, run
 
-__all__ = ["Access", "Offer", "Ref", "check_out", "fetch", "is_commit", "neutral", "offer", "submodules"]
+__all__ = [
+    "Access",
+    "Offer",
+    "Ref",
+    "check_out",
+    "fetch",
+    "is_commit",
+    "neutral",
+    "offer",
+    "submodules",
+    "without_user",
+]
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _TEMPORARY = "refs/dagger.tmp"
@@ -31,7 +45,10 @@ _PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY",
 """Variables that lead git to another repository, or to other output."""
 _QUIET = ("-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", "-c", "maintenance.auto=false", "-c",
           "fetch.writeCommitGraph=false", "-c", "core.fsmonitor=false", "-c", "core.logAllRefUpdates=false",
-          "-c", "advice.detachedHead=false", "-c", "submodule.recurse=false")  # fmt: skip
+          "-c", "advice.detachedHead=false", "-c", "submodule.recurse=false",
+          "-c", "http.followRedirects=false",
+          "-c", "http.lowSpeedLimit=1000", "-c", "http.lowSpeedTime=60")  # fmt: skip
+_LED_ON = re.compile(r"returned error: 30[12378]")
 _UNREACHED = re.compile(
     r"could not resolve|connection (refused|timed out|reset)|failed to connect|couldn't connect|timed out"
     r"|network is unreachable|no route to host|operation too slow|early eof",
@@ -54,6 +71,8 @@ class Access:
     token: str = field(default="", repr=False)
     header: str = field(default="", repr=False)
     known_hosts: Path | None = None
+    door: bool = False
+    """Whether it is a service's, behind a port of the loopback: no proxy reaches that."""
     plain: bool = False
     """Whether it is ours: then no configuration of the user's is read."""
 
@@ -154,7 +173,7 @@ async def fetch(
     for commit in wanted:
         kind = await neutral("cat-file", "-t", commit, folder=folder, check=False)
         if kind.stdout.strip() != "commit":
-            raise BadInput(f"{access.url} has no commit {commit}")
+            raise BadInput(f"{without_user(access.url)} has no commit {commit}")
     left = (await neutral("for-each-ref", "--format=delete %(refname)", _TEMPORARY, folder=folder)).stdout
     await neutral("update-ref", "--stdin", folder=folder, stdin=left)
 
@@ -172,6 +191,8 @@ async def check_out(access: Access, ref: Ref, folder: Path, *, depth: int, tags:
     else:
         await neutral("update-ref", "--no-deref", "HEAD", ref.commit, folder=inner)
     await neutral("--work-tree", folder, "read-tree", "-u", "--reset", ref.commit, folder=inner, cwd=folder)
+    # The index now has the inodes and times of these files: read anew, it is every clone's.
+    await neutral("read-tree", ref.commit, folder=inner)
     if origin:
         await neutral("config", "remote.origin.url", origin, folder=inner)
         await neutral("config", "remote.origin.fetch", "+refs/heads/*:refs/remotes/origin/*", folder=inner)
@@ -222,17 +243,29 @@ async def neutral(
         "GIT_INDEX_FILE": str(index) if index else None,
         "LC_ALL": "C",
     }
-    done = await run(
-        *_UMASK, *_QUIET, *words,
-        cwd=cwd or Path("/"), env=env, stdin=stdin, check=False, errors="surrogateescape",
-    )  # fmt: skip
+    done = await _run(*words, cwd=cwd or Path("/"), env=env, stdin=stdin)
     if check and done.code:
         raise BadInput(f"git: {_why(done)}")
     return done
 
 
-_UMASK = ("sh", "-c", 'umask 022; exec git "$@"', "git")
-"""What is checked out has the modes of a commit, whoever runs us."""
+async def _run(*words: str | Path, cwd: Path, env: dict[str, str | None], secrets: Iterable[str] = (),
+               stdin: str | None = None) -> Completed:  # fmt: skip
+    try:
+        async with within(_SECONDS):
+            return await run(
+                *_BOUNDED, *_QUIET, *words, cwd=cwd, env=env, stdin=stdin, check=False, secrets=secrets,
+                errors="surrogateescape",
+            )  # fmt: skip
+    except TimeoutError as error:
+        raise SystemUnavailable(f"git did not end within {_SECONDS // 60} minutes and was ended") from error
+
+
+_SECONDS = 3600
+_BOUNDED = ("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child",
+            "sh", "-c", f'umask 022; ulimit -v {16 << 20}; git "$@"; exit $?', "git")  # fmt: skip
+"""What is checked out has the modes of a commit, whoever runs us. However a session ends, all that git
+started ends with it; what it reads of a file without end fills 16 GiB at most."""
 
 
 async def _ask(access: Access, *words: str) -> Completed:
@@ -244,11 +277,33 @@ async def _ask(access: Access, *words: str) -> Completed:
     if access.known_hosts:
         ssh = os.environ.get("GIT_SSH_COMMAND") or "ssh"
         env["GIT_SSH_COMMAND"] = f"{ssh} -o UserKnownHostsFile={shlex.quote(str(access.known_hosts))}"
-    done = await run(
-        *_UMASK, *_QUIET, *words, cwd=Path("/"), env=env, check=False,
-        secrets=(access.token, access.header, *filter(None, [urlsplit(access.url).password])),
+    parts = urlsplit(access.url)
+    done = await _run(
+        *(("-c", "http.proxy=") if access.door else ()), *words, cwd=Path("/"), env=env,
+        secrets=(access.token, access.header, parts.password or "", f"{parts.username}@"),
     )  # fmt: skip
+    if done.code and _LED_ON.search(done.stderr):
+        where = without_user(access.url)
+        raise BadInput(
+            f"git: {where} leads to {await _leads_to(access)}: git is not led on, which may be anywhere",
+            hint="say the address where the repository is",
+        )
     return _told(access, done)
+
+
+async def _leads_to(access: Access) -> str:
+    """Where a server says that a repository is, to one who says not who asks; nobody goes there."""
+    tail = "/info/refs"
+    try:
+        async with httpx.AsyncClient(timeout=10, trust_env=not access.door) as client:
+            url = httpx.URL(
+                without_user(access.url).rstrip("/") + tail, params={"service": "git-upload-pack"}
+            )
+            async with client.stream("GET", url) as answer:
+                found = url.join(answer.headers["Location"]).copy_with(query=None, userinfo=b"")
+    except (httpx.HTTPError, httpx.InvalidURL, KeyError):
+        return "another address"
+    return str(found).removesuffix(tail)
 
 
 def _header(access: Access) -> dict[str, str | None]:
@@ -273,7 +328,7 @@ def _told(access: Access, done: Completed) -> Completed:
     if done.code == 0:
         return done
     why = _why(done)
-    where = _without_password(access.url)
+    where = without_user(access.url)
     if _UNREACHED.search(done.stderr):
         raise SystemUnavailable(f"git does not reach {where}: {why}")
     hint = ""
@@ -290,6 +345,10 @@ def _why(done: Completed) -> str:
     return (own or lines[-1:] or [f"exit code {done.code}"])[0]
 
 
-def _without_password(url: str) -> str:
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", "@") if password else url
+def without_user(url: str) -> str:
+    """The URL without a password, and by http without a name, which may be a token: to be shown or written
+    into a file."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    kept = "" if parts.scheme in ("http", "https") else user.partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{kept}@{host}" if kept else host)) if user else url

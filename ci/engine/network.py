@@ -301,14 +301,14 @@ def _checked(result: int) -> None:
 
 async def refuse_metadata(host: str, *, led_by: str | None = None) -> None:
     """BadInput for a host by which a cloud tells a machine who it is: neither a step nor what the session
-    fetches for a pipeline gets there. Nor to the loopback, where `led_by`, another host, leads there."""
+    fetches for a pipeline gets there. Nor to this machine, where `led_by`, another host, leads there."""
     found = [ipaddress.ip_address(text) for text in await _addresses(host)]
     nets = [ipaddress.ip_network(text) for text in _METADATA]
     if any(address in net for address in found for net in nets):
         raise BadInput(f"{host} is where a cloud tells a machine who it is: nothing is fetched from there")
-    if led_by and any(one.is_loopback for one in found):
+    if led_by and any(one.is_loopback or one.is_unspecified for one in found):
         before = [ipaddress.ip_address(text) for text in await _addresses(led_by)]
-        if not all(one.is_loopback for one in before):
+        if not before or not all(one.is_loopback or one.is_unspecified for one in before):
             raise BadInput(f"{led_by} leads to {host}, which is this machine: it is not followed there")
 
 

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from ci.engine import git
 from ci.engine.chain import Call
@@ -33,6 +33,7 @@ __all__ = ["Commit", "Repository"]
 _PORTS = {"http": 80, "https": 443, "ssh": 22, "git": 9418}
 _BY_SSH = re.compile(r"[\w.-]+@[\w.-]+:.*")
 _GITLINK = re.compile(r"gitdir: (.+?)\s*")
+_MOST_REFERENCES = 64 << 20
 _DEEPEST = 8
 """Submodules in submodules."""
 _VERSION = re.compile(
@@ -81,12 +82,29 @@ async def repository(engine: Engine, parent: None, call: Call) -> Repository:
     )
 
 
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # it may be none
+    except ValueError as error:
+        raise BadInput(f"{url[:200]!r} is no URL of a git repository") from error
+    return parts
+
+
+def _server(url: str) -> tuple[str, str, int]:
+    """Who answers there: protocol, host and port; no host for a path of this machine."""
+    if _BY_SSH.fullmatch(url):
+        return ("ssh", url.partition("@")[2].partition(":")[0].lower(), _PORTS["ssh"])
+    parts = _parts(url)
+    return (parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme, 0))
+
+
 def _urls(engine: Engine, text: str) -> tuple[str, ...]:
     """Where a repository of that name may be: a URL, user@host:path, a path of this machine, or neither, as
     in github.com/owner/name."""
     if scheme := re.match(r"([A-Za-z0-9]+)://", text):
         if scheme[1].lower() in _PORTS:
-            parts = urlsplit(text)._replace(fragment="")
+            parts = _parts(text)._replace(fragment="")
             if parts.scheme == "ssh" and "@" not in parts.netloc:
                 parts = parts._replace(netloc=f"git@{parts.netloc}")
             return (urlunsplit(parts),)
@@ -97,12 +115,43 @@ def _urls(engine: Engine, text: str) -> tuple[str, ...]:
         text = text.partition("://")[2]
     elif _BY_SSH.fullmatch(text):
         return (text.partition("#")[0],)
-    path = engine.workdir / Path(text).expanduser()
+    try:
+        path = engine.workdir / Path(text).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{text}: this machine has no user of that name") from error
     if text.startswith((".", "/", "~")) or path.is_dir():
         if not path.is_dir():
             raise BadInput(f"{path} is not a directory on this machine")
+        _refuse_what_leads_out(path.resolve())
         return (str(path.resolve()),)
+    _parts(f"https://{text}")
     return (f"https://{text}", f"ssh://git@{text}")
+
+
+def _refuse_what_leads_out(path: Path) -> None:
+    """BadInput where git would read objects of another repository than the one in a folder, which a step may
+    have written. A worktree leads to its own, which knows of it."""
+    place = path / ".git"
+    own = place if place.is_dir() else path
+    if place.is_file():
+        said = _GITLINK.fullmatch(place.read_text(errors="replace"))
+        inner = (path / said[1]).resolve() if said else path
+        own = inner.parent.parent
+        try:
+            back, common = ((inner / name).read_text().strip() for name in ("gitdir", "commondir"))
+        except (OSError, UnicodeError):
+            back = common = ""
+        if (inner / back).resolve() != place or (inner / common).resolve() != own:
+            raise BadInput(f"{place} leads to another repository", hint="name that one")
+    for name in ("objects/info/alternates", "commondir"):
+        if (own / name).exists():
+            raise BadInput(
+                f"{own / name} leads to another repository",
+                hint="`git repack -a -d`, and that file removed, has all in one",
+            )
+    for each in (place, own / "objects", *(own / "objects").rglob("*")):
+        if each.is_symlink():
+            raise BadInput(f"{each} is a link, and leads to another repository")
 
 
 @answer("Directory.asGit")
@@ -117,14 +166,15 @@ async def _access(engine: Engine, repo: Repository, url: str) -> Access:
     """How git is to reach it at that URL."""
     if repo.source:
         return Access(url=str(await _objects(engine, repo.source)), plain=True)
-    parts = urlsplit(url)
+    parts = _parts(url)
+    door = None
     if repo.service and parts.hostname:
         port = parts.port or _PORTS[parts.scheme]
         door = f"127.0.0.1:{await engine.services.reached(repo.service, port)}"
         user, found, _ = parts.netloc.rpartition("@")
         url = urlunsplit(parts._replace(netloc=f"{user}{found}{door}"))
     elif "://" in url or _BY_SSH.fullmatch(url):
-        await refuse_metadata(parts.hostname or url.partition("@")[2].partition(":")[0])
+        await refuse_metadata(_server(url)[1])
     known_hosts = None
     if repo.known_hosts:
         known_hosts = engine.store.scratch("hosts") / "known_hosts"
@@ -135,6 +185,7 @@ async def _access(engine: Engine, repo: Repository, url: str) -> Access:
         token=await _plain(engine, repo.token),
         header=await _plain(engine, repo.header),
         known_hosts=known_hosts,
+        door=door is not None,
     )
 
 
@@ -182,6 +233,7 @@ async def _objects(engine: Engine, place: Directory) -> Path:
 def _copy_objects(tree: Tree, place: Directory, folder: Path) -> list[Path]:
     """Copy what a repository is made of, and nothing that leads elsewhere; returns its packs."""
     start = _git_folder(tree, place)
+    left = _MOST_REFERENCES
     (folder / "HEAD").unlink()
     layer, packs = Layer(Tree([]), folder), []
     for entry in tree.walk(start):
@@ -190,6 +242,11 @@ def _copy_objects(tree: Tree, place: Directory, folder: Path) -> list[Path]:
         if not entry.is_file or name.startswith("objects/info/"):
             continue
         if name in ("HEAD", "packed-refs", "shallow", "info/exclude") or top == "refs":
+            left -= entry.stat.st_size
+            if left < 0:
+                raise BadInput(
+                    f"/{entry.path}: the references of a repository are {_MOST_REFERENCES >> 20} MiB at most"
+                )
             layer.copy(entry, name, owner=(0, 0), mode=0o644)
         elif top == "objects" and (name.endswith(".pack") or re.fullmatch(r"[0-9a-f]{38,62}", entry.name)):
             layer.copy(entry, name, owner=(0, 0), mode=0o444, link=True)
@@ -332,7 +389,9 @@ async def tree(engine: Engine, parent: Commit, call: Call) -> Directory:
 async def _tree(engine: Engine, repo: Repository, ref: Ref, shape: _Shape, nested: int = 0) -> Directory:
     """A commit's files, known by the commit; with its submodules, each of them in the same way."""
     of = [repo.source.layers, repo.source.path] if repo.source else list(repo.urls)
-    history = [ref.name, shape.depth, shape.tags] if shape.keep else None
+    tags = (await _reached(engine, repo))[1].refs if shape.tags else ()
+    tags = tuple((name, commit) for name, commit in tags if name.startswith("refs/tags/"))
+    history = [ref.name, shape.depth, tags] if shape.keep else None
     key = digest_of("git tree", of, ref.commit, history)
 
     async def make() -> dict[str, Any]:
@@ -353,7 +412,7 @@ async def _checked_out(
     engine: Engine, repo: Repository, access: Access, ref: Ref, shape: _Shape, nested: int
 ) -> tuple[str, ...]:
     url = repo.urls[0] if len(repo.urls) == 1 else access.url
-    origin = _bare(url) if repo.urls else ""
+    origin = git.without_user(url) if repo.urls else ""
     folder = engine.store.scratch("git")
     with (
         engine.reporter.step(f"git {origin or 'checkout'} {ref.commit[:12]}"),
@@ -367,26 +426,22 @@ async def _checked_out(
     if inner and nested >= _DEEPEST:
         raise BadInput(f"submodules within submodules, more than {_DEEPEST} deep")
     for path, said, commit in inner:
-        where = _beside(origin, said)
+        where = _beside(url if repo.urls else "", said)
         part = replace(repo, source=None, urls=(where,), key=f"{repo.key} {where}")
-        if urlsplit(where).netloc != urlsplit(origin).netloc:  # a token is for who it was given for
+        if _server(where) != _server(url):  # a token is for who it was given for
             part = replace(part, token=None, header=None, username="", service=None)
+        if part.service is None:
+            await refuse_metadata(_server(where)[1], led_by=_server(url)[1] or "the repository")
         files = await _tree(engine, part, Ref(name="", commit=commit), _Shape(), nested + 1)
         layers = await copied_directory(engine, layers, path, files, {}, None)
     return layers
-
-
-def _bare(url: str) -> str:
-    """The URL without a password, to be written into a file."""
-    parts = urlsplit(url)
-    return url.replace(f":{parts.password}@", "@") if parts.password else url
 
 
 def _beside(url: str, said: str) -> str:
     """Where a submodule is: a URL, or a path from its repository's. Not a path of this machine, which whoever
     wrote the repository may not choose."""
     if said.startswith(("./", "../")) and "://" in url:
-        parts = urlsplit(url)
+        parts = _parts(url)
         said = urlunsplit(parts._replace(path=posixpath.normpath(posixpath.join(parts.path, said))))
     known = re.match(r"([A-Za-z0-9]+)://", said)
     if not (known and known[1].lower() in _PORTS) and not _BY_SSH.fullmatch(said):

@@ -47,6 +47,9 @@ from ci.errors import SystemUnavailable
 
 __all__ = ["Store", "digest_of", "full_disk_is_told"]
 
+_LEAST_FREE, _MOST_FREE = 16 * 2**20, 512 * 2**20
+"""A hundredth of the disk, but no less and no more bytes than these, are not for a step or a file to take."""
+
 
 def digest_of(*parts: Any) -> str:
     """The key of a step: SHA-256 over JSON of what went into it."""
@@ -114,6 +117,12 @@ class Store:
         if self._grew and usage(self.root).size > limit():
             with suppress(SystemUnavailable):  # another session runs: it prunes when it ends
                 prune(root=self.root)
+
+    def is_full(self) -> bool:
+        disk = os.statvfs(self.root)
+        least = max(_LEAST_FREE, min(disk.f_blocks * disk.f_frsize // 100, _MOST_FREE))
+        # Files without content take none of the room, but all of the inodes.
+        return disk.f_bavail * disk.f_frsize < least or disk.f_favail < disk.f_files // 100
 
     # results
 

@@ -490,7 +490,9 @@ def _explained(status: int, words: str) -> str:
 def is_on_this_machine(host: str) -> bool:
     """Whether that is this machine by any of its loopback addresses, or by the name of it."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(host.strip("[]"))
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or address.is_unspecified
     except ValueError:
         return host.lower() == "localhost"
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
 
 import dagger
 import pytest
 
+from ci.engine.network import refuse_metadata
 from ci.errors import BadInput, SystemUnavailable
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded engine needs root")
@@ -141,6 +145,55 @@ def test_what_is_not_fetched(
         return await client.http(server[0] + path).contents()
 
     with pytest.raises(kind, match=told):
+        run(pipeline)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "0", "[::]"])
+def test_what_is_elsewhere_leads_not_to_this_machine(host: str) -> None:
+    with pytest.raises(BadInput, match="which is this machine"):
+        asyncio.run(refuse_metadata(host.strip("[]"), led_by="192.0.2.1"))
+
+
+def test_a_file_of_a_checksum_is_the_same_whoever_fetched_it(
+    run: Any, server: tuple[str, type[_Server]], tmp_path: Path
+) -> None:
+    url, _ = server
+
+    async def plain(client: dagger.Client) -> str:
+        return await client.http(f"{url}/f").digest()
+
+    async def named(client: dagger.Client) -> str:
+        return await client.http(f"{url}/f", checksum=_sum(b"one")).digest()
+
+    before = run(named)
+    shutil.rmtree(tmp_path / "cache")
+    run(plain)
+    assert run(named) == before
+
+
+def test_who_asks_is_in_no_error_and_a_name_has_no_nul(run: Any, server: tuple[str, type[_Server]]) -> None:
+    async def asked(client: dagger.Client) -> str:
+        return await client.http(server[0].replace("://", "://me:hidden@") + "/none").contents()
+
+    async def odd(client: dagger.Client) -> str:
+        return await client.http(f"{server[0]}/a%00b").contents()
+
+    with pytest.raises(BadInput, match="404") as told:
+        run(asked)
+    assert "hidden" not in str(told.value)
+    with pytest.raises(BadInput, match="no NUL"):
+        run(odd)
+
+
+def test_a_download_leaves_the_disk_room(
+    run: Any, server: tuple[str, type[_Server]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ci.engine.store.Store.is_full", lambda _: True)
+
+    async def pipeline(client: dagger.Client) -> str:
+        return await client.http(f"{server[0]}/f").contents()
+
+    with pytest.raises(SystemUnavailable, match="full"):
         run(pipeline)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
+import shutil
+import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +18,8 @@ from typing import Any, ClassVar
 import dagger
 import pytest
 
+from ci.engine.git import Access, offer
+from ci.engine.repositories import _server
 from ci.errors import BadInput
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded engine needs root")
@@ -268,6 +274,9 @@ def test_a_server_is_asked_as_the_user_s_own_git_asks_and_a_commit_once(
         ("./nowhere", "not a directory on this machine"),
         ("http://169.254.169.254/latest", "who it is"),
         ("--upload-pack=touch x", "git"),
+        ("https://[bad/x", "no URL of a git"),
+        ("https://example.org:99999/x", "no URL of a git"),
+        ("~nosuch/x", "no user of that name"),
     ],
 )
 def test_where_no_repository_is(run: Any, url: str, told: str) -> None:
@@ -293,3 +302,182 @@ def test_a_submodule_comes_from_a_url_and_never_from_a_path(run: Any, project: P
 
     with pytest.raises(BadInput, match=r"submodule .* is not at a URL"):
         run(pipeline)
+
+
+def _serve(handler: type[BaseHTTPRequestHandler]) -> ThreadingHTTPServer:
+    served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    return served
+
+
+def test_git_is_led_nowhere_and_says_where_it_was_led(
+    run: Any, project: Path, server: tuple[str, list[str]]
+) -> None:
+    to, seen = server
+
+    class Leads(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(301)
+            self.send_header("Location", to + self.path.removeprefix("/x"))
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    leads = _serve(Leads)
+
+    async def pipeline(client: dagger.Client) -> str:
+        token = client.set_secret("token", "token-of-mine")
+        url = f"http://127.0.0.1:{leads.server_port}/x"
+        return await client.git(url, http_auth_username="me", http_auth_token=token).head().commit()
+
+    try:
+        with pytest.raises(BadInput) as told:
+            run(pipeline)
+    finally:
+        leads.shutdown()
+        leads.server_close()
+    assert f"leads to {to}:" in str(told.value) and seen == []
+
+
+def test_a_submodule_is_not_asked_for_of_this_machine(run: Any, project: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Seen(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    served = _serve(Seen)
+    head = _git(project, "rev-parse", "HEAD")
+    _git(project, "update-index", "--add", "--cacheinfo", f"160000,{head},sub")
+
+    async def pipeline(client: dagger.Client) -> list[str]:
+        return await client.host().directory(str(project)).as_git().head().tree().entries()
+
+    try:
+        for host in ("127.0.0.1", "0.0.0.0", "[::1]", "localhost", "0"):
+            (project / ".gitmodules").write_text(
+                f'[submodule "s"]\npath = sub\nurl = http://{host}:{served.server_port}/x\n'
+            )
+            _git(project, "add", ".gitmodules")
+            _git(project, "commit", "-q", "-m", host)
+            with pytest.raises(BadInput, match="which is this machine"):
+                run(pipeline)
+    finally:
+        served.shutdown()
+        served.server_close()
+    assert asked == []
+
+
+def test_whose_a_token_is() -> None:
+    same = _server("https://h/x")
+    assert same == _server("https://h:443/y") == _server("https://me@H/z")
+    assert same not in {_server("http://h/x"), _server("https://h:444/x"), _server("git@h:x"), _server("/h")}
+
+
+def test_a_checkout_has_the_same_bytes_each_time(run: Any, project: Path, tmp_path: Path) -> None:
+    async def digest(client: dagger.Client) -> str:
+        return await client.git(str(project)).head().tree().digest()
+
+    first = run(digest)
+    shutil.rmtree(tmp_path / "cache")
+    assert run(digest) == first
+
+
+def test_tags_of_a_tree_are_those_that_there_are(run: Any, project: Path) -> None:
+    commit = _git(project, "rev-parse", "HEAD")
+
+    async def refs(client: dagger.Client) -> str:
+        tree = client.git(str(project)).commit(commit).tree(include_tags=True)
+        return " ".join(await tree.glob(".git/refs/tags/*"))
+
+    assert "new" not in run(refs)
+    _git(project, "tag", "new")
+    assert "new" in run(refs)
+
+
+@pytest.mark.parametrize("kind", ["alternates", "commondir", "file", "link"])
+def test_a_path_leads_to_no_other_repository(run: Any, project: Path, tmp_path: Path, kind: str) -> None:
+    other, inner = tmp_path / "other", project / ".git"
+    shutil.copytree(project, other)
+    if kind == "alternates":
+        (inner / "objects/info/alternates").write_text(f"{other}/.git/objects\n")
+    elif kind == "commondir":
+        (inner / "commondir").write_text(f"{other}/.git\n")
+    elif kind == "file":
+        shutil.rmtree(inner)
+        inner.write_text(f"gitdir: {other}/.git\n")
+    else:
+        shutil.rmtree(inner / "objects")
+        (inner / "objects").symlink_to(other / ".git/objects")
+
+    async def pipeline(client: dagger.Client) -> str:
+        return await client.git(str(project)).head().commit()
+
+    with pytest.raises(BadInput, match="leads to another repository"):
+        run(pipeline)
+
+
+def test_a_worktree_is_a_path_like_another(run: Any, project: Path, tmp_path: Path) -> None:
+    _git(project, "worktree", "add", "-q", str(tmp_path / "beside"), "topic/x")
+
+    async def pipeline(client: dagger.Client) -> str:
+        return await client.git(str(tmp_path / "beside")).head().commit()
+
+    assert run(pipeline) == _git(project, "rev-parse", "topic/x")
+
+
+def test_references_without_end_are_not_copied(run: Any, project: Path) -> None:
+    with (project / ".git/packed-refs").open("wb") as file:
+        file.truncate(1 << 30)
+
+    async def pipeline(client: dagger.Client) -> str:
+        return await client.host().directory(str(project)).as_git().head().commit()
+
+    with pytest.raises(BadInput, match="references of a repository are"):
+        run(pipeline)
+
+
+def test_who_asks_is_in_no_file_and_no_error(
+    run: Any, server: tuple[str, list[str]], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = server[0].replace("://", "://me:token-of-mine@")
+
+    async def config(client: dagger.Client) -> str:
+        return await client.git(url).head().tree().file(".git/config").contents()
+
+    async def wrong(client: dagger.Client) -> str:
+        return await client.git(server[0].replace("://", "://token-of-another@")).head().commit()
+
+    said = run(config)
+    assert f"url = {server[0]}" in said and "token" not in said
+    with pytest.raises(BadInput) as told:
+        run(wrong)
+    assert "token-of-another" not in str(told.value) + str(told.value.hint)
+
+
+def test_a_service_s_door_is_reached_by_no_proxy(
+    server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    access = Access(url=server[0], username="me", token="token-of-mine", door=True)
+    assert dict(asyncio.run(offer(access)).refs)["refs/heads/main"]
+
+
+def test_git_ends_with_a_session_that_is_killed(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/x"
+        code = f"import asyncio; from ci.engine.git import *; asyncio.run(offer(Access(url={url!r})))"
+        session = subprocess.Popen([sys.executable, "-c", code])
+        asked, _ = silent.accept()
+        with asked:
+            session.kill()
+            session.wait()
+            asked.settimeout(20)
+            while asked.recv(4096):  # what asks has ended when its connection does
+                pass
