@@ -24,7 +24,7 @@ from typing import Any
 
 from ci.concurrency import together
 from ci.delivery.helm import pull_chart
-from ci.delivery.lease import Held
+from ci.delivery.lease import Held, at_work
 from ci.delivery.ledger import Action, Draft, Journal, Kind, Ledger, open_ledger, promotion_id
 from ci.delivery.notify import telling
 from ci.delivery.promotion.everywhere import everywhere, report
@@ -200,7 +200,7 @@ async def _promote(course: _Course, environment: Environment) -> tuple[list[Targ
     harm = Harm()
     with Journal(environment.estate, environment.name, shared=environment.ledger).alone():
         async with open_ledger(environment) as ledger:
-            await _begin(course, ledger)
+            await _begin(course, environment, ledger)
             for number, wave in enumerate(environment.waves):
                 done += await _all(course, environment, wave, harm, ledger)
                 last = number == len(environment.waves) - 1
@@ -306,9 +306,18 @@ async def _stand(
     return [failed.get(one.target, one) for one in done]
 
 
-async def _begin(course: _Course, ledger: Ledger) -> None:
-    """Write down that it begins here, and that another one which came to no end will have none."""
+async def _begin(course: _Course, environment: Environment, ledger: Ledger) -> None:
+    """Write down that it begins here, and that another one which came to no end will have none.
+
+    Held when that one is at work: it goes on, and nothing was written.
+    """
     left = unfinished(await ledger.entries())
+    for region, target in environment.targets.items() if set(left) - {course.promotion} else ():
+        if target.name not in course.down:
+            async with open_site(environment, region) as site:
+                there = await at_work(site.cluster, target.namespace)
+            if there is not None and there.promotion in set(left) - {course.promotion}:
+                raise Held(target.namespace, there)
     for name, what in left.items():
         if name != course.promotion:
             over = course.draft(Kind.OUTCOME, Action.FINISH, release=what, result="superseded")

@@ -29,7 +29,7 @@ from typing import Any, Protocol
 from ci.delivery import guard
 from ci.errors import PolicyBlocked, SystemUnavailable
 
-__all__ = ["LASTS", "NAME", "Held", "Holder", "Lease", "LeaseLost", "hold", "holder", "promoter"]
+__all__ = ["LASTS", "NAME", "Held", "Holder", "Lease", "LeaseLost", "at_work", "hold", "holder", "promoter"]
 
 NAME = "va-promotion"
 LASTS = 12.0
@@ -256,6 +256,12 @@ async def holder(cluster: Leases, namespace: str) -> Holder | None:
     return _holder(found, now) if found else None
 
 
+async def at_work(cluster: Leases, namespace: str) -> Holder | None:
+    """Who has the target in that namespace and is alive, so that nobody else gets it; None when nobody is."""
+    there = await holder(cluster, namespace)
+    return there if there is not None and _keeps(namespace, there) else None
+
+
 def promoter() -> str:
     """Who we are, for the one who is told to wait: `anna on build-1, process 4711`, or a run on GitHub."""
     if run := os.environ.get("GITHUB_RUN_ID"):
@@ -269,7 +275,7 @@ async def _take(cluster: Leases, namespace: str, promotion: str, who: str, clock
         asked = clock()
         found, now = await cluster.lease(NAME, namespace)
         there = _holder(found, now) if found else None
-        if there is not None and there.alive and not (_ended(there.process) or _left(namespace, there)):
+        if there is not None and _keeps(namespace, there):
             raise Held(namespace, there)
         if found is None:
             fence = await cluster.highest_fence(namespace) + 1
@@ -312,6 +318,10 @@ def _holder(lease: dict[str, Any], now: datetime) -> Holder | None:
         alive=now < renewed + timedelta(seconds=lasts),
         process=annotations.get(_PROCESS, ""),
     )
+
+
+def _keeps(namespace: str, there: Holder) -> bool:
+    return there.alive and not (_ended(there.process) or _left(namespace, there))
 
 
 def _process(pid: int) -> str:

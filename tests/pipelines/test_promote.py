@@ -676,3 +676,22 @@ def test_one_region_alone_does_not_close_what_is_held_in_another(
     assert [one.result for one in entries() if one.action is Action.FINISH and not one.target][-1] == "waits"
     whole = asyncio.run(promote(BETTER, prod))
     assert whole.promotion == held.promotion and whole.error is None
+
+
+def test_a_second_promoter_that_is_refused_leaves_the_first_as_it_is(
+    world: World, promote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(promote(GOOD))
+    asyncio.run(promote(BETTER, environment("prod", deadline="0s")))  # held: it came to no end
+    (first,) = {one.promotion for one in entries() if one.release == "better"}
+    place = world.place("prod/eastus")
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    assert place.held is not None
+    place.held["spec"] |= {"holderIdentity": "bert on build-2", "acquireTime": now, "renewTime": now}
+    place.held["metadata"]["annotations"] = {"va.dev/promotion": first}
+    before = len(entries())
+
+    with pytest.raises(Held, match="bert on build-2"):
+        asyncio.run(promote(BAD))
+
+    assert len(entries()) == before
