@@ -35,7 +35,7 @@ from ci.delivery.lease import LASTS, NAME, Held, LeaseLost, hold, holder
 from ci.platform.objects import apply
 from ci.reporting import SilentReporter
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 SERVICES = {"voice-api": "voice-canary-api"}
 ROOT = places.checkout()
@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         # A policy counts from the moment that the API server has heard of it.
         made.kubectl("create", "namespace", "heard")
         made.kubectl("apply", "-f", "-", stdin=_lease("heard", fence=9))
-        until(lambda: "denied" in apply_image(made, "heard", 1, "a"), seconds=60, every=0.5)
+        until(lambda: "denied" in apply_image(made, "heard", 1, "a"), seconds=300, every=0.5)
         yield made
 
 

@@ -29,8 +29,6 @@ from ci.tools.table import GO_MODULES, GoTool, of_go
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 _GO = tuple(tool for module in GO_MODULES for tool in of_go(module))
-_SECONDS = 60.0
-"""How long the set-up of a second machine may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +90,8 @@ def _same(mine: Path, other: Path) -> bool:
     return all(filecmp.cmp(mine / file, other / file, shallow=False) for file in files)
 
 
-def test_a_second_machine_is_set_up_within_a_minute_and_builds_nothing(team: Team, tmp_path: Path) -> None:
-    started = time.monotonic()
+def test_a_second_machine_is_set_up_and_builds_nothing(team: Team, tmp_path: Path) -> None:
     done = team.va("doctor", "--install", "--json", cache=tmp_path)
-    seconds = time.monotonic() - started
 
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, Any]] = {one["name"]: one for one in json.loads(done.stdout)}
@@ -106,7 +102,6 @@ def test_a_second_machine_is_set_up_within_a_minute_and_builds_nothing(team: Tea
     assert _differing(tmp_path) == []
     ran = subprocess.run([found["kubectl"]["path"], "version", "--client"], capture_output=True, check=True)
     assert b"Client Version" in ran.stdout
-    assert seconds < _SECONDS
 
 
 def test_a_second_push_sends_nothing(team: Team) -> None:
