@@ -104,7 +104,7 @@ class Blobs:
                     self._follow(client)
                     if any(row.line + b"\n" == content for row in self._rows[known:]):
                         return
-                    time.sleep(random.uniform(0, 0.05))  # noqa: S311
+                    time.sleep(random.uniform(0, 0.05))  # noqa: S311  # nosec B311
                     continue
                 self._took(part, content, part.blocks + 1)
                 return

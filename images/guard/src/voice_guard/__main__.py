@@ -125,7 +125,7 @@ def main() -> int:
     except OSError as error:
         print(f"the service account is not mounted: {error}", file=sys.stderr)
         return 2
-    folder = Path(os.environ.get("GUARD_FOLDER", "/tmp"))  # noqa: S108  # a pod's own
+    folder = Path(os.environ.get("GUARD_FOLDER", "/tmp"))  # noqa: S108  # nosec B108  a pod's own
     guard = Guard(cluster, Names(), release=os.environ.get("VA_RELEASE", ""))
     say("looking")
     run(guard, folder / "alive", folder / "ready")
