@@ -187,7 +187,7 @@ class Place:
         return tuple(
             Pod(
                 name=f"{name}-api-1",
-                app=f"{name}-api",
+                app="api",
                 track="canary" if name == CANARY else "stable",
                 release=revisions[-1].release,
                 ready=True,

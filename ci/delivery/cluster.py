@@ -75,7 +75,7 @@ class Pod:
 
     name: str
     app: str
-    """`<helm release>-api` or `…-agent`: its app.kubernetes.io/name."""
+    """`api`, `agent` or `web`: its app.kubernetes.io/name, as the chart gives it."""
     track: str
     release: str
     ready: bool

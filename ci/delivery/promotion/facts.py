@@ -57,8 +57,9 @@ class Facts:
 def canary_ready(pods: Iterable[Pod]) -> bool:
     """Whether each of the canary's services has a ready pod; what is not rendered there (web) has none."""
     there = [pod for pod in pods if pod.track == "canary" and not (pod.ended or pod.leaving)]
-    ready = {pod.app for pod in there if pod.ready}
-    return f"{CANARY}-api" in ready and all(pod.app in ready for pod in there if pod.app in SPLIT.values())
+    parts = {service.removeprefix(f"{CANARY}-") for service in SPLIT.values()}
+    wanted = {pod.app for pod in there} & parts
+    return "api" in wanted and wanted <= {pod.app for pod in there if pod.ready}
 
 
 async def look(cluster: Cluster, namespace: str) -> Facts:
