@@ -7,18 +7,25 @@ from typing import Any
 
 import dagger
 import pytest
+from tiny_image import write_tiny_image
 
 from ci.engine import session
 from ci.engine.engine import Engine
 from ci.engine.schema import query
 from ci.engine.services import RunningServices
 from ci.engine.store import Store
-from ci.reporting import SilentReporter
+from ci.reporting import Reporter, SilentReporter
+
+
+@pytest.fixture
+def reporter() -> Reporter:
+    """What a session of `run` tells, and whom."""
+    return SilentReporter()
 
 
 @pytest.fixture
 def run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reporter: Reporter
 ) -> Callable[[Callable[[dagger.Client], Awaitable[Any]]], Any]:
     """Run a piece of pipeline in a session whose working folder is tmp_path/work; needs root."""
     monkeypatch.setenv("VA_CACHE", str(tmp_path / "cache"))
@@ -28,11 +35,25 @@ def run(
 
     def go(pipeline: Callable[[dagger.Client], Awaitable[Any]]) -> Any:
         async def main() -> Any:
-            async with session(SilentReporter(), workdir=tmp_path / "work") as (client, engine):
+            async with session(reporter, workdir=tmp_path / "work") as (client, engine):
                 assert engine == "embedded"
                 return await pipeline(client)
 
         return asyncio.run(main())
+
+    return go
+
+
+@pytest.fixture
+def step(run: Any, tmp_path: Path) -> Any:
+    """Run a piece of pipeline; it gets a client and the tiny image's container."""
+    write_tiny_image(tmp_path / "work" / "tiny.tar")
+
+    def go(pipeline: Callable[[dagger.Client, dagger.Container], Awaitable[Any]]) -> Any:
+        async def whole(client: dagger.Client) -> Any:
+            return await pipeline(client, client.container().import_(client.host().file("tiny.tar")))
+
+        return run(whole)
 
     return go
 

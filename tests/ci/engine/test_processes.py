@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,6 @@ import pytest
 from tiny_image import can_run_containers, write_tiny_image
 
 from ci.engine import run as engine_run
-from ci.engine import session
-from ci.reporting import SilentReporter
 
 pytestmark = [
     pytest.mark.e2e,
@@ -28,44 +25,26 @@ pytestmark = [
 ANY = dagger.ReturnType.ANY
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a piece of pipeline; it gets a client and the tiny image's container."""
-    monkeypatch.setenv("VA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("VA_ENGINE", "embedded")
-    monkeypatch.delenv("DAGGER_SESSION_PORT", raising=False)
-    write_tiny_image(tmp_path / "tiny.tar")
-
-    def go(pipeline: Callable[[dagger.Client, dagger.Container], Awaitable[Any]]) -> Any:
-        async def main() -> Any:
-            async with session(SilentReporter(), workdir=tmp_path) as (client, _):
-                return await pipeline(client, client.container().import_(client.host().file("tiny.tar")))
-
-        return asyncio.run(main())
-
-    return go
-
-
 @pytest.mark.parametrize(("number", "code"), [("KILL", 137), ("TERM", 143), ("SEGV", 139), ("0", 0)])
-def test_a_command_that_a_signal_ends_says_so(run: Any, number: str, code: int) -> None:
+def test_a_command_that_a_signal_ends_says_so(step: Any, number: str, code: int) -> None:
     async def pipeline(_: dagger.Client, base: dagger.Container) -> int:
         return await base.with_exec(["sh", "-c", f"kill -{number} $$"], expect=ANY).exit_code()
 
-    assert run(pipeline) == code
+    assert step(pipeline) == code
 
 
-def test_without_an_init_a_command_is_process_1(run: Any) -> None:
+def test_without_an_init_a_command_is_process_1(step: Any) -> None:
     async def pipeline(_: dagger.Client, base: dagger.Container) -> Any:
         bare = base.with_exec(["sh", "-c", "kill -9 $$; echo $$"], no_init=True)
         own = base.with_exec(["sh", "-c", "echo $$; ls /dev/init; cat /proc/1/comm"])
         return await bare.stdout(), await own.stdout()
 
-    bare, own = run(pipeline)
+    bare, own = step(pipeline)
     assert bare == "1\n"
     assert own.splitlines()[0] != "1" and own.splitlines()[1:] == ["/dev/init", "init"]
 
 
-def test_what_nobody_waits_for_is_reaped_and_ends_with_the_command(run: Any) -> None:
+def test_what_nobody_waits_for_is_reaped_and_ends_with_the_command(step: Any) -> None:
     async def pipeline(_: dagger.Client, base: dagger.Container) -> Any:
         # The child of a child that is gone: an orphan, which ends before it is looked for.
         orphan = "(sleep 0.1 & echo $! > /tmp/pid); sleep 0.5; ls /proc/$(cat /tmp/pid) 2>&1"
@@ -75,7 +54,7 @@ def test_what_nobody_waits_for_is_reaped_and_ends_with_the_command(run: Any) -> 
             await base.with_exec(["sh", "-c", left]).stdout(),
         )
 
-    gone, started = run(pipeline)
+    gone, started = step(pipeline)
     assert "No such file" in gone and started == "started\n"
 
 
@@ -88,33 +67,33 @@ def test_what_nobody_waits_for_is_reaped_and_ends_with_the_command(run: Any) -> 
         (["/etc"], "/etc"),
     ],
 )
-def test_a_command_that_cannot_be_run_is_code_1_and_names_it(run: Any, args: list[str], said: str) -> None:
+def test_a_command_that_cannot_be_run_is_code_1_and_names_it(step: Any, args: list[str], said: str) -> None:
     async def pipeline(_: dagger.Client, base: dagger.Container) -> Any:
         done = base.with_exec(args, expect=ANY)
         return await done.exit_code(), await done.stderr()
 
-    code, told = run(pipeline)
+    code, told = step(pipeline)
     assert code == 1 and said in told and "tini" not in told and "\n" not in told.strip()
 
 
-def test_codes_126_and_127_of_a_shell_stay(run: Any) -> None:
+def test_codes_126_and_127_of_a_shell_stay(step: Any) -> None:
     async def pipeline(_: dagger.Client, base: dagger.Container) -> Any:
         return [
             await base.with_exec(["sh", "-c", script], expect=ANY).exit_code()
             for script in ("nowhere-to-be-found", "/etc/passwd", "exit 127")
         ]
 
-    assert run(pipeline) == [127, 126, 127]
+    assert step(pipeline) == [127, 126, 127]
 
 
-def test_nothing_of_an_init_is_in_the_image(run: Any) -> None:
+def test_nothing_of_an_init_is_in_the_image(step: Any) -> None:
     async def pipeline(_: dagger.Client, base: dagger.Container) -> list[str]:
         return await base.with_exec(["true"]).rootfs().glob("dev/**")
 
-    assert run(pipeline) == []
+    assert step(pipeline) == []
 
 
-def test_steps_at_once_have_one_port_each(run: Any) -> None:
+def test_steps_at_once_have_one_port_each(step: Any) -> None:
     async def pipeline(client: dagger.Client, base: dagger.Container) -> list[str]:
         meet = base.with_mounted_cache("/meet", client.cache_volume("meet"))
         script = (
@@ -125,7 +104,7 @@ def test_steps_at_once_have_one_port_each(run: Any) -> None:
         steps = [meet.with_exec(["sh", "-c", script.format(number)]).stdout() for number in (1, 2, 3)]
         return list(await asyncio.gather(*steps))
 
-    assert run(pipeline) == ["1\n", "2\n", "3\n"]
+    assert step(pipeline) == ["1\n", "2\n", "3\n"]
 
 
 def test_all_capabilities_are_those_that_there_are(tmp_path: Path) -> None:
@@ -161,7 +140,7 @@ def test_all_capabilities_are_those_that_there_are(tmp_path: Path) -> None:
     assert effective >> 21 & 1  # CAP_SYS_ADMIN
 
 
-def test_an_image_of_hundreds_of_layers(run: Any) -> None:
+def test_an_image_of_hundreds_of_layers(step: Any) -> None:
     """More than overlayfs takes at once (500): what was made, changed and deleted, below and above."""
 
     async def pipeline(_: dagger.Client, base: dagger.Container) -> Any:
@@ -178,11 +157,11 @@ def test_an_image_of_hundreds_of_layers(run: Any) -> None:
         again = done.with_exec(["sh", "-c", "ls /made | wc -l"])
         return await done.stdout(), await again.stdout()
 
-    assert run(pipeline) == ("598\n-599597\n", "597\n")
+    assert step(pipeline) == ("598\n-599597\n", "597\n")
 
 
 def test_more_layers_than_the_kernel_shows_are_refused_in_a_line(
-    run: Any, monkeypatch: pytest.MonkeyPatch
+    step: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_run, "MOST_LAYERS", 2)
 
@@ -192,22 +171,22 @@ def test_more_layers_than_the_kernel_shows_are_refused_in_a_line(
         with pytest.raises(dagger.QueryError, match="a command in 4 layers: the kernel shows 3"):
             await more.with_exec(["true"]).sync()
 
-    run(pipeline)
+    step(pipeline)
 
 
-def test_no_more_commands_run_at_once_than_there_are_slots(run: Any) -> None:
+def test_no_more_commands_run_at_once_than_there_are_slots(step: Any) -> None:
     slots = max(4, 2 * (os.cpu_count() or 1))
 
     async def pipeline(client: dagger.Client, base: dagger.Container) -> list[int]:
         running = base.with_mounted_cache("/running", client.cache_volume("running"))
         script = "> /running/{0}; sleep 0.3; ls /running | wc -l; rm /running/{0}"
         steps = [running.with_exec(["sh", "-c", script.format(number)]) for number in range(2 * slots)]
-        return [int(said) for said in await asyncio.gather(*(step.stdout() for step in steps))]
+        return [int(said) for said in await asyncio.gather(*(one.stdout() for one in steps))]
 
-    assert 1 < max(run(pipeline)) <= slots
+    assert 1 < max(step(pipeline)) <= slots
 
 
-def test_folders_without_end_that_a_step_makes(run: Any, tmp_path: Path) -> None:
+def test_folders_without_end_that_a_step_makes(step: Any, tmp_path: Path) -> None:
     """Read, packed and exported, or refused in a line where no path names them; the next session begins."""
     script = "i=0; while [ $i -lt {} ]; do mkdir {} && cd {} || exit 1; i=$((i+1)); done; echo end > f"
 
@@ -225,13 +204,13 @@ def test_folders_without_end_that_a_step_makes(run: Any, tmp_path: Path) -> None
         return said.count("/d"), found[0].count("d/"), await deeper.with_exec(["echo", "fine"]).stdout()
 
     try:
-        assert run(pipeline) == (1200, 1200, "fine\n")
-        assert (tmp_path / "out.tar").stat().st_size > 0
+        assert step(pipeline) == (1200, 1200, "fine\n")
+        assert (tmp_path / "work" / "out.tar").stat().st_size > 0
 
         async def later(_: dagger.Client, base: dagger.Container) -> str:
             return await base.with_exec(["echo", "later"]).stdout()
 
-        assert run(later) == "later\n"
+        assert step(later) == "later\n"
         assert [path.name for path in (tmp_path / "cache" / "engine" / "tmp").iterdir()] == []
     finally:
-        subprocess.run(["rm", "-rf", tmp_path / "cache", tmp_path / "out"], check=True)  # pytest could not
+        subprocess.run(["rm", "-rf", tmp_path / "cache", tmp_path / "work" / "out"], check=True)  # pytest could not

@@ -2,43 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import dagger
 import httpx
 import pytest
-from tiny_image import can_run_containers, write_tiny_image
+from tiny_image import can_run_containers
 
-from ci.engine import resolver, session
+from ci.engine import resolver
 from ci.engine.resolver import answered
 from ci.errors import BadInput
-from ci.reporting import SilentReporter
 
 containers = pytest.mark.skipif(bool(can_run_containers()), reason=can_run_containers())
-
-
-@pytest.fixture
-def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a piece of pipeline; it gets a client and the tiny image's container."""
-    monkeypatch.setenv("VA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("VA_ENGINE", "embedded")
-    monkeypatch.delenv("DAGGER_SESSION_PORT", raising=False)
-    write_tiny_image(tmp_path / "tiny.tar")
-
-    def go(pipeline: Callable[[dagger.Client, dagger.Container], Awaitable[Any]]) -> Any:
-        async def main() -> Any:
-            async with session(SilentReporter(), workdir=tmp_path) as (client, _):
-                return await pipeline(client, client.container().import_(client.host().file("tiny.tar")))
-
-        return asyncio.run(main())
-
-    return go
 
 
 def _server(base: dagger.Container, says: str, port: int = 8000) -> dagger.Service:
@@ -54,7 +32,7 @@ def _asks(base: dagger.Container, address: str, now: str) -> dagger.Container:
 @pytest.mark.e2e
 @pytest.mark.timeout(120)
 @containers
-def test_a_started_service_is_known_by_its_name_in_steps_and_services(go: Any) -> None:
+def test_a_started_service_is_known_by_its_name_in_steps_and_services(step: Any) -> None:
     async def pipeline(client: dagger.Client, base: dagger.Container) -> Any:
         store = _server(base, "store").with_hostname("Store.internal")
         # Running before the other: it calls by name what comes to be later.
@@ -75,13 +53,13 @@ def test_a_started_service_is_known_by_its_name_in_steps_and_services(go: Any) -
         await store.stop()
         return address, said, await _asks(base, address, "3").stdout()
 
-    assert go(pipeline) == ("store.internal:8000", ["store", "store"], "refused\n")
+    assert step(pipeline) == ("store.internal:8000", ["store", "store"], "refused\n")
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(120)
 @containers
-def test_a_service_that_is_only_bound_has_no_name_for_others(go: Any) -> None:
+def test_a_service_that_is_only_bound_has_no_name_for_others(step: Any) -> None:
     async def pipeline(client: dagger.Client, base: dagger.Container) -> Any:
         service = _server(base, "mine")
         name = await service.hostname()
@@ -92,13 +70,13 @@ def test_a_service_that_is_only_bound_has_no_name_for_others(go: Any) -> None:
             await _asks(base, f"{name}:8000", "3").stdout(),
         ]
 
-    assert go(pipeline) == ["mine", "mine", "refused\n"]
+    assert step(pipeline) == ["mine", "mine", "refused\n"]
 
 
 @pytest.mark.e2e
 @pytest.mark.timeout(120)
 @containers
-def test_a_tunnel_leads_from_this_machine_to_a_service(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tunnel_leads_from_this_machine_to_a_service(step: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VA_ALLOW_LOOPBACK", "1")
 
     async def pipeline(client: dagger.Client, base: dagger.Container) -> Any:
@@ -116,7 +94,7 @@ def test_a_tunnel_leads_from_this_machine_to_a_service(go: Any, monkeypatch: pyt
             await again.start()
         return said, (await tunnel.endpoint()) == f"127.0.0.1:{port}", await service.endpoint()
 
-    said, same, address = go(pipeline)
+    said, same, address = step(pipeline)
     assert said == ["through", "through"] and same
     assert address.startswith("service-") and address.endswith(":8000")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagger
 import pytest
-from tiny_image import can_run_containers, write_tiny_image
+from tiny_image import can_run_containers
 
 from ci.errors import BadInput, StepFailed
 
@@ -19,20 +19,6 @@ pytestmark = [
     pytest.mark.skipif(bool(can_run_containers()), reason=can_run_containers()),
     pytest.mark.timeout(120),
 ]
-
-
-@pytest.fixture
-def step(run: Any, tmp_path: Path) -> Any:
-    """Run a piece of pipeline; it gets a client and the tiny image's container."""
-    write_tiny_image(tmp_path / "work" / "tiny.tar")
-
-    def go(pipeline: Any) -> Any:
-        async def whole(client: dagger.Client) -> Any:
-            return await pipeline(client, client.container().import_(client.host().file("tiny.tar")))
-
-        return run(whole)
-
-    return go
 
 
 # secrets

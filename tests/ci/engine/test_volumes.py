@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import dagger
 import pytest
 from dagger import CacheSharingMode
-from tiny_image import can_run_containers, write_tiny_image
+from tiny_image import can_run_containers
 
-from ci.engine import session, volumes
+from ci.engine import volumes
 from ci.errors import BadInput
 from ci.reporting import SilentReporter
 
@@ -40,21 +38,8 @@ def notes() -> _Notes:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, notes: _Notes) -> Any:
-    """Run a piece of pipeline; it gets a client and the tiny image's container."""
-    monkeypatch.setenv("VA_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("VA_ENGINE", "embedded")
-    monkeypatch.delenv("DAGGER_SESSION_PORT", raising=False)
-    write_tiny_image(tmp_path / "tiny.tar")
-
-    def go(pipeline: Callable[[dagger.Client, dagger.Container], Awaitable[Any]]) -> Any:
-        async def main() -> Any:
-            async with session(notes, workdir=tmp_path) as (client, _):
-                return await pipeline(client, client.container().import_(client.host().file("tiny.tar")))
-
-        return asyncio.run(main())
-
-    return go
+def reporter(notes: _Notes) -> _Notes:
+    return notes
 
 
 def _with(
@@ -65,7 +50,7 @@ def _with(
     return base
 
 
-def test_two_locked_volumes_in_any_order_and_one_of_them_twice(run: Any) -> None:
+def test_two_locked_volumes_in_any_order_and_one_of_them_twice(step: Any) -> None:
     async def pipeline(client: dagger.Client, base: dagger.Container) -> list[str]:
         orders = [{"a": "x", "b": "y"}, {"a": "y", "b": "x"}, {"a": "y", "b": "y"}, {"a": "x", "b": "x"}]
         script = "for each in a b; do mkdir /$each/mine || exit 1; rmdir /$each/mine; done; echo {}"
@@ -77,11 +62,11 @@ def test_two_locked_volumes_in_any_order_and_one_of_them_twice(run: Any) -> None
         ]
         return list(await asyncio.gather(*(step.stdout() for step in steps)))
 
-    assert run(pipeline) == [f"{number}\n" for number in range(12)]
+    assert step(pipeline) == [f"{number}\n" for number in range(12)]
 
 
 def test_who_waits_for_a_volume_takes_no_slot_and_is_told_of(
-    run: Any, notes: _Notes, monkeypatch: pytest.MonkeyPatch
+    step: Any, notes: _Notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(volumes, "_TOLD_SECONDS", 0.1)
 
@@ -100,11 +85,11 @@ def test_who_waits_for_a_volume_takes_no_slot_and_is_told_of(
         await asyncio.gather(holder, *waiting)
         return free
 
-    assert run(pipeline) == "free\n"
+    assert step(pipeline) == "free\n"
     assert any("waits for the cache volume 'kept'" in note for note in notes.told)
 
 
-def test_a_volume_that_a_service_of_the_command_has_locked(run: Any) -> None:
+def test_a_volume_that_a_service_of_the_command_has_locked(step: Any) -> None:
     async def pipeline(client: dagger.Client, base: dagger.Container) -> None:
         mounted = _with(client, base, CacheSharingMode.LOCKED, v="data")
         inner = mounted.as_service(args=["sleep", "100"])
@@ -112,10 +97,10 @@ def test_a_volume_that_a_service_of_the_command_has_locked(run: Any) -> None:
         await mounted.with_service_binding("outer", outer).with_exec(["true"]).sync()
 
     with pytest.raises(BadInput, match="'data' is LOCKED"):
-        run(pipeline)
+        step(pipeline)
 
 
-def test_commands_at_once_have_a_private_volume_each_and_the_next_has_one_of_them(run: Any) -> None:
+def test_commands_at_once_have_a_private_volume_each_and_the_next_has_one_of_them(step: Any) -> None:
     async def pipeline(client: dagger.Client, base: dagger.Container) -> tuple[list[str], str]:
         private = _with(client, base, CacheSharingMode.PRIVATE, v="own")
         meet = private.with_mounted_cache("/meet", client.cache_volume("meet"))
@@ -128,7 +113,7 @@ def test_commands_at_once_have_a_private_volume_each_and_the_next_has_one_of_the
         )
         return sorted(said), await private.with_exec(["cat", "/v/said"]).stdout()
 
-    said, later = run(pipeline)
+    said, later = step(pipeline)
     assert said == ["1\n", "2\n"]
     assert later in said
 
@@ -136,4 +121,4 @@ def test_commands_at_once_have_a_private_volume_each_and_the_next_has_one_of_the
         private = _with(client, base, CacheSharingMode.PRIVATE, v="own")
         return await private.with_exec(["sh", "-c", "cat /v/said; : again"]).stdout()
 
-    assert run(again) in said
+    assert step(again) in said
