@@ -245,8 +245,19 @@ async def _view(work: Work, book: _Book) -> View:
         goal=work.goal,
         facts=facts,
         past=past_of(book.entries, work.goal.promotion, work.name),
-        harm=work.harm.elsewhere(work.name) or book.harm(),
+        harm=_harm(work, book),
     )
+
+
+def _harm(work: Work, book: _Book) -> str:
+    """What failed on another target, told within this process or by the ledger; empty when nothing did."""
+    return work.harm.elsewhere(work.name) or book.harm()
+
+
+def _called_off(work: Work, book: _Book) -> bool:
+    """Whether an order, or harm elsewhere, ends what waits or looks here."""
+    past = past_of(book.entries, work.goal.promotion, work.name)
+    return any((past.paused, past.aborted, past.closed, past.ordered_back, _harm(work, book)))
 
 
 async def _finish(book: _Book, view: View, act: Act, *, written: bool) -> None:
@@ -263,8 +274,8 @@ async def _perform(work: Work, book: _Book, log: _Log, view: View, act: Act) -> 
         intent = await book.intend(act, **detail)
     except Conflict:
         return
-    if (work.harm.elsewhere(work.name) or book.harm()) != view.harm:
-        await book.tell(act, _Came(result="stopped", reason=work.harm.elsewhere(work.name)))
+    if (harm := _harm(work, book)) != view.harm:
+        await book.tell(act, _Came(result="stopped", reason=harm))
         return
     work.check()
     log.acted = True
@@ -398,6 +409,10 @@ async def _bake(doing: _Doing) -> _Came:
     carried = {**past.carried, **kept.carried(past.baking)}
     step = next(one for one in environment.canary.steps if one.weight == weight)
     stop, unwritten, unready = asyncio.Event(), "", 0
+
+    def stopped() -> bool:
+        return stop.is_set() or bool(work.harm.elsewhere(work.name))
+
     with work.reporter.step(f"{work.name}: {step.weight} % to the canary") as shown:
 
         def show(observed: Observed, findings: Sequence[Finding]) -> None:
@@ -429,12 +444,12 @@ async def _bake(doing: _Doing) -> _Came:
                 prometheus=site.prometheus,
                 carried=carried,
                 show=show,
-                stopped=lambda: stop.is_set() or bool(work.harm.elsewhere(work.name)),
+                stopped=stopped,
             )
         finally:
             listening.cancel()
             await asyncio.wait([listening])
-        came = _judged(work, baked, stopped=stop.is_set() or bool(work.harm.elsewhere(work.name)))
+        came = _judged(work, baked, stopped=stopped())
         if came.result == "failed":
             work.harm.tell(work.name, came.reason)
         assert came.step is not None
@@ -453,8 +468,7 @@ async def _listen(work: Work, book: _Book, stop: asyncio.Event) -> None:
         await asyncio.sleep(work.site.environment.gates.look)
         with suppress(SystemUnavailable):
             await book.read()
-        past = past_of(book.entries, work.goal.promotion, work.name)
-        if past.paused or past.aborted or past.closed or past.ordered_back or book.harm():
+        if _called_off(work, book):
             stop.set()
 
 
@@ -512,8 +526,7 @@ async def _ready(doing: _Doing) -> _Came:
                 return _Came(result="failed", reason=reason)
             await asyncio.sleep(_AGAIN)
             await doing.book.read()
-            past = past_of(doing.book.entries, work.goal.promotion, work.name)
-            if past.paused or past.aborted or past.ordered_back or doing.book.harm():
+            if _called_off(work, doing.book):
                 return _Came(result="stopped")
         step.say("there is one")
     return _Came()
