@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ci.delivery import gates, metrics
 from ci.delivery.cluster import Cluster, Pod
-from ci.delivery.gates import NOTHING_CARRIED, Carried, Finding, Verdict
+from ci.delivery.findings import NOTHING_CARRIED, Carried, Finding, Verdict
 from ci.delivery.metrics import NoData, Prometheus, Reading, Window
 from ci.delivery.results import StepResult, headline
 from ci.environments import CanaryStep, Environment, Gates

@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 
 import httpx
 
-from ci.delivery.gates import Tally
+from ci.delivery.findings import Tally
 from ci.errors import SystemUnavailable
 from ci.reasons import reason_of
 

@@ -8,12 +8,15 @@ kubelet shortens (the fifty largest, five names each) and brings up to date ever
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from ci.delivery.cluster import Pod
 from ci.errors import BadInput
 from ci.registry import parse_reference
+
+if TYPE_CHECKING:  # who shows an origin needs no Kubernetes client
+    from ci.delivery.cluster import Pod
 
 __all__ = ["Origin", "origins"]
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from ci.delivery.gates import Exposure, Finding, Verdict
+from ci.delivery.findings import Exposure, Finding, Verdict
 from ci.delivery.origins import Origin
 from ci.errors import (
     GateFailed,

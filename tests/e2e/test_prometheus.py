@@ -18,7 +18,7 @@ from waiting import until
 
 from ci import tools
 from ci.delivery import metrics
-from ci.delivery.gates import Tally
+from ci.delivery.findings import Tally
 from ci.delivery.metrics import NoData, Prometheus, Reading, Window
 
 # It takes note of other targets every 5 s.

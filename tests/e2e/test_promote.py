@@ -29,7 +29,7 @@ from waiting import until
 from ci import environments, platform, tools
 from ci.delivery import load
 from ci.delivery.cluster import Pod
-from ci.delivery.gates import Verdict
+from ci.delivery.findings import Verdict
 from ci.delivery.results import Outcome, PromotionResult
 from ci.delivery.site import open_site
 from ci.errors import GateFailed, GateInconclusive, PolicyBlocked, SystemUnavailable

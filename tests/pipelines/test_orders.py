@@ -7,7 +7,7 @@ import pytest
 from promotion_world import environment
 
 from ci import places
-from ci.delivery.gates import Finding, Tally, Verdict
+from ci.delivery.findings import Finding, Tally, Verdict
 from ci.delivery.ledger import Action, Draft, Entry, Kind, open_named
 from ci.delivery.promotion.show import entry_line, state_table
 from ci.delivery.promotion.watch import stands

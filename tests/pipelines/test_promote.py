@@ -9,7 +9,7 @@ import pytest
 from promotion_world import AnyRegistry, World, environment, release
 
 from ci.delivery import lease
-from ci.delivery.gates import Verdict
+from ci.delivery.findings import Verdict
 from ci.delivery.lease import Held
 from ci.delivery.ledger import Action, Entry, Kind, open_named
 from ci.delivery.promotion import run as loop

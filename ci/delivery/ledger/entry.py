@@ -16,7 +16,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ci.delivery.gates import Exposure, Finding
+from ci.delivery.findings import Exposure, Finding
 
 __all__ = ["Action", "Draft", "Entry", "Kind", "promotion_id"]
 

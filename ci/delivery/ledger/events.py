@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from ci.delivery.gates import Carried, Exposure, Finding
+from ci.delivery.findings import Carried, Exposure, Finding
 from ci.delivery.ledger.entry import Action, Draft, Entry, Kind, promotion_id
 from ci.delivery.ledger.ledger import Ledger
 from ci.delivery.ledger.opening import folder, open_named

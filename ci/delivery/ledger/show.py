@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from ci.delivery.gates import Verdict
+from ci.delivery.findings import Verdict
 from ci.delivery.ledger.entry import Entry
 from ci.delivery.ledger.history import Figures, Promotion
 from ci.delivery.ledger.opening import Verified

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ci.delivery.gates import Exposure, Finding
+from ci.delivery.findings import Exposure, Finding
 from ci.delivery.ledger.entry import Action, Draft, Kind, promotion_id
 from ci.delivery.ledger.ledger import Conflict, Ledger
 from ci.files import refused

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ci import places
-from ci.delivery.gates import Carried, Finding
+from ci.delivery.findings import Carried, Finding
 from ci.environments import Target
 
 __all__ = ["Look", "Measurements"]

@@ -22,7 +22,7 @@ from pathlib import Path
 from ci.concurrency import both
 from ci.delivery import load
 from ci.delivery.bake import Observed, bake
-from ci.delivery.gates import Finding, Verdict
+from ci.delivery.findings import Finding, Verdict
 from ci.delivery.helm import changes
 from ci.delivery.lease import LeaseLost
 from ci.delivery.ledger import Action, Conflict, Draft, Entry, Kind, Ledger

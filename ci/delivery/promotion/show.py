@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ci.delivery.bake import Observed
-from ci.delivery.gates import Finding
+from ci.delivery.findings import Finding
 from ci.delivery.ledger import Entry
 from ci.delivery.load import Load
 from ci.delivery.promotion.plan import Plan, PlannedStep

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from ci.delivery.gates import Carried
+from ci.delivery.findings import Carried
 from ci.delivery.ledger import Action, Entry, Kind
 from ci.delivery.promotion.facts import Facts
 from ci.delivery.revisions import Values

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from ci.concurrency import together
 from ci.delivery import gates, metrics
-from ci.delivery.gates import Finding, Tally, Verdict
+from ci.delivery.findings import Finding, Tally, Verdict
 from ci.delivery.ledger import Action, Entry, Kind
 from ci.delivery.metrics import NoData, Reading, Window
 from ci.delivery.site import Site

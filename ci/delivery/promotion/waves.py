@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 
-from ci.delivery.gates import Finding
+from ci.delivery.findings import Finding
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger
 from ci.delivery.promotion.states import closing
 from ci.delivery.results import headline

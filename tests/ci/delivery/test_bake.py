@@ -10,7 +10,7 @@ from promotion_world import environment
 from ci.delivery import bake, metrics
 from ci.delivery.bake import Observed, judge
 from ci.delivery.cluster import Pod
-from ci.delivery.gates import Finding, Verdict
+from ci.delivery.findings import Finding, Verdict
 from ci.delivery.metrics import NoData, Prometheus, Reading, Series
 from ci.environments import CanaryStep, LatencyGate, RestartGate, SaturationGate
 

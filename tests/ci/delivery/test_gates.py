@@ -8,15 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci.delivery import gates
-from ci.delivery.gates import Carried, Finding, Levels, Tally, Verdict
+from ci.delivery.findings import NOTHING_CARRIED, Carried, Finding, Levels, Tally, Verdict
 
 LEVELS = Levels(alpha=0.01, beta=0.1)
 LN100 = math.log(100)
 
 
-def error_gate(
-    tally: Tally | None, *, baked: bool = True, carried: Carried = gates.NOTHING_CARRIED
-) -> Finding:
+def error_gate(tally: Tally | None, *, baked: bool = True, carried: Carried = NOTHING_CARRIED) -> Finding:
     return gates.errors(tally, margin=0, harm=1, tolerated=0.03, levels=LEVELS, baked=baked, carried=carried)
 
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ci.delivery.gates import Exposure, Finding, Tally, Verdict
+from ci.delivery.findings import Exposure, Finding, Tally, Verdict
 from ci.delivery.ledger import (
     Action,
     Conflict,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ci.delivery.gates import Carried, Finding, Verdict
+from ci.delivery.findings import Carried, Finding, Verdict
 from ci.delivery.ledger import Event, Journal
 from ci.errors import BadInput
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ci.delivery.gates import Finding, Verdict
+from ci.delivery.findings import Finding, Verdict
 from ci.delivery.ledger import Action, Draft, Entry, Event, Kind, figures, promotions
 from ci.delivery.ledger.chain import sealed
 from ci.delivery.ledger.export import as_csv, as_json

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci.delivery import metrics
-from ci.delivery.gates import Tally
+from ci.delivery.findings import Tally
 from ci.delivery.metrics import NoData, Prometheus, Reading, Sample, Series, Window
 from ci.errors import SystemUnavailable
 

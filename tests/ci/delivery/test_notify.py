@@ -21,7 +21,7 @@ import pytest
 from promotion_world import environment as plain
 
 from ci.delivery import notify
-from ci.delivery.gates import Finding, Tally, Verdict
+from ci.delivery.findings import Finding, Tally, Verdict
 from ci.delivery.ledger import Action, Draft, Event, Journal, Kind, open_ledger
 from ci.delivery.news import messages
 from ci.environments import Environment

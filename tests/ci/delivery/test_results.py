@@ -6,7 +6,7 @@ import math
 from rich.console import Console
 
 from ci.delivery import results
-from ci.delivery.gates import Exposure, Finding, Tally, Verdict
+from ci.delivery.findings import Exposure, Finding, Tally, Verdict
 from ci.delivery.results import Outcome, PromotionResult, Requests, StepResult, TargetResult, TargetStatus
 from ci.errors import GateFailed, GateInconclusive
 

@@ -213,4 +213,6 @@ def test_folders_without_end_that_a_step_makes(step: Any, tmp_path: Path) -> Non
         assert step(later) == "later\n"
         assert [path.name for path in (tmp_path / "cache" / "engine" / "tmp").iterdir()] == []
     finally:
-        subprocess.run(["rm", "-rf", tmp_path / "cache", tmp_path / "work" / "out"], check=True)  # pytest could not
+        subprocess.run(
+            ["rm", "-rf", tmp_path / "cache", tmp_path / "work" / "out"], check=True
+        )  # pytest could not

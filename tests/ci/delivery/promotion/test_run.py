@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from promotion_world import World, environment, release
 
-from ci.delivery.gates import NOTHING_CARRIED, Carried, Exposure, Finding, Verdict
+from ci.delivery.findings import NOTHING_CARRIED, Carried, Exposure, Finding, Verdict
 from ci.delivery.lease import LeaseLost
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, open_named
 from ci.delivery.promotion import run as loop
