@@ -48,7 +48,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         # A policy counts from the moment that the API server has heard of it.
         made.kubectl("create", "namespace", "heard")
         made.kubectl("apply", "-f", "-", stdin=_lease("heard", fence=9))
-        until(lambda: "denied" in apply_image(made, "heard", 1, "a"), seconds=300, every=0.5)
+        until(lambda: "denied" in would_apply(made, "heard", 1, "a"), seconds=300, every=0.5)
         yield made
 
 
@@ -113,7 +113,7 @@ def test_a_promoter_that_was_replaced_writes_nothing_whether_or_not_the_new_one_
     asyncio.run(moved(25, fence=3))
     server.kubectl("apply", "-f", "-", stdin=_lease(namespace, fence=4))
     # The Lease is a copy in the API server's memory: it may be a moment old.
-    until(lambda: "denied" in apply_image(server, namespace, 3, "stale"), seconds=10)
+    until(lambda: "denied" in would_apply(server, namespace, 3, "stale"), seconds=60)
     # The new one has written nothing yet; the annotation is the same as what stands there.
     with pytest.raises(
         LeaseLost, match="the fence 3 of this write is older than 4 of the lease va-promotion"
@@ -125,15 +125,22 @@ def test_a_promoter_that_was_replaced_writes_nothing_whether_or_not_the_new_one_
     assert "configured" in apply_image(server, namespace, 4, "new")
     # What stands on the object is never old, as the Lease may be where it is read.
     server.kubectl("apply", "-f", "-", stdin=_lease(namespace, fence=1))
-    until(lambda: "by which it was written last" in apply_image(server, namespace, 3, "again"), seconds=10)
+    until(lambda: "by which it was written last" in would_apply(server, namespace, 3, "again"), seconds=60)
     with pytest.raises(LeaseLost, match="by which it was written last"):
         asyncio.run(moved(25, fence=3))
 
 
-def apply_image(server: ApiServer, namespace: str, fence: int, image: str, name: str = "voice-api") -> str:
+def apply_image(
+    server: ApiServer, namespace: str, fence: int, image: str, *more: str, name: str = "voice-api"
+) -> str:
     given = _workload(namespace, fence, image)
     given["metadata"]["name"] = name
-    return server.kubectl("apply", "-f", "-", stdin=given, check=False)
+    return server.kubectl("apply", "-f", "-", *more, stdin=given, check=False)
+
+
+def would_apply(server: ApiServer, namespace: str, fence: int, image: str) -> str:
+    """The same, and nothing is written: kubectl does not send a second time what is there already."""
+    return apply_image(server, namespace, fence, image, "--dry-run=server")
 
 
 def test_controllers_autoscalers_gateways_and_people_are_let_through(
@@ -147,7 +154,7 @@ def test_controllers_autoscalers_gateways_and_people_are_let_through(
         stdin=[_workload(namespace) | {"metadata": {"name": "other", "namespace": namespace}}],
     )
     server.kubectl("apply", "-f", "-", stdin=_lease(namespace, fence=4))
-    until(lambda: "denied" in apply_image(server, namespace, 3, "stale"), seconds=10)
+    until(lambda: "denied" in would_apply(server, namespace, 3, "stale"), seconds=60)
     on = ("-n", namespace)
 
     def patch(kind: str, name: str, body: dict[str, Any], *more: str) -> None:
@@ -181,7 +188,8 @@ def test_a_fence_that_is_no_number_is_refused(server: ApiServer, namespace: str)
     server.kubectl("apply", "-f", "-", stdin=_lease(namespace, fence=4))
     given = _workload(namespace, 4)
     given["metadata"]["annotations"] = {ANNOTATION: "latest"}
-    until(lambda: "is no number" in server.kubectl("apply", "-f", "-", stdin=given, check=False), seconds=10)
+    applied = ("apply", "-f", "-", "--dry-run=server")
+    until(lambda: "is no number" in server.kubectl(*applied, stdin=given, check=False), seconds=60)
 
 
 def test_the_policy_that_is_printed_is_the_one(server: ApiServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,8 @@ from ci.engine.patterns import choose
 from ci.engine.store import Store
 from ci.engine.tree import Layer, Tree, content_digest
 
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the embedded engine needs root")
+
 _DEPTH = 1500
 
 
