@@ -25,7 +25,7 @@ from typing import Any
 from ci.concurrency import together
 from ci.delivery.helm import pull_chart
 from ci.delivery.lease import Held, at_work
-from ci.delivery.ledger import Action, Draft, Journal, Kind, Ledger, open_ledger, promotion_id
+from ci.delivery.ledger import Action, Draft, Kind, Ledger, alone, open_ledger, promotion_id
 from ci.delivery.notify import telling
 from ci.delivery.promotion.everywhere import everywhere, report
 from ci.delivery.promotion.plan import proven
@@ -198,7 +198,7 @@ async def _promote(course: _Course, environment: Environment) -> tuple[list[Targ
     done: list[TargetResult] = []
     stopped = ""
     harm = Harm()
-    with Journal(environment.estate, environment.name, shared=environment.ledger).alone():
+    with alone(environment):
         async with open_ledger(environment) as ledger:
             await _begin(course, environment, ledger)
             for number, wave in enumerate(environment.waves):

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from ci.complaints import in_words
 from ci.concurrency import together
-from ci.delivery.ledger import Journal
+from ci.delivery.ledger import alone, open_ledger
 from ci.delivery.results import TargetStatus
 from ci.environments import read_environments
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
@@ -222,8 +222,10 @@ async def purge_estate(
     since = datetime.now(UTC) - older_than
     with ExitStack() as held:
         for environment in () if dry_run else read_environments(estate):
-            held.enter_context(Journal(estate, environment.name, shared=environment.ledger).alone())
-        needed, running = needed_by(estate, answered(await status(estate, reporter=reporter)), since=since)
+            held.enter_context(alone(environment))
+        needed, running = await needed_by(
+            estate, answered(await status(estate, reporter=reporter)), since=since
+        )
         async with estate_registries(estate) as registries:
             done = await purge(
                 [registries.home] if registries.replication else registries.every,
@@ -271,13 +273,14 @@ async def replicas_follow(registries: EstateRegistries, gone: Sequence[Place], *
     await together(one(*each) for each in replicas if gone)
 
 
-def needed_by(
+async def needed_by(
     estate: str, targets: Iterable[TargetStatus], *, since: datetime
 ) -> tuple[dict[str, str], set[Place]]:
     """The releases that targets and the estate's ledger have need of, and the images that run by digest."""
     needed: dict[str, str] = {}
     for environment in read_environments(estate):
-        needed |= in_the_ledger(Journal(estate, environment.name, shared=environment.ledger).entries(), since)
+        async with open_ledger(environment) as ledger:
+            needed |= in_the_ledger(await ledger.entries(), since)
     running: set[Place] = set()
     for target in targets:
         for name, what in ((target.canary, "is the canary on"), (target.release, "runs on")):

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from ci.delivery.ledger import Event, Happened
+from ci.delivery.ledger import Entry, left_by
 from ci.registry import Held
 from ci.release import Release
 
@@ -64,22 +64,25 @@ class Plan:
     left: tuple[Unneeded, ...]
 
 
-def in_the_ledger(entries: Iterable[Happened], since: datetime) -> dict[str, str]:
+def in_the_ledger(entries: Iterable[Entry], since: datetime) -> dict[str, str]:
     """Releases that one environment's ledger still has need of, each with the reason.
 
-    What each target runs by its word and what it would go back to; and all that anything happened with
-    since then: it may be on its way.
+    What each target runs by its word and what it would go back to; and all that anything happened with, or
+    was intended to, since then: it may be on its way.
     """
     needed: dict[str, str] = {}
     promoted: dict[str, list[str]] = {}
     for entry in entries:
-        if entry.event is Event.PROMOTED:
+        if not entry.target:
+            continue
+        if name := left_by(entry):
             names = promoted.setdefault(entry.target, [])
-            if entry.release in names:
-                names.remove(entry.release)
-            names.append(entry.release)
-        if entry.time >= since:
-            needed[entry.release] = f"{entry.event} on {entry.target} at {entry.time:%Y-%m-%d %H:%M}"
+            if name in names:
+                names.remove(name)
+            names.append(name)
+        if entry.release and entry.when >= since:
+            what = entry.result or entry.action
+            needed[entry.release] = f"{what} on {entry.target} at {entry.when:%Y-%m-%d %H:%M}"
     for target, names in promoted.items():
         for name in names[-_GOES_BACK:]:
             needed[name] = f"{target} goes back to it"

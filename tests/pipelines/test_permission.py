@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ledger_entries import happened, write
 from promotion_world import environment as plain
 from promotion_world import release
 
-from ci.delivery.ledger import Action, Entry, Event, Journal, Kind, open_ledger, person, whoami
+from ci.delivery.ledger import Action, Entry, Event, Kind, open_ledger, person, whoami
 from ci.environments import Environment
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
 from ci.reporting import SilentReporter
@@ -92,7 +93,7 @@ def test_all_that_is_in_the_way_is_said_before_anything_is_overridden() -> None:
 
 def test_an_environment_that_has_the_release_already_is_not_asked() -> None:
     frozen = place(freezes=ALWAYS)
-    Journal("local", "prod").write(Event.PROMOTED, target="prod/eastus", release="r2")
+    write("prod", happened(Event.PROMOTED, target="prod/eastus", release="r2"))
     ask(frozen)
 
 
@@ -101,7 +102,7 @@ def test_a_release_soaks_by_the_ledger_of_the_environment_before(monkeypatch: py
     soaking = place(after="staging", soak="2h")
     with pytest.raises(PolicyBlocked, match="it does not run in staging"):
         ask(soaking)
-    Journal("local", "staging").write(Event.PROMOTED, target="staging/eastus", release="r2")
+    write("staging", happened(Event.PROMOTED, target="staging/eastus", release="r2"))
     with pytest.raises(PolicyBlocked, match="for 0 min, 2 h are asked for: 2 h more"):
         ask(soaking)
 

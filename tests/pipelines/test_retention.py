@@ -15,14 +15,16 @@ import httpx
 import pytest
 from azure_registry import AzureStandIn, Trouble, azure_registry
 from fake_registry import FakeRegistry
+from ledger_entries import happened, write
 from oci import layer, write_image
 from real_registry import free_port, registry_on
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from ci.commands.cli import app
-from ci.delivery.ledger import Event, Journal
+from ci.delivery.ledger import Event, alone
 from ci.delivery.results import TargetStatus
+from ci.environments import read_environment
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
 from ci.files import write_whole
 from ci.registry import AzureRegistry, Registry, artifact, open_archive, push
@@ -361,9 +363,8 @@ def test_endpoints_of_one_registry_are_purged_once(tmp_path: Path) -> None:
 
 def test_targets_and_the_ledger_say_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VA_STATE", str(tmp_path))
-    Journal("local", "prod").write(
-        Event.PROMOTED, target="prod/eastus", release="before", time=SINCE - timedelta(1)
-    )
+    before = happened(Event.PROMOTED, target="prod/eastus", release="before", time=SINCE - timedelta(1))
+    write("prod", before)
     target = TargetStatus(
         target="prod/eastus",
         release="now",
@@ -374,7 +375,7 @@ def test_targets_and_the_ledger_say_what_is_needed(tmp_path: Path, monkeypatch: 
         canary="next",
         weight=10,
     )
-    needed, running = needed_by("local", [target], since=SINCE)
+    needed, running = asyncio.run(needed_by("local", [target], since=SINCE))
     assert needed == {
         "now": "runs on prod/eastus",
         "next": "is the canary on prod/eastus",
@@ -449,7 +450,7 @@ def test_the_commands_print_what_they_did(estate: AzureStandIn) -> None:
     assert (purged["releases"], purged["dry_run"], len(purged["gone"])) == (["r1"], False, 6)
     assert sorted(tag for one in estate.manifests["api"].values() for tag in one.tags) == ["r2", "r3"]
 
-    with Journal("local", "prod").alone():
+    with alone(read_environment("local", "prod")):
         done = va("purge", "--keep", "1")
     assert done.exit_code == 2 and "is being worked on by" in done.output
 

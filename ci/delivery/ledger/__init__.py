@@ -11,17 +11,25 @@ cluster, the ledger says what was decided.
     chain.py       the lines, their hashes, and how damage is found
     ledger.py      append, read, verify;   opening.py where each ledger is
     sqlite.py      in a file of this machine, for several processes;   blob.py in Azure, for several machines
-    taken_over.py  the JSON lines of before
+    taken_over.py  the JSON lines of before, and their words
     history.py     promotions and DORA's four figures;   show.py for people;   export.py for other programs
-    events.py      the same in the words of pipelines/promote.py, as long as that has states of its own
 """
 
 from ci.delivery.ledger.chain import Damaged, Problem
 from ci.delivery.ledger.entry import Action, Draft, Entry, Kind, promotion_id
-from ci.delivery.ledger.events import Event, Happened, Journal
-from ci.delivery.ledger.history import Figures, Promotion, Went, figures, promotions
+from ci.delivery.ledger.history import Figures, Promotion, Went, figures, left_by, promotions
 from ci.delivery.ledger.ledger import Conflict, Ledger
-from ci.delivery.ledger.opening import Verified, folder, open_ledger, open_named, order, read_all, verify_all
+from ci.delivery.ledger.opening import (
+    Verified,
+    alone,
+    folder,
+    open_ledger,
+    open_named,
+    order,
+    read_all,
+    verify_all,
+)
+from ci.delivery.ledger.taken_over import Event
 from ci.delivery.ledger.who import person, whoami
 
 __all__ = [
@@ -32,16 +40,16 @@ __all__ = [
     "Entry",
     "Event",
     "Figures",
-    "Happened",
-    "Journal",
     "Kind",
     "Ledger",
     "Problem",
     "Promotion",
     "Verified",
     "Went",
+    "alone",
     "figures",
     "folder",
+    "left_by",
     "open_ledger",
     "open_named",
     "order",

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ci.delivery.ledger.entry import Action, Entry, Kind
 
-__all__ = ["Figures", "Promotion", "Went", "figures", "promotions"]
+__all__ = ["Figures", "Promotion", "Went", "figures", "left_by", "promotions"]
 
 _BACK = "rolled back"
 _OF_EVENTS = {
@@ -247,3 +247,16 @@ def _came(entry: Entry) -> str:
             return "not there"
         return _OF_EVENTS.get(entry.result, "")
     return ""
+
+
+def left_by(entry: Entry) -> str | None:
+    """The release that an ended promotion left as stable; None when the entry is no such end."""
+    if (
+        entry.action is Action.FINISH
+        and entry.kind is Kind.OUTCOME
+        and entry.result in ("promoted", "rolled back")
+    ):
+        return entry.release if entry.result == "promoted" else str(entry.detail.get("now", ""))
+    if entry.action is Action.TAKEN_OVER and entry.result in ("promoted", "rolled back"):
+        return entry.release if entry.result == "promoted" else ""
+    return None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import fcntl
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -17,10 +19,11 @@ from ci.delivery.ledger.entry import Action, Draft, Entry, Kind
 from ci.delivery.ledger.ledger import Ledger
 from ci.delivery.ledger.sqlite import Sqlite
 from ci.delivery.ledger.taken_over import take_over
+from ci.delivery.ledger.who import whoami
 from ci.environments import Environment, read_environment, read_environments
 from ci.errors import BadInput
 
-__all__ = ["Verified", "folder", "open_ledger", "open_named", "order", "read_all", "verify_all"]
+__all__ = ["Verified", "alone", "folder", "open_ledger", "open_named", "order", "read_all", "verify_all"]
 
 _KEPT = (".sqlite", ".jsonl")
 
@@ -51,6 +54,26 @@ async def open_named(
         yield ledger
     finally:
         await asyncio.to_thread(store.close)
+
+
+@contextmanager
+def alone(environment: Environment) -> Iterator[None]:
+    """Hold an environment for one process of this machine; BadInput names the one that holds it."""
+    lock = folder(environment.estate) / f"{environment.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise BadInput(
+                f"{environment.name} is being worked on by {holder}", hint="wait until it has ended"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} of {whoami()}")
+        file.flush()
+        yield
 
 
 async def order(

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,9 +21,27 @@ from ci.delivery.ledger.entry import Action, Draft, Kind, promotion_id
 from ci.delivery.ledger.ledger import Conflict, Ledger
 from ci.files import refused
 
-__all__ = ["take_over"]
+__all__ = ["Event", "take_over"]
 
 _SHOWN = 120
+
+
+class Event(StrEnum):
+    """What happened, in the words of those lines: the result of the note that is made of one."""
+
+    STARTED = "started"
+    CANARY = "canary"
+    """A canary was installed."""
+    STEP_PASSED = "step passed"
+    STEP_FAILED = "step failed"
+    INCONCLUSIVE = "inconclusive"
+    INTERRUPTED = "interrupted"
+    ROLLED_BACK = "rolled back"
+    """Traffic is back on stable; the canary is gone, or stable is the release before again."""
+    PROMOTED = "promoted"
+    """The release is stable here."""
+    NOT_THERE = "not there"
+    """The target's registry has not got all of the release: the target was not touched."""
 
 
 class _Line(BaseModel):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ci.delivery.findings import Carried
-from ci.delivery.ledger import Action, Entry, Kind
+from ci.delivery.ledger import Action, Entry, Kind, left_by
 from ci.delivery.promotion.facts import Facts
 from ci.delivery.revisions import Values
 from ci.delivery.site import Track
@@ -477,8 +477,8 @@ def past_of(entries: Iterable[Entry], promotion: str, target: str) -> Past:
             continue
         if entry.promotion == promotion:
             past = _after(past, entry)
-        elif entry.target and _left(entry) is not None:
-            past = replace(past, was=_left(entry) or "")
+        elif entry.target and (left := left_by(entry)) is not None:
+            past = replace(past, was=left)
     return past
 
 
@@ -503,19 +503,6 @@ def _unproven(entries: Sequence[Entry], promotion: str, target: str) -> Left | N
             past = _after(past, entry)
     good = past.ended in ("promoted", "rolled back") or past.gone_back
     return None if good else Left(release=last.release, before=past.before)
-
-
-def _left(entry: Entry) -> str | None:
-    """The release that an ended promotion left as stable; None when the entry is no such end."""
-    if (
-        entry.action is Action.FINISH
-        and entry.kind is Kind.OUTCOME
-        and entry.result in ("promoted", "rolled back")
-    ):
-        return entry.release if entry.result == "promoted" else str(entry.detail.get("now", ""))
-    if entry.action is Action.TAKEN_OVER and entry.result in ("promoted", "rolled back"):
-        return entry.release if entry.result == "promoted" else ""
-    return None
 
 
 def _after(past: Past, entry: Entry) -> Past:

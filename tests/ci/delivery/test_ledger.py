@@ -19,6 +19,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from promotion_world import environment
 
 from ci.delivery.findings import Exposure, Finding, Tally, Verdict
 from ci.delivery.ledger import (
@@ -30,6 +31,7 @@ from ci.delivery.ledger import (
     Kind,
     Ledger,
     Problem,
+    alone,
     open_named,
     person,
     promotion_id,
@@ -37,7 +39,7 @@ from ci.delivery.ledger import (
 )
 from ci.delivery.ledger.chain import Row, read, sealed
 from ci.delivery.ledger.sqlite import Sqlite
-from ci.errors import SystemUnavailable
+from ci.errors import BadInput, SystemUnavailable
 
 T = TypeVar("T")
 
@@ -638,3 +640,16 @@ def test_two_take_over_at_once_and_each_line_is_there_once(file: Path) -> None:
     asyncio.run(main())
     found = with_ledger(lambda ledger: ledger.entries())
     assert [entry.detail["line"] for entry in found] == [1, 2, 3, 4, 6]
+
+
+def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VA_STATE", str(tmp_path))
+    prod = environment("prod")
+    with (
+        alone(prod),
+        pytest.raises(BadInput, match=r"prod is being worked on by process \d+ of"),
+        alone(prod),
+    ):
+        pass
+    with alone(prod):
+        pass

@@ -8,41 +8,12 @@ import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from ledger_entries import NOON, RELEASE, Book
 
 from ci.delivery.findings import Finding, Verdict
-from ci.delivery.ledger import Action, Draft, Entry, Event, Kind, figures, promotions
-from ci.delivery.ledger.chain import sealed
+from ci.delivery.ledger import Action, Entry, Event, Kind, figures, promotions
 from ci.delivery.ledger.export import as_csv, as_json
 from ci.delivery.ledger.show import figures_page, history_page, span, timeline_page
-
-NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
-RELEASE = "20261120-080000-abcdef1-01234567"
-"""Its commit is of eight in the morning."""
-
-
-class Book:
-    """Entries of one environment, a minute apart unless said otherwise."""
-
-    def __init__(self, begins: datetime = NOON) -> None:
-        self.now, self.entries = begins, list[Entry]()
-
-    def write(
-        self, kind: Kind, action: Action, promotion: str = "p1", *, minutes: int = 1, **more: object
-    ) -> None:
-        draft = Draft(promotion=promotion, kind=kind, action=action, **({"release": RELEASE} | more))
-        last = self.entries[-1] if self.entries else None
-        self.entries.append(sealed(draft, last, who="alice@here", time=self.now)[0])
-        self.now += timedelta(minutes=minutes)
-
-    def target(self, name: str, result: str, promotion: str = "p1", **more: object) -> None:
-        self.write(Kind.INTENT, Action.START, promotion, target=name, **more)
-        self.write(Kind.OUTCOME, Action.FINISH, promotion, target=name, result=result, **more)
-
-    def begin(self, promotion: str = "p1", **more: object) -> None:
-        self.write(Kind.INTENT, Action.START, promotion, **more)
-
-    def end(self, result: str, promotion: str = "p1", **more: object) -> None:
-        self.write(Kind.OUTCOME, Action.FINISH, promotion, result=result, **more)
 
 
 def failed(book: Book, promotion: str = "p2") -> None:

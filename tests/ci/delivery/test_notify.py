@@ -18,11 +18,12 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from ledger_entries import happened, write
 from promotion_world import environment as plain
 
 from ci.delivery import notify
 from ci.delivery.findings import Finding, Tally, Verdict
-from ci.delivery.ledger import Action, Draft, Event, Journal, Kind, open_ledger
+from ci.delivery.ledger import Action, Draft, Event, Kind, open_ledger
 from ci.delivery.news import messages
 from ci.environments import Environment
 from ci.errors import BadInput
@@ -140,14 +141,14 @@ def run(environment: Environment, *drafts: Draft | tuple[Event, str], last: floa
     notes = Notes()
 
     async def promote() -> None:
-        async with notify.telling([environment], notes, every=0.01, last=last):
-            journal = Journal("local", "prod")
+        async with (
+            notify.telling([environment], notes, every=0.01, last=last),
+            open_ledger(environment) as ledger,
+        ):
             for one in drafts:
-                if isinstance(one, Draft):
-                    async with open_ledger(environment) as ledger:
-                        await ledger.append(one)
-                else:
-                    journal.write(one[0], target="prod/eastus", release="r2", reason=one[1])
+                if not isinstance(one, Draft):
+                    one = happened(one[0], target="prod/eastus", release="r2", reason=one[1])
+                await ledger.append(one)
 
     asyncio.run(promote())
     return notes.notes
@@ -170,7 +171,7 @@ def test_each_thing_is_told_once_also_by_the_next_run(rooms: Rooms, prod: Enviro
 
 def test_what_a_killed_run_could_not_tell_the_next_one_does(rooms: Rooms, prod: Environment) -> None:
     run(prod, STARTED)
-    Journal("local", "prod").write(Event.ROLLED_BACK, target="prod/eastus", release="r2", reason="at 25 %")
+    write("prod", happened(Event.ROLLED_BACK, target="prod/eastus", release="r2", reason="at 25 %"))
     run(prod)
     run(prod)
     assert rooms.titles == ["prod/eastus: r2 started", "prod/eastus: r2 was rolled back"]
@@ -179,9 +180,11 @@ def test_what_a_killed_run_could_not_tell_the_next_one_does(rooms: Rooms, prod: 
 KILLED = """
 import asyncio, sys
 sys.path[:0] = sys.argv[1:]
+from ledger_entries import happened, write
 from promotion_world import environment as plain
 from ci.delivery import notify
-from ci.delivery.ledger import Event, Journal
+from ledger_entries import happened
+from ci.delivery.ledger import Event, open_ledger
 from ci.environments import Environment
 from ci.reporting import SilentReporter
 
@@ -190,7 +193,8 @@ async def main():
     whole = {key: getattr(base, key) for key in base.model_fields_set}
     prod = Environment.model_validate(whole | {"estate": "local", "notify": ["env:ROOM"]})
     async with notify.telling([prod], SilentReporter(), every=0.01):
-        Journal("local", "prod").write(Event.STARTED, target="prod/eastus", release="r2")
+        async with open_ledger(prod) as ledger:
+            await ledger.append(happened(Event.STARTED, target="prod/eastus", release="r2"))
         await asyncio.sleep(60)
 
 asyncio.run(main())
@@ -213,17 +217,20 @@ def test_a_run_that_is_killed_while_it_tells_has_told(rooms: Rooms, prod: Enviro
 
 def test_what_was_before_there_were_channels_is_no_news(rooms: Rooms, prod: Environment) -> None:
     for event in (Event.STARTED, Event.PROMOTED):
-        Journal("local", "prod").write(event, target="prod/eastus", release="r1")
+        write("prod", happened(event, target="prod/eastus", release="r1"))
     run(prod, STARTED)
     assert rooms.titles == ["prod/eastus: r2 started"]
 
 
 def test_two_processes_at_the_same_ledger_tell_once(rooms: Rooms, prod: Environment) -> None:
     async def both() -> None:
-        async with notify.telling([prod], Notes(), every=0.005), notify.telling([prod], Notes(), every=0.005):
-            journal = Journal("local", "prod")
+        async with (
+            notify.telling([prod], Notes(), every=0.005),
+            notify.telling([prod], Notes(), every=0.005),
+            open_ledger(prod) as ledger,
+        ):
             for number in range(5):
-                journal.write(Event.STARTED, target="prod/eastus", release=f"r{number}")
+                await ledger.append(happened(Event.STARTED, target="prod/eastus", release=f"r{number}"))
                 await asyncio.sleep(0.01)
 
     asyncio.run(both())

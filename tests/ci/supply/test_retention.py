@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.delivery.ledger import Event, Happened
+from ci.delivery.ledger import Action, Draft, Entry, Event, Kind
+from ci.delivery.ledger.chain import sealed
 from ci.registry import Held, digest_of
 from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
 from ci.supply.retention import AGE_UNKNOWN, in_the_ledger, plan, staying
@@ -32,8 +33,20 @@ def release(name: str, created: datetime) -> Release:
     )
 
 
-def entry(release: str, event: Event, time: datetime, target: str = "prod/eastus") -> Happened:
-    return Happened(time=time, who="me", event=event, target=target, release=release)
+def entry(
+    release: str,
+    result: str,
+    time: datetime,
+    target: str = "prod/eastus",
+    *,
+    kind: Kind = Kind.NOTE,
+    action: Action = Action.TAKEN_OVER,
+    **detail: str,
+) -> Entry:
+    draft = Draft(
+        promotion="p1", kind=kind, action=action, target=target, release=release, result=result, detail=detail
+    )
+    return sealed(draft, None, who="me", time=time)[0]
 
 
 def test_the_newest_stay_and_the_young_and_the_needed() -> None:
@@ -66,6 +79,23 @@ def test_the_ledger_needs_what_was_promoted_last_and_what_it_would_go_back_to() 
         "r5": f"started on prod/eastus at {YOUNG:%Y-%m-%d %H:%M}",
     }
     assert in_the_ledger([], SINCE) == {}
+
+
+def test_the_ledger_needs_what_is_on_its_way_and_what_it_went_back_to() -> None:
+    """As a run writes it: what was only intended counts, and what a roll-back went to."""
+    ends = {"kind": Kind.OUTCOME, "action": Action.FINISH}
+    entries = [
+        entry("r1", "promoted", OLD, **ends),
+        entry("r2", "promoted", OLD, **ends),
+        entry("r2", "rolled back", OLD, now="r1", **ends),
+        entry("r3", "", YOUNG, kind=Kind.INTENT, action=Action.START),
+        entry("r4", "", YOUNG, "", kind=Kind.ORDER, action=Action.APPROVE),
+    ]
+    assert in_the_ledger(entries, SINCE) == {
+        "r1": "was promoted last to prod/eastus",
+        "r2": "prod/eastus goes back to it",
+        "r3": f"start on prod/eastus at {YOUNG:%Y-%m-%d %H:%M}",
+    }
 
 
 def held(name: str, *tags: str, updated: datetime | None = OLD, locked: bool = False) -> Held:
