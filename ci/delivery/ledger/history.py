@@ -44,6 +44,8 @@ _WORST_FIRST = (
     "promoted",
 )
 _UNFINISHED = ("begun", "held", "interrupted", "partly")
+_GONE = ("failed", _BACK, "aborted", "stopped")
+"""Of one target: the environment has not got the release, whatever became of the others."""
 _TESTS = (Action.STEP, Action.SMOKE, Action.VERIFY, Action.WATCH)
 _FAILED = ("failed", _BACK)
 _COUNTED = (*_FAILED, "promoted", "partly")
@@ -196,10 +198,13 @@ def _does(entry: Entry) -> bool:
 
 def _went(environment: str, name: str, entries: Sequence[Entry]) -> Went:
     targets: dict[str, str] = {}
-    whole, ended = "", None
+    whole: str | None = None
+    ended: datetime | None = None
     promoted = failure_seen = restored = None
     for entry in entries:
         came = _came(entry)
+        if entry.action is Action.START and entry.kind is Kind.INTENT and not entry.target:
+            whole = ""
         if entry.action in _TESTS and came == "" and entry.result == "failed" and entry.kind is Kind.OUTCOME:
             failure_seen = failure_seen or entry.when
         if came == "failed" and entry.action is not Action.FINISH:
@@ -219,7 +224,7 @@ def _went(environment: str, name: str, entries: Sequence[Entry]) -> Went:
         elif came in (*_FAILED, "stopped"):
             restored = entry.when
         targets[entry.target] = came
-    result = whole or next((word for word in _WORST_FIRST if word in targets.values()), "begun")
+    result = _result(whole, targets)
     first = next(entry for entry in entries if _does(entry))
     return Went(
         environment=environment,
@@ -227,13 +232,32 @@ def _went(environment: str, name: str, entries: Sequence[Entry]) -> Went:
         release=first.release or next((entry.release for entry in entries if entry.release), ""),
         by=first.by,
         began=first.when,
-        ended=None if result in _UNFINISHED else ended,
+        ended=None if whole in ("", "waits") or result in _UNFINISHED else ended,
         result=result,
         targets=targets,
         promoted=promoted,
         failure_seen=failure_seen,
         restored=restored,
     )
+
+
+def _result(whole: str | None, targets: Mapping[str, str]) -> str:
+    """In a word. `whole`: how far its run says that it came, empty while it has not; None without such a run.
+
+    How it went is for the targets to say, and may change after its end: it may be taken back.
+    """
+    worst = next((word for word in _WORST_FIRST if word in targets.values()), "")
+    if worst in _GONE or whole is None:
+        return worst or "begun"
+    match whole:
+        case "done":
+            return worst or "promoted"
+        case "not done":
+            return worst if worst and worst != "promoted" else "stopped"
+        case "waits":
+            return "held"
+        case _:
+            return whole or (worst if worst in _UNFINISHED else "begun")
 
 
 def _came(entry: Entry) -> str:

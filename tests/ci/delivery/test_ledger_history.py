@@ -63,8 +63,8 @@ def test_what_failed_or_was_rolled_back_later_is_no_success() -> None:
     failed(book)
     book.begin()
     book.target("prod/a", "promoted")
-    book.target("prod/b", "stopped")
-    book.end("failed")
+    book.target("prod/b", "failed")
+    book.end("not done")
     book.begin("p3")
     book.target("prod/a", "promoted", "p3")
     book.end("promoted", "p3", minutes=60)
@@ -74,10 +74,54 @@ def test_what_failed_or_was_rolled_back_later_is_no_success() -> None:
 
     third, first, second = (one.environments[0] for one in promotions({"prod": book.entries}))
     assert (second.result, second.restored, second.promoted) == ("failed", NOON + timedelta(minutes=7), None)
-    assert (first.result, first.targets) == ("failed", {"prod/a": "promoted", "prod/b": "stopped"})
+    assert (first.result, first.targets) == ("failed", {"prod/a": "promoted", "prod/b": "failed"})
     assert (third.result, third.targets) == ("rolled back", {"prod/a": "rolled back"})
     assert third.restored is not None and third.failure_seen is not None
     assert third.restored - third.failure_seen == timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(
+    ("targets", "said", "result", "ended"),
+    [
+        (["promoted", "promoted"], "done", "promoted", True),
+        (["failed", "stopped"], "not done", "failed", True),
+        (["promoted", "failed"], "not done", "failed", True),
+        (["aborted"], "not done", "aborted", True),
+        (["promoted", "held"], "waits", "held", False),
+        (["promoted"], "waits", "held", False),  # harm was seen, and a person decides
+        (["promoted", "not there"], "partly", "partly", False),
+        (["held"], "superseded", "superseded", True),
+        ([], "not done", "stopped", True),
+        (["promoted"], "", "begun", False),  # another region is still at it
+        (["failed"], "", "failed", False),
+    ],
+)
+def test_how_it_went_is_for_its_targets_to_say(
+    targets: list[str], said: str, result: str, ended: bool
+) -> None:
+    """In the words that a run writes: of an environment it says how far it came."""
+    book = Book()
+    book.begin()
+    for number, how in enumerate(targets):
+        if how == "not there":
+            book.write(Kind.NOTE, Action.NOT_THERE, target=f"prod/{number}", reason="it lacks a blob")
+        else:
+            book.target(f"prod/{number}", how)
+    if said:
+        book.end(said)
+    (went,) = promotions({"prod": book.entries})[0].environments
+    assert (went.result, went.ended is not None) == (result, ended)
+
+
+def test_what_was_done_and_is_taken_back_later_has_failed() -> None:
+    book = Book()
+    book.begin()
+    book.target("prod/a", "promoted")
+    book.end("done", minutes=60)
+    book.write(Kind.ORDER, Action.ROLL_BACK, target="prod/a", reason="users complain", minutes=10)
+    book.write(Kind.OUTCOME, Action.FINISH, target="prod/a", result="rolled back")
+    (one,) = figures({"prod": book.entries}, since=NOON, until=NOON + timedelta(days=1))
+    assert (one.deployments, one.ended, one.failed, one.time_to_restore) == (1, 1, 1, 600)
 
 
 @pytest.mark.parametrize(
