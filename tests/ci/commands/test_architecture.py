@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from ledger_entries import happened, write
 from typer.testing import CliRunner, Result
 
 from ci import places
 from ci.architecture import model
 from ci.commands.cli import app
-from ci.delivery.ledger import Event, Journal
+from ci.delivery.ledger import Event
 
 
 @pytest.fixture
@@ -183,11 +184,9 @@ def test_a_gap_ends_the_report_with_an_error(va: typer.Typer, monkeypatch: pytes
 
 def test_audit_says_who_did_what(va: typer.Typer) -> None:
     assert "nothing in 90 days" in _run(va, "compliance", "audit").stdout
-    ledger = Journal("local", "prod")
-    ledger.write(Event.PROMOTED, target="prod/eastus", release="r1", time=datetime.now(UTC))
-    ledger.write(
-        Event.PROMOTED, target="prod/eastus", release="old", time=datetime.now(UTC) - timedelta(days=91)
-    )
+    long_ago = datetime.now(UTC) - timedelta(days=91)
+    write("prod", happened(Event.PROMOTED, target="prod/eastus", release="r1"))
+    write("prod", happened(Event.PROMOTED, target="prod/eastus", release="old", time=long_ago))
     shown = _run(va, "compliance", "audit").stdout
     assert "promoted" in shown and "prod/eastus" in shown and "r1" in shown and "old" not in shown
     assert len(json.loads(_run(va, "compliance", "audit", "--days", "100", "--json").stdout)) == 2
