@@ -3,13 +3,13 @@
     PipelineError            1  (never raised itself)
     ├── BadInput             2  a file, key, argument or reference is wrong; nothing was touched
     ├── StepFailed           3  a build step or a test of ours failed
-    ├── GateFailed           4  a canary gate found harm; traffic is back on stable
+    ├── GateFailed           4  a gate found harm; the release was taken back, or waits for a person
     ├── GateInconclusive     5  a gate could not decide before its deadline
     ├── SystemUnavailable    6  a registry, cluster, metrics source or cloud did not answer
     ├── ToolMissing          7  a program or package this machine needs is not there
-    ├── PolicyBlocked        8  a scan or verification policy refuses this image or release
+    ├── PolicyBlocked        8  a policy refuses this image or release, or somebody else is at work there
     ├── RootNeeded           9  only root may do that on this machine; nothing was touched
-    └── Interrupted        130  Ctrl-C or SIGTERM; the same command goes on
+    └── Interrupted        130  Ctrl-C or SIGTERM: the same command goes on; or a promotion was ordered to end
 
 Each message says what was wrong and where; `hint` says what to do next.
 """
@@ -80,7 +80,7 @@ class StepFailed(PipelineError):
 
 
 class GateFailed(PipelineError):
-    """A canary gate found harm; traffic went back to stable first."""
+    """A gate found harm: traffic left the canary first; what was promoted went back, or waits for a person."""
 
     exit_code = 4
 
@@ -104,7 +104,7 @@ class ToolMissing(PipelineError):
 
 
 class PolicyBlocked(PipelineError):
-    """A policy (scan, signature, provenance) refuses this image or release."""
+    """A policy (scan, signature, provenance, calendar) refuses it, or somebody else is at work there."""
 
     exit_code = 8
 
@@ -116,6 +116,6 @@ class RootNeeded(PipelineError):
 
 
 class Interrupted(PipelineError):
-    """The user stopped it; the same command goes on from there."""
+    """The user stopped it, and the same command goes on from there; or somebody ordered it to end."""
 
     exit_code = 130

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from ci.actions import this_job
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, open_ledger, person, promotion_id, whoami
-from ci.delivery.refusals import Code, Refusal, blocked, refusals, runs_in, soaks_in, waits
+from ci.delivery.refusals import Code, Refusal, approvers, blocked, refusals, runs_in, soaks_in, waits
 from ci.delivery.reviews import Review, reviews
 from ci.environments import Environment, read_environment
 from ci.errors import BadInput
@@ -53,7 +53,10 @@ async def permitted(
 
 
 async def approve(environment: Environment, release: str, *, reason: str) -> Entry:
-    """Say yes to a release for an environment; BadInput for somebody whose word is not asked for there."""
+    """Say yes to a release for an environment.
+
+    BadInput for somebody whose word is not asked for there, or was given, and for a release that is there.
+    """
     wanted, who = environment.approvals, person(whoami())
     if wanted is None:
         raise BadInput(f"{environment.name} asks for no approval", hint="va promote needs none")
@@ -66,6 +69,14 @@ async def approve(environment: Environment, release: str, *, reason: str) -> Ent
     if not reason.strip():
         raise BadInput("an approval needs its reason", hint='--reason "…": it is kept in the ledger')
     async with open_ledger(environment) as ledger:
+        entries = await ledger.entries()
+        if runs_in(environment, release, entries):
+            raise BadInput(f"{environment.name} has {release} already", hint="va status shows what runs")
+        if who.casefold() in map(str.casefold, approvers(environment, release, entries, promoter="")):
+            raise BadInput(
+                f"{who} has approved {release} for {environment.name} already",
+                hint=f"va promote {release} --to {environment.name} says who else is asked",
+            )
         return await ledger.append(_draft(Kind.ORDER, Action.APPROVE, release, reason.strip()))
 
 

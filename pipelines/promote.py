@@ -239,12 +239,16 @@ async def _asked_again(
     course: _Course, environment: Environment, region: str, harm: Harm, ledger: Ledger
 ) -> TargetResult:
     """Go on there, or see whoever takes this very promotion back come to its end."""
+    told = False
     while True:
         try:
             return await _promote_target(course, environment, region, harm, ledger)
         except Held as held:
             if held.promotion != course.promotion:
                 raise
+            if not told:
+                course.reporter.note(f"{environment.target(region).name}: {held.who} takes it back there")
+            told = True
         await asyncio.sleep(max(environment.gates.look, 0.05))
 
 

@@ -218,6 +218,7 @@ async def _roll_back(
 
 async def _go_back(work: Work) -> TargetResult:
     """Obey the order ourselves, or see whoever has that very promotion in hand obey it."""
+    told = False
     while True:
         try:
             async with work.site.held(work.goal.promotion) as site:
@@ -225,7 +226,9 @@ async def _go_back(work: Work) -> TargetResult:
         except Held as held:
             if held.promotion != work.goal.promotion:
                 raise
-            work.reporter.note(f"{work.name}: {held.who} works there, and was ordered to take it back")
+            if not told:
+                work.reporter.note(f"{work.name}: {held.who} works there, and was ordered to take it back")
+            told = True
         await asyncio.sleep(max(1.0, work.site.environment.gates.look))
 
 

@@ -15,7 +15,7 @@ _ACTIONS = {
     Event.STEP_FAILED: Action.STEP,
     Event.INCONCLUSIVE: Action.STEP,
     Event.INTERRUPTED: Action.FINISH,
-    Event.ROLLED_BACK: Action.ROLL_BACK,
+    Event.ROLLED_BACK: Action.FINISH,
     Event.PROMOTED: Action.FINISH,
     Event.NOT_THERE: Action.NOT_THERE,
 }

@@ -38,8 +38,8 @@ from ci.errors import BadInput, Interrupted, SystemUnavailable
 __all__ = ["app", "main"]
 
 _EXIT_CODES = """Exit codes: 0 done, 2 bad input, 3 a step or test failed, 4 a gate failed, 5 a gate was
-inconclusive, 6 an external system is unavailable, 7 a tool is missing, 8 blocked by policy,
-9 root is needed, 130 interrupted."""
+inconclusive, 6 an external system is unavailable, 7 a tool is missing, 8 refused by policy, or
+somebody else is at work, 9 root is needed, 130 interrupted, or ordered to end."""
 
 _COMMANDS = (
     machine.doctor, machine.up, machine.down,

@@ -60,23 +60,17 @@ def _promotions(estate: str, env: str | None, days: int, json: bool) -> None:
 
 
 def _timeline(estate: str, env: str | None, name: str, json: bool) -> None:
-    from ci.complaints import did_you_mean
-    from ci.delivery.ledger import read_all
+    from ci.delivery.ledger import meant, read_all
     from ci.delivery.ledger.show import timeline_page
 
     async def flow(_: Reporter) -> list[tuple[str, Entry]]:
         ledgers = await read_all(estate, env)
-        known = sorted({entry.promotion for entries in ledgers.values() for entry in entries} - {""})
-        meant = [one for one in known if one == name] or [one for one in known if one.startswith(name)]
-        if len(meant) != 1:
-            what = f"{len(meant)} promotions begin with {name!r}" if meant else f"no promotion {name!r}"
-            shown = ", ".join(meant[-5:])
-            raise BadInput(what, hint=shown or did_you_mean(name, known[-20:]) or "va history lists them")
+        wanted = meant(name, ledgers)
         found = [
             (environment, entry)
             for environment, entries in ledgers.items()
             for entry in entries
-            if entry.promotion == meant[0]
+            if entry.promotion == wanted
         ]
         return sorted(found, key=lambda each: each[1].when)
 

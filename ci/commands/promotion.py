@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ci.delivery.ledger import Entry
     from ci.delivery.promotion.plan import Plan
     from ci.delivery.results import PromotionResult, TargetStatus
+    from ci.layout import Page
     from ci.reporting import Reporter
     from pipelines.demo import Demonstrated
 
@@ -146,7 +147,12 @@ def approve(
     async def flow(_: Reporter) -> Entry:
         return await pipeline(read_environment(estate, to), find_release(release).name, reason=reason)
 
-    answer(flow, json=json, show=lambda entry: page(f"{entry.by} approved {entry.release} for {to}"))
+    def shown(entry: Entry) -> Page:
+        said = f"{entry.by} approved {entry.release} for {to}"
+        again = f"va promote {entry.release} --to {to}" + ("" if estate == "local" else f" --estate {estate}")
+        return page(said, f"it is in the ledger, for the next run of {again}")
+
+    answer(flow, json=json, show=shown)
 
 
 def rollback(
@@ -168,7 +174,10 @@ def rollback(
 
     Traffic leaves a canary first. Run again it changes nothing; stopped, the same command goes on.
 
-    Needs nothing but the targets' clusters. Example: va rollback prod
+    Needs the targets' clusters and the ledger, no registry, no gate and no approval. Where the ledger cannot
+    be read, a canary loses its traffic all the same.
+
+    Example: va rollback prod
     """
     from ci.delivery.results import summary
     from pipelines.rollback import rollback as pipeline
@@ -231,37 +240,51 @@ def skip_bake(what: What = None, *, reason: Reason, estate: Estate = "local", js
 def _order(action: str, what: str | None, reason: str, estate: str, json: bool) -> None:
     from ci.delivery.ledger import Action
     from ci.layout import page
-    from pipelines.orders import give_order
+    from pipelines.orders import give_order, taken_up
 
-    async def flow(_: Reporter) -> tuple[Entry, ...]:
-        return await give_order(estate, Action(action), what, reason=reason)
+    heard: list[str] = []
+
+    async def flow(reporter: Reporter) -> tuple[Entry, ...]:
+        given = await give_order(estate, Action(action), what, reason=reason)
+        heard.extend(await taken_up(estate, given))
+        for line in heard if json else ():
+            reporter.note(line)
+        return given
 
     answer(
         flow,
         json=json,
         show=lambda given: page(
             *(f"{action} {one.promotion} {one.target}".rstrip() + f": {one.reason}" for one in given),
-            "it is in the ledger: the run reads it at its next look; va watch shows what comes of it",
+            *heard,
+            "it is in the ledger; va watch shows what comes of it",
         ),
     )
 
 
 def watch(
-    promotion: Annotated[str | None, typer.Argument(help="Its name; the newest when left out.")] = None,
+    promotion: Annotated[
+        str | None,
+        typer.Argument(
+            help="Its name (the first letters are enough), or an environment; the newest when left out."
+        ),
+    ] = None,
     estate: Estate = "local",
     json: Json = False,
 ) -> None:
     """Show what a promotion does, entry by entry: while it runs, and afterwards.
 
-    Example: va watch
+    It ends with the run: what is left then, and whether nobody is at work on it any more, is said.
+
+    Example: va watch prod
     """
     from ci.delivery.promotion.show import entry_line
     from ci.layout import show
     from pipelines.orders import watch as pipeline
 
-    async def flow(_: Reporter) -> list[Entry]:
+    async def flow(reporter: Reporter) -> list[Entry]:
         seen = []
-        async for entry in pipeline(estate, promotion):
+        async for entry in pipeline(estate, promotion, reporter=reporter):
             seen.append(entry)
             if not json:
                 show(entry_line(entry))

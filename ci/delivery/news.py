@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ci.delivery.ledger import Action, Draft, Entry, Event, Kind
+from ci.delivery.ledger import Action, Draft, Entry, Kind
 from ci.delivery.results import headline
 from ci.environments import Environment, News
 
@@ -46,7 +46,7 @@ def messages(environment: Environment, entries: Sequence[Entry]) -> tuple[Messag
     found: dict[tuple[News, str, str], Message] = {}
     for entry in entries:
         news = _news(entry)
-        if news is None or (news is News.PROMOTED and _was_back(entry, entries)):
+        if news is None:
             continue
         place = entry.target or environment.name
         weight = f" at {entry.weight} %" if entry.weight and news in (News.FAILED, News.HELD) else ""
@@ -88,32 +88,22 @@ def _news(entry: Entry) -> News | None:
         return News.WAITING if result == "waiting" else None
     if action is Action.FINISH:
         return _ends(entry)
-    if action is Action.STEP and result == Event.INCONCLUSIVE:
+    if action is Action.STEP and result == "inconclusive":
         return News.HELD
-    if result in ("failed", Event.STEP_FAILED) and action is not Action.ROLL_BACK:
+    if result == "failed":
         return News.FAILED
     if action is Action.START:
         return News.STARTED if entry.kind is Kind.OUTCOME else None  # a note: the same one goes on
-    if action is Action.ROLL_BACK:
-        return News.ROLLED_BACK if result == Event.ROLLED_BACK else None  # else the end says it
     return News.GUARDED if action is Action.GUARD else None
 
 
 def _ends(entry: Entry) -> News | None:
     """Of a target; of an environment as a whole only that it has the release."""
-    if entry.result == Event.PROMOTED:
+    if entry.result == "promoted":
         return News.PROMOTED if entry.reason != "it runs there already" else None
     if entry.result == "held":
         return News.HELD
     return News.ROLLED_BACK if entry.target and entry.result in _BACK else None
-
-
-def _was_back(entry: Entry, entries: Sequence[Entry]) -> bool:
-    """Whether it only says which release a target is back on."""
-    return any(
-        one.action is Action.ROLL_BACK and (one.target, one.reason) == (entry.target, entry.reason)
-        for one in entries
-    )
 
 
 def _text(environment: Environment, entry: Entry) -> str:

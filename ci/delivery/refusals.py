@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from ci.delivery.ledger import Action, Entry, Event, Kind, person
+from ci.delivery.ledger import Action, Entry, Kind, person
 from ci.environments import Environment
 from ci.errors import PolicyBlocked
 from ci.windows import covering, opens, said, span
@@ -28,6 +28,7 @@ __all__ = ["Code", "Refusal", "approvers", "blocked", "refusals", "runs_in", "so
 
 _BACK = ("rolled back", "failed", "stopped", "aborted")
 """How a promotion ends on a target that has not got the release then."""
+_ENDS = (Action.FINISH, Action.TAKEN_OVER)
 _EMERGENCY = 'in an emergency now, with --override "REASON"'
 
 
@@ -210,16 +211,14 @@ def _again(environment: Environment, release: str, to: str | None = None) -> str
 
 
 def _is_promoted(entry: Entry) -> bool:
-    return entry.kind is not Kind.INTENT and entry.result == Event.PROMOTED
+    return entry.action in _ENDS and entry.result == "promoted"
 
 
 def _is_back(entry: Entry) -> bool:
     """Whether it says that a release is not there any more, or did not get there."""
-    if entry.kind in (Kind.INTENT, Kind.ORDER):
-        return False
-    if entry.action is Action.FINISH:
-        return entry.result in _BACK
-    return entry.action is Action.ROLL_BACK or entry.result == Event.ROLLED_BACK
+    if entry.action is Action.ROLL_BACK:
+        return entry.kind is Kind.OUTCOME and entry.result == "done"
+    return entry.action in _ENDS and entry.result in _BACK
 
 
 def _times(

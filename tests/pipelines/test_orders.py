@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from promotion_world import environment
 
 from ci import places
 from ci.delivery.findings import Finding, Tally, Verdict
-from ci.delivery.ledger import Action, Draft, Entry, Kind, open_named
+from ci.delivery.ledger import Action, Draft, Entry, Kind, alone, open_named
 from ci.delivery.promotion.show import entry_line, state_table
 from ci.delivery.promotion.watch import stands
 from ci.delivery.promotion.waves import stand
@@ -59,6 +60,16 @@ def test_an_order_goes_to_what_is_under_way(what: str | None, target: str) -> No
     assert (given.target, given.reason) == (target, "echoes")
 
 
+@pytest.mark.parametrize(
+    ("what", "hint"),
+    [("prdo", "did you mean 'prod'"), ("prdo/eastus", "did you mean"), ("qa", "known: prod")],
+)
+def test_a_place_that_is_none_is_told_as_such(what: str, hint: str) -> None:
+    with pytest.raises(BadInput, match="unknown environment") as error:
+        order(what)
+    assert hint in error.value.hint
+
+
 @pytest.mark.parametrize("what", ["staging", OLD, "2020-01-01T000000-zzzz"])
 def test_where_nothing_is_under_way_it_is_said_so(what: str) -> None:
     with pytest.raises(BadInput, match="nothing is being promoted"):
@@ -99,6 +110,116 @@ def test_watching_shows_entries_as_they_come_and_ends_with_the_promotion() -> No
     assert [line.split("  ")[1] for line in seen] == ["all of it"] * 3 + ["prod/eastus", "all of it"]
     assert "move 25 %: done" in seen[3] and seen[4].endswith("finish: failed  errors")
     assert watched(NEW) == seen and len(watched(OLD)) == 2  # after the fact
+
+
+@pytest.mark.parametrize("what", ["2026-11-31", "nobody", "2026-11-29T201500-ab13", ""])
+def test_watching_what_no_ledger_has_is_an_error_that_says_what_there_is(what: str) -> None:
+    with pytest.raises(BadInput, match=f"no promotion {what!r}") as error:
+        watched(what)
+    assert error.value.exit_code == 2 and NEW in error.value.hint
+
+
+class Notes(SilentReporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def put(*drafts: Draft) -> None:
+    async def append() -> None:
+        async with open_named("test", "prod") as ledger:
+            for one in drafts:
+                await ledger.append(one)
+
+    asyncio.run(append())
+
+
+def stays(what: str | None = None) -> list[str]:
+    """What is said when watching ends though the promotion has not."""
+    notes = Notes()
+
+    async def watch() -> None:
+        async for _ in orders.watch("test", what, reporter=notes):
+            pass
+
+    asyncio.run(asyncio.wait_for(watch(), 20))
+    return notes.notes
+
+
+@pytest.mark.parametrize("result", ["waits", "partly"])
+@pytest.mark.parametrize("what", [None, NEW, NEW[:12], "prod", "prod/eastus"])
+def test_watching_what_waits_for_a_person_ends_and_says_what_goes_on(what: str | None, result: str) -> None:
+    put(draft(Kind.OUTCOME, Action.FINISH, result=result), draft(Kind.ORDER, Action.RETRY))
+    assert stays(what) == ["prod: it waits: va promote better --to prod --estate test goes on with it"]
+
+
+def test_watching_what_a_killed_process_left_ends_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "QUIET", timedelta(0))
+    put(draft(Kind.INTENT, Action.CANARY, target="prod/eastus"))
+    (said,) = stays()
+    assert said.startswith("prod: nobody is at work on it, the last word is of 2")
+    assert said.endswith("va promote better --to prod --estate test goes on with it")
+
+
+def test_watching_goes_on_while_a_process_holds_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orders, "QUIET", timedelta(0))
+    with alone(environment("prod")), pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(watch_all(), 0.3))
+    assert stays() != []
+
+
+async def watch_all() -> None:
+    async for _ in orders.watch("test", None):
+        pass
+
+
+def test_whoever_obeys_an_order_is_named() -> None:
+    given = order("prod/eastus", Action.ABORT, "superseded")
+    (said,) = asyncio.run(orders.taken_up("test", given))
+    assert said == (
+        "prod/eastus: nobody is at work: it is kept for the next run of va promote better --to prod "
+        "--estate test; va rollback prod/eastus takes it away at once"
+    )
+    with alone(environment("prod")):
+        (said,) = asyncio.run(orders.taken_up("test", given))
+    assert said.startswith("prod/eastus: process ") and said.endswith(
+        "at work, and reads it at the next look"
+    )
+
+
+@pytest.mark.parametrize(
+    ("action", "before", "problem"),
+    [
+        (Action.RESUME, (), "prod: it is not paused"),
+        (Action.RESUME, (Action.PAUSE, Action.RESUME), "prod: it is not paused"),
+        (Action.SKIP_BAKE, (), "prod: it does not wait between two waves"),
+        (Action.RETRY, (), "prod: no step of it waits for a person"),
+    ],
+)
+def test_an_order_that_could_change_nothing_is_refused(
+    action: Action, before: tuple[Action, ...], problem: str
+) -> None:
+    put(draft(Kind.INTENT, Action.START, target="prod/eastus"))
+    put(*(draft(Kind.ORDER, one) for one in before))
+    with pytest.raises(BadInput, match=problem):
+        order("prod", action)
+
+
+@pytest.mark.parametrize(
+    ("action", "before"),
+    [
+        (Action.RESUME, draft(Kind.ORDER, Action.PAUSE, target="prod/westeurope")),
+        (Action.SKIP_BAKE, draft(Kind.INTENT, Action.WATCH)),
+        (Action.RETRY, draft(Kind.OUTCOME, Action.WAVE, result="failed")),
+        (Action.RETRY, draft(Kind.OUTCOME, Action.FINISH, result="waits")),
+    ],
+)
+def test_an_order_that_changes_something_is_taken(action: Action, before: Draft) -> None:
+    put(draft(Kind.INTENT, Action.START, target="prod/eastus"), before)
+    (given,) = order(None, action)
+    assert given.action is action
 
 
 WAIT = draft(Kind.INTENT, Action.WAVE, detail={"wave": 1})

@@ -17,7 +17,7 @@ cluster, the ledger says what was decided.
 
 from ci.delivery.ledger.chain import Damaged, Problem
 from ci.delivery.ledger.entry import Action, Draft, Entry, Kind, promotion_id
-from ci.delivery.ledger.history import Figures, Promotion, Went, figures, left_by, promotions
+from ci.delivery.ledger.history import Figures, Promotion, Went, figures, left_by, meant, promotions
 from ci.delivery.ledger.ledger import Conflict, Ledger
 from ci.delivery.ledger.opening import (
     Verified,
@@ -28,6 +28,7 @@ from ci.delivery.ledger.opening import (
     order,
     read_all,
     verify_all,
+    worked_on_by,
 )
 from ci.delivery.ledger.taken_over import Event
 from ci.delivery.ledger.who import person, whoami
@@ -50,6 +51,7 @@ __all__ = [
     "figures",
     "folder",
     "left_by",
+    "meant",
     "open_ledger",
     "open_named",
     "order",
@@ -59,4 +61,5 @@ __all__ = [
     "read_all",
     "verify_all",
     "whoami",
+    "worked_on_by",
 ]

@@ -22,9 +22,11 @@ from statistics import median
 
 from pydantic import BaseModel, ConfigDict
 
+from ci.complaints import did_you_mean
 from ci.delivery.ledger.entry import Action, Entry, Kind
+from ci.errors import BadInput
 
-__all__ = ["Figures", "Promotion", "Went", "figures", "left_by", "promotions"]
+__all__ = ["Figures", "Promotion", "Went", "figures", "left_by", "meant", "promotions"]
 
 _BACK = "rolled back"
 _OF_EVENTS = {
@@ -124,6 +126,18 @@ def promotions(ledgers: Mapping[str, Iterable[Entry]]) -> tuple[Promotion, ...]:
             found.items(), key=lambda item: min(one.began for one in item[1]), reverse=True
         )
     )
+
+
+def meant(name: str, ledgers: Mapping[str, Iterable[Entry]]) -> str:
+    """The promotion of that name, or the only one whose name begins so; BadInput says which there are."""
+    known = sorted({entry.promotion for entries in ledgers.values() for entry in entries} - {""})
+    found = [one for one in known if one == name] or [one for one in known if name and one.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BadInput(f"{len(found)} promotions begin with {name!r}", hint=", ".join(found[-5:]))
+    nothing = "nothing was promoted yet: va promote does"
+    raise BadInput(f"no promotion {name!r}", hint=did_you_mean(name, known[-20:]) or nothing)
 
 
 def figures(

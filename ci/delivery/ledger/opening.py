@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -23,7 +24,17 @@ from ci.delivery.ledger.who import whoami
 from ci.environments import Environment, read_environment, read_environments
 from ci.errors import BadInput
 
-__all__ = ["Verified", "alone", "folder", "open_ledger", "open_named", "order", "read_all", "verify_all"]
+__all__ = [
+    "Verified",
+    "alone",
+    "folder",
+    "open_ledger",
+    "open_named",
+    "order",
+    "read_all",
+    "verify_all",
+    "worked_on_by",
+]
 
 _KEPT = (".sqlite", ".jsonl")
 
@@ -59,14 +70,13 @@ async def open_named(
 @contextmanager
 def alone(environment: Environment) -> Iterator[None]:
     """Hold an environment for one process of this machine; BadInput names the one that holds it."""
-    lock = folder(environment.estate) / f"{environment.name}.lock"
+    lock = _lock(environment)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = _named_in(lock)
             raise BadInput(
                 f"{environment.name} is being worked on by {holder}", hint="wait until it has ended"
             ) from error
@@ -74,6 +84,27 @@ def alone(environment: Environment) -> Iterator[None]:
         file.write(f"process {os.getpid()} of {whoami()}")
         file.flush()
         yield
+
+
+def worked_on_by(environment: Environment) -> str:
+    """The process of this machine that holds it (`alone`); empty when none does.
+
+    Asked of the kernel (proc_locks(5)): trying the lock would keep out whoever wants it at that moment.
+    """
+    lock = _lock(environment)
+    try:
+        held = re.findall(r" FLOCK .*:(\d+) 0 EOF$", Path("/proc/locks").read_text(), re.MULTILINE)
+        return _named_in(lock) if str(lock.stat().st_ino) in held else ""
+    except OSError:
+        return ""
+
+
+def _lock(environment: Environment) -> Path:
+    return folder(environment.estate) / f"{environment.name}.lock"
+
+
+def _named_in(lock: Path) -> str:
+    return lock.read_text().strip() or "another process"
 
 
 async def order(

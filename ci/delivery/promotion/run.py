@@ -29,7 +29,7 @@ from ci.delivery.ledger import Action, Conflict, Draft, Entry, Kind, Ledger
 from ci.delivery.origins import origins
 from ci.delivery.promotion.facts import canary_ready, look
 from ci.delivery.promotion.measurements import Measurements
-from ci.delivery.promotion.show import look_line
+from ci.delivery.promotion.show import look_line, paused_line
 from ci.delivery.promotion.states import Act, Goal, View, next_act, past_of
 from ci.delivery.results import Outcome, Requests, StepResult, TargetResult
 from ci.delivery.revisions import ONCE_RAN
@@ -214,7 +214,7 @@ async def run(work: Work) -> TargetResult:
                     await _finish(book, view, act, written=view.over or state.name == "there already")
                     break
                 if act.action is Action.PAUSE:
-                    await asyncio.sleep(max(work.site.environment.gates.look, 0.05))
+                    await _stay_paused(work, book, act)
                     continue
                 if act.track == "canary" and log.load is None:
                     log.load = await _load(work.site, stack)
@@ -247,6 +247,16 @@ async def _view(work: Work, book: _Book) -> View:
         past=past_of(book.entries, work.goal.promotion, work.name),
         harm=_harm(work, book),
     )
+
+
+async def _stay_paused(work: Work, book: _Book, paused: Act) -> None:
+    """Until something else is to be done than to wait for that order's end."""
+    work.reporter.note(paused_line(work.name, paused.reason))
+    with work.reporter.step(f"{work.name}: wait while it is paused"):
+        while True:
+            if next_act(await _view(work, book))[1] != paused:
+                return
+            await asyncio.sleep(max(work.site.environment.gates.look, 0.05))
 
 
 def _harm(work: Work, book: _Book) -> str:

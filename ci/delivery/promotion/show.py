@@ -13,7 +13,7 @@ from ci.delivery.promotion.states import STATES
 from ci.delivery.results import milliseconds, number
 from ci.layout import Column, Line, Page, Table, page, words
 
-__all__ = ["entry_line", "look_line", "plan_page", "state_table"]
+__all__ = ["entry_line", "look_line", "paused_line", "plan_page", "state_table"]
 
 
 def look_line(observed: Observed, findings: Sequence[Finding], running: Load | None) -> str:
@@ -47,6 +47,11 @@ def entry_line(entry: Entry) -> Line:
     where = entry.target or "all of it"
     line = words(f"{entry.when:%H:%M:%S}  {where}  ", (entry.words, style.get(entry.result, "")))
     return words(line, (f"  {entry.reason}", "dim")) if entry.reason else line
+
+
+def paused_line(place: str, paused: str) -> str:
+    """Who has a place wait, since when, why, and what ends it: the one line that a log gets of it."""
+    return f'{place}: {paused}; va resume {place} --reason "…" goes on'
 
 
 def plan_page(plan: Plan) -> Page:

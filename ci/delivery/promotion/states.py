@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC
 
 from ci.delivery.findings import Carried
 from ci.delivery.ledger import Action, Entry, Kind, left_by
@@ -28,6 +29,7 @@ __all__ = [
     "left_open",
     "next_act",
     "past_of",
+    "paused_by",
     "unfinished",
 ]
 
@@ -92,6 +94,7 @@ class Past:
     held: str = ""
     """Why no gate could decide, in this run."""
     paused: str = ""
+    """Who wants it to wait, since when and why (`paused_by`)."""
     aborted: str = ""
     closed: str = ""
     """Why this promotion is over in the whole environment, by somebody else: that is as an abort."""
@@ -468,6 +471,12 @@ def closing(entry: Entry) -> str | None:
     return f"{entry.result}, by {entry.who}" + (f": {entry.reason}" if entry.reason else "")
 
 
+def paused_by(order: Entry) -> str:
+    """`paused by anna@laptop since 2026-11-29 20:15:12 UTC: the call centre reports echoes`."""
+    since = f"{order.when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return f"paused by {order.by} since {since}" + (f": {order.reason}" if order.reason else "")
+
+
 def past_of(entries: Iterable[Entry], promotion: str, target: str) -> Past:
     """What an environment's ledger says of one promotion on one target, and of the one before."""
     entries = tuple(entries)
@@ -523,7 +532,7 @@ def _ordered(past: Past, entry: Entry) -> Past:
     why = entry.reason or f"ordered by {entry.who}"
     match entry.action:
         case Action.PAUSE:
-            return replace(past, paused=why)
+            return replace(past, paused=paused_by(entry))
         case Action.RESUME:
             return replace(past, paused="")
         case Action.RETRY:

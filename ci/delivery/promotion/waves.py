@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 
 from ci.delivery.findings import Finding
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger
-from ci.delivery.promotion.states import closing
+from ci.delivery.promotion.show import paused_line
+from ci.delivery.promotion.states import closing, paused_by
 from ci.delivery.results import headline
 from ci.environments import Environment
 from ci.reporting import Reporter
@@ -43,7 +44,10 @@ async def stand(
     begun = begun or await ledger.append(draft)
     what = "wait before the next wave" if draft.action is Action.WAVE else "watch what was promoted"
     with reporter.step(f"{environment.name}: {what}") as step:
-        result, reason, findings = await _wait(begun, seconds - waited, environment, ledger, look, step.say)
+        left = seconds - waited
+        result, reason, findings = await _wait(
+            begun, left, environment, ledger, look, say=step.say, note=reporter.note
+        )
     came = {"kind": Kind.OUTCOME, "result": result, "reason": reason, "findings": findings}
     await ledger.append(draft.model_copy(update=came))
     return reason if result == "failed" else ""
@@ -55,10 +59,13 @@ async def _wait(
     environment: Environment,
     ledger: Ledger,
     look: Look,
+    *,
     say: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> tuple[str, str, tuple[Finding, ...]]:
     """Until it is over: how it ended, why before its time, and the finding that did it."""
     until = time.monotonic() + seconds
+    told = 0
     while True:
         left = until - time.monotonic()
         entries = await ledger.entries(promotion=begun.promotion)
@@ -73,7 +80,11 @@ async def _wait(
             return "failed", f"{name}: {headline(finding)}", (finding,)
         pauses = [one for one in orders if one.action in (Action.PAUSE, Action.RESUME)]
         if pauses and pauses[-1].action is Action.PAUSE:
-            say(f"paused by {pauses[-1].who}: {pauses[-1].reason}")
+            paused = paused_by(pauses[-1])
+            say(paused)
+            if told != pauses[-1].sequence:
+                note(paused_line(environment.name, paused))
+            told = pauses[-1].sequence
         elif left <= 0:
             return "done", "", ()
         else:

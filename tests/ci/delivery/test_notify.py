@@ -294,12 +294,6 @@ def test_that_it_runs_there_already_is_no_news(rooms: Rooms, prod: Environment) 
     assert rooms.titles == []
 
 
-def test_a_roll_back_is_one_piece_of_news(rooms: Rooms, prod: Environment) -> None:
-    reason = "rolled back from r2 to r1"
-    run(prod, (Event.ROLLED_BACK, reason), (Event.PROMOTED, reason))
-    assert rooms.titles == ["prod/eastus: r2 was rolled back"]
-
-
 def test_a_channel_gets_what_it_asks_for(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOM", rooms.url)
     run(place({"to": "env:ROOM", "when": ["promoted"]}), STARTED, PROMOTED)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from promotion_world import environment as plain
 
-from ci.delivery.ledger import Action, Entry, Event, Kind
+from ci.delivery.ledger import Action, Entry, Kind
 from ci.delivery.refusals import Refusal, approvers, blocked, refusals, runs_in, soaks_in
 from ci.environments import Environment
 
@@ -32,11 +32,11 @@ def entry(at: str, action: Action, **said: Any) -> Entry:
 
 
 def ran(at: str, release: str = "r2", target: str = "staging/eastus", **said: Any) -> Entry:
-    return entry(at, Action.FINISH, result=Event.PROMOTED, release=release, target=target, **said)
+    return entry(at, Action.FINISH, result="promoted", release=release, target=target, **said)
 
 
 def back(at: str, release: str = "r2", target: str = "staging/eastus") -> Entry:
-    return entry(at, Action.ROLL_BACK, result=Event.ROLLED_BACK, release=release, target=target)
+    return entry(at, Action.ROLL_BACK, result="done", release=release, target=target)
 
 
 def order(at: str, action: Action, who: str, **said: Any) -> Entry:
@@ -179,7 +179,7 @@ def test_the_region_that_had_it_last_decides() -> None:
 
 def test_what_was_taken_over_counts_from_when_it_happened() -> None:
     old = entry(
-        "2026-11-30 09:59", Action.TAKEN_OVER, kind=Kind.NOTE, result=Event.PROMOTED,
+        "2026-11-30 09:59", Action.TAKEN_OVER, kind=Kind.NOTE, result="promoted",
         detail={"time": "2026-11-30T07:00:00+00:00", "who": "pat"},
     )  # fmt: skip
     assert soaked(old) == ""

@@ -400,11 +400,18 @@ def test_a_pause_takes_traffic_away_and_waits_and_resume_goes_on(monkeypatch: py
                 return step_result(Verdict.INCONCLUSIVE, step.weight)
 
             monkeypatch.setattr(loop, "bake", bake)
+            notes: list[str] = []
+            monkeypatch.setattr(SilentReporter, "note", lambda _, text: notes.append(text))
             running = asyncio.create_task(one.run())
             place = one.world.place("prod/eastus")
             await until(lambda: one.world.log[-1:] == ["prod/eastus weight 0"])
             await asyncio.sleep(0.1)
             assert not running.done() and place.revisions[CANARY]
+            order = next(one for one in await one.ledger.entries() if one.kind is Kind.ORDER)
+            assert [note for note in notes if "paused" in note] == [  # one line, however often it looks
+                f"prod/eastus: paused by {order.who} since {order.time:%Y-%m-%d %H:%M:%S} UTC: because; "
+                'va resume prod/eastus --reason "…" goes on'
+            ]
             await one.order(Action.RESUME)
             assert (await running).outcome is Outcome.PROMOTED
 

@@ -109,3 +109,35 @@ def test_another_promotion_in_its_place_ends_the_wait() -> None:
             return (await ledger.entries())[-1].result
 
     assert asyncio.run(run()) == "aborted"
+
+
+class Notes(SilentReporter):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_wait_that_is_paused_is_told_of_once_a_pause() -> None:
+    notes = Notes()
+
+    async def look() -> None:
+        return None
+
+    async def run() -> None:
+        async with open_named("test", "prod") as ledger:
+            await ledger.append(draft(Kind.ORDER, Action.PAUSE).model_copy(update={"reason": "echoes"}))
+            wanted = draft(Kind.INTENT, Action.WAVE, targets="a")
+            wait = asyncio.create_task(stand(wanted, 0.01, environment("prod"), ledger, notes, look))
+            await begun(ledger)
+            await asyncio.sleep(0.2)
+            assert not wait.done()  # for as long as it is paused
+            await ledger.append(draft(Kind.ORDER, Action.RESUME))
+            await wait
+
+    asyncio.run(run())
+    (said,) = notes.notes
+    assert said.startswith("prod: paused by ") and said.endswith(
+        ': echoes; va resume prod --reason "…" goes on'
+    )
