@@ -80,7 +80,7 @@ class StepFailed(PipelineError):
 
 
 class GateFailed(PipelineError):
-    """A gate found harm: traffic left the canary first; what was promoted went back, or waits for a person."""
+    """A gate found harm: what was promoted went back, or waits for a person."""
 
     exit_code = 4
 
