@@ -114,9 +114,11 @@ class World:
         """By release: each n-th session fails."""
         self.places: dict[str, Place] = {}
         self.log: list[str] = []
+        self.done: list[str] = []
+        """What Helm installed to its end."""
         self.prometheus_down = False
         self.on: Callable[[str], None] = lambda event: None
-        """Called with each event as it is logged."""
+        """Called with each event as it is logged, and in the middle of what Helm does."""
 
     def event(self, text: str) -> None:
         self.log.append(text)
@@ -234,6 +236,10 @@ class Place:
         self.http_route = route
         self.world.event(f"{self.target} weight {self.weight()}")
 
+    async def give_up(self, namespace: str, left: Revision) -> None:
+        kept = self.revisions[left.name]
+        self.revisions[left.name] = [replace(one, status="failed") if one == left else one for one in kept]
+
     # Helm.
 
     async def idle(self) -> None:
@@ -256,19 +262,25 @@ class Place:
         description: str,
         fence: int | None = None,
     ) -> None:
-        self.world.event(f"{self.target} install {name} {values['release']}")
+        what, before = f"{self.target} install {name} {values['release']}", self.revisions[name]
+        self.world.event(what)
         if self.upgrade_fails == name:
             raise StepFailed(f"{name} was not installed: timed out")
-        past = [replace(revision, status="superseded") for revision in self.revisions[name]]
+        if before and before[-1].in_between:
+            raise StepFailed("another operation (install/upgrade/rollback) is in progress")
         made = Revision(
             name=name,
-            number=len(past) + 1,
-            status="deployed",
+            number=len(before) + 1,
+            status="pending-upgrade" if before else "pending-install",
             updated=NOW,
             description=description,
             values=values,
         )
-        self.revisions[name] = [*past, made]
+        self.revisions[name] = [*before, made]
+        self.world.on(f"{what}: in the middle")
+        ran = [replace(one, status="superseded") if one.deployed else one for one in before]
+        self.revisions[name] = [*ran, replace(made, status="deployed")]
+        self.world.done.append(what)
         if name == STABLE and self.http_route is None:
             backend = {"name": f"{STABLE}-api", "port": 80, "weight": 100}
             self.http_route = {"metadata": {}, "spec": {"rules": [{"backendRefs": [backend]}]}}
@@ -281,6 +293,8 @@ class Place:
 
     async def uninstall(self, name: str, *, timeout: float = 60.0) -> None:
         self.world.event(f"{self.target} uninstall {name}")
+        self.revisions[name] = [replace(one, status="uninstalling") for one in self.revisions[name]]
+        self.world.on(f"{self.target} uninstall {name}: in the middle")
         self.revisions[name] = []
 
     # The gateway and the pods behind it.

@@ -22,7 +22,7 @@ from kubernetes import client, config
 
 from ci.delivery.fence import ANNOTATION, TAKEN_OVER, fence_of
 from ci.delivery.lease import LeaseLost
-from ci.delivery.revisions import Revision, read_revision
+from ci.delivery.revisions import Revision, given_up, read_revision
 from ci.errors import BadInput, SystemUnavailable
 from ci.quantities import quantity
 from ci.reasons import reason_of
@@ -137,6 +137,17 @@ class Cluster:
         found = await self.objects(path, labels=",".join(labels)) or ()
         made = (read_revision(one) for one in found if one.get("type") == _HELM_KIND)
         return tuple(sorted(made, key=lambda one: one.number, reverse=True))
+
+    async def give_up(self, namespace: str, left: Revision) -> None:
+        """Have Helm take a revision that was left in between for a failed one; nothing when it goes on."""
+        name = f"sh.helm.release.v1.{left.name}.v{left.number}"
+        found = await self._call(self._core.read_namespaced_secret, name, namespace, allowed=(404,))
+        if found is not None:
+            plain = self._api.sanitize_for_serialization(found)  # type: ignore[no-untyped-call]
+            if read_revision(plain).status == left.status:
+                await self._call(
+                    self._core.replace_namespaced_secret, name, namespace, given_up(plain), allowed=(404, 409)
+                )
 
     async def objects(
         self, path: str, *, labels: str = "", names_only: bool = False

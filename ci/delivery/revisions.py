@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import gzip
 import json
 import zlib
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,9 @@ from typing import Any
 
 from ci.errors import SystemUnavailable
 
-__all__ = ["BACK", "FENCE", "IN_BETWEEN", "ONCE_RAN", "Revision", "Values", "newest", "read_revision"]
+__all__ = [
+    "BACK", "FENCE", "IN_BETWEEN", "ONCE_RAN", "Revision", "Values", "given_up", "newest", "read_revision",
+]  # fmt: skip
 
 Values = Mapping[str, Any]
 
@@ -78,11 +81,7 @@ class Revision:
 def read_revision(secret: Mapping[str, Any]) -> Revision:
     """The revision in a Secret of Helm's; SystemUnavailable names one that is damaged."""
     try:
-        packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
-        if packed[:2] == b"\x1f\x8b":
-            unpacked = zlib.decompressobj(_GZIP)
-            packed = unpacked.decompress(packed, _LARGEST)
-        release = json.loads(packed)
+        release = _unpacked(secret)
         info = release["info"]
         return Revision(
             name=str(release["name"]),
@@ -103,6 +102,20 @@ def read_revision(secret: Mapping[str, Any]) -> Revision:
         ) from error
 
 
+def given_up(secret: Mapping[str, Any]) -> dict[str, Any]:
+    """The Secret of a revision that was left in between, as a failed one: Helm works on no other any more."""
+    release = _unpacked(secret)
+    was = release["info"]["status"]
+    release["info"] |= {"status": "failed", "description": f"left {was}"}
+    packed = base64.b64encode(gzip.compress(json.dumps(release).encode(), mtime=0))
+    meta = secret["metadata"]
+    return {
+        **secret,
+        "metadata": {**meta, "labels": {**(meta.get("labels") or {}), "status": "failed"}},
+        "data": {**secret["data"], "release": base64.b64encode(packed).decode()},
+    }
+
+
 def newest(revisions: Iterable[Revision], name: str) -> Revision | None:
     """The newest revision of that Helm release, whatever its status; None when it is not installed.
 
@@ -110,6 +123,15 @@ def newest(revisions: Iterable[Revision], name: str) -> Revision | None:
     """
     found = max((one for one in revisions if one.name == name), key=lambda one: one.number, default=None)
     return None if found is None or found.status == "uninstalled" else found
+
+
+def _unpacked(secret: Mapping[str, Any]) -> dict[str, Any]:
+    packed = base64.b64decode(base64.b64decode(secret["data"]["release"]))
+    if packed[:2] == b"\x1f\x8b":
+        unpacked = zlib.decompressobj(_GZIP)
+        packed = unpacked.decompress(packed, _LARGEST)
+    release: dict[str, Any] = json.loads(packed)
+    return release
 
 
 def _tests(hook: Mapping[str, Any]) -> bool:

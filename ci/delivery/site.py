@@ -6,9 +6,11 @@ What pipelines do to a target, in their words; how it is done is in helm, cluste
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -111,14 +113,13 @@ class Site:
         """All its revisions that Helm keeps, the newest first."""
         return await self.cluster.helm_revisions(self.target.namespace, name=_NAME[track], history=True)
 
-    async def mend(self, track: Track) -> str:
+    async def mend(self, track: Track, show: Callable[[str], None] = lambda _: None) -> str:
         """Bring a track that Helm left in between, or failed with, to where it can go on.
 
         Returns what was done, or an empty string when nothing had to be: a `helm` of a killed run is waited
         for, and may have ended well. A roll-back goes on to where it was going.
         """
-        await self.helm.idle()
-        history = await self.history(track)
+        history = await self._outlived(track, show)
         name, timeout = _NAME[track], self.environment.canary.install
         if not history or not (history[0].in_between or history[0].status == "failed"):
             return ""
@@ -129,8 +130,27 @@ class Site:
             await self._ours()
             await self.helm.uninstall(name, timeout=timeout)
             return f"{name} was left {left.status}: removed"
-        await self.helm.rollback(good[0], timeout=timeout, fence=await self._ours())
+        await self._put_back(good[0], left)
         return f"{name} was left {left.status}: back at revision {good[0].number}"
+
+    async def _outlived(self, track: Track, show: Callable[[str], None]) -> tuple[Revision, ...]:
+        """Its revisions, when no `helm` can be at work on them.
+
+        One of this machine holds a lock; somebody else's gets the time that an installation may take.
+        """
+        await self.helm.idle()
+        timeout, begun = self.environment.canary.install, time.monotonic()
+        while True:
+            history = await self.history(track)
+            if not history or not history[0].in_between:
+                return history
+            # By that machine's clock: it may be ahead of ours, but nobody is waited for twice as long.
+            ago = (datetime.now(UTC) - history[0].updated).total_seconds()
+            left = timeout - max(ago, time.monotonic() - begun)
+            if left <= 0:
+                return history
+            show(f"{history[0].status} since {ago:.0f} s: somebody's helm may be at work, {left:.0f} s more")
+            await asyncio.sleep(min(1.0, left))
 
     async def install(self, release: Release, chart: Path, track: Track, show: Callable[[str], None]) -> None:
         """Install or upgrade that track to the release and wait until all its pods are ready.
@@ -185,15 +205,23 @@ class Site:
         good = [one for one in history if one.status in ONCE_RAN]
         if history and history[0] in good:
             return
-        fence, timeout = await self._ours(), self.environment.canary.install
         if good:
-            await self.helm.rollback(good[0], timeout=timeout, fence=fence)
+            await self._put_back(good[0], history[0])
         else:
-            await self.helm.uninstall(_NAME[track], timeout=timeout)
+            await self._ours()
+            await self.helm.uninstall(_NAME[track], timeout=self.environment.canary.install)
 
-    async def back_to(self, revision: Revision) -> None:
+    async def back_to(self, revision: Revision, show: Callable[[str], None] = lambda _: None) -> None:
         """Make that revision of stable the current one again."""
-        await self.helm.rollback(revision, timeout=self.environment.canary.install, fence=await self._ours())
+        history = await self._outlived("stable", show)
+        await self._put_back(revision, history[0])
+
+    async def _put_back(self, revision: Revision, last: Revision) -> None:
+        """The same, after the last one, which nobody works on any more."""
+        fence = await self._ours()
+        if last.in_between:
+            await self.cluster.give_up(self.target.namespace, last)
+        await self.helm.rollback(revision, timeout=self.environment.canary.install, fence=fence)
 
     async def weight(self) -> int:
         """Percent of the requests that the canary gets, as the route says."""

@@ -375,7 +375,7 @@ async def _start(doing: _Doing) -> _Came:
 
 async def _mend(doing: _Doing) -> _Came:
     with doing.work.reporter.step(f"{doing.work.name}: wait for Helm, and mend what it left") as step:
-        done = await doing.site.mend(doing.act.track)
+        done = await doing.site.mend(doing.act.track, step.say)
         step.say(done or "it had come to its end")
     return _Came(reason=done)
 
@@ -603,7 +603,7 @@ async def _roll_back(doing: _Doing) -> _Came:
             hint=f"it has {', '.join(kept)}: va promote installs any other",
         )
     with doing.work.reporter.step(f"{name}: back to {wanted.release}") as step:
-        await site.back_to(wanted)
+        await site.back_to(wanted, step.say)
         step.say(f"revision {wanted.number} is running again")
     doing.log.back = f"rolled back from {doing.work.goal.release} to {wanted.release}"
     return _Came(reason=doing.log.back, detail={"to": wanted.number})

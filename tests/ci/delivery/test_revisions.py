@@ -5,13 +5,14 @@ import base64
 import gzip
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from promotion_world import NOW, World, environment
 
-from ci.delivery.revisions import Revision, newest, read_revision
+from ci.delivery.revisions import Revision, given_up, newest, read_revision
 from ci.errors import SystemUnavailable
 
 
@@ -56,6 +57,16 @@ def test_one_that_never_came_up_has_no_time_and_no_values() -> None:
 def test_a_damaged_one_is_named(data: object) -> None:
     with pytest.raises(SystemUnavailable, match=r"Secret sh\.helm\.v7 cannot be read"):
         read_revision({"metadata": {"name": "sh.helm.v7"}, "data": data})
+
+
+def test_one_that_is_given_up_has_failed_and_is_else_as_it_was() -> None:
+    was = secret(info={"status": "pending-upgrade", "last_deployed": "2026-11-29T19:00:00Z"})
+    was["metadata"]["labels"] = {"status": "pending-upgrade", "owner": "helm"}
+    now = given_up(was)
+    before, after = read_revision(was), read_revision(now)
+    assert (after.status, after.description) == ("failed", "left pending-upgrade")
+    assert replace(after, status=before.status, description=before.description) == before
+    assert now["metadata"]["labels"] == {"status": "failed", "owner": "helm"}
 
 
 def revision(number: int, status: str, release: str, name: str = "voice") -> Revision:
@@ -127,3 +138,31 @@ def test_going_back_is_an_upgrade_too_and_goes_on(roll_back: str) -> None:
         revision(1, "superseded", "r1"), revision(2, "deployed", "r2"), revision(3, roll_back, "r1")
     )
     assert said == f"voice was left {roll_back}: back at revision 1" and now[-1].release == "r1"
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_somebody_elses_helm_gets_the_time_that_an_installation_may_take(ends: bool) -> None:
+    """It holds no lock here: it may end well, or never; its clock may be ahead of ours."""
+    wanted = environment()
+    wanted = wanted.model_copy(update={"canary": wanted.canary.model_copy(update={"install": 0.2})})
+    ahead = replace(revision(2, "pending-upgrade", "r2"), updated=datetime.now(UTC) + timedelta(days=1))
+    said: list[str] = []
+
+    async def run() -> tuple[str, str]:
+        world = World()
+        place = world.place("prod/eastus")
+        place.revisions["voice"] = [revision(1, "deployed", "r1"), ahead]
+
+        def show(text: str) -> None:
+            said.append(text)
+            if ends:
+                place.revisions["voice"] = [
+                    revision(1, "superseded", "r1"), replace(ahead, status="deployed")
+                ]  # fmt: skip
+
+        async with world.open_site(wanted, "eastus") as site:
+            return await site.mend("stable", show), place.revisions["voice"][-1].release
+
+    done = asyncio.run(run())
+    assert done == (("", "r2") if ends else ("voice was left pending-upgrade: back at revision 1", "r1"))
+    assert "somebody's helm may be at work" in said[0]
