@@ -27,6 +27,7 @@ from ci.commands import (
     promotion,
     registries,
     releases,
+    report,
     shipping,
     tools,
 )
@@ -46,7 +47,7 @@ _COMMANDS = (
     shipping.build, shipping.test, shipping.scan, shipping.make, shipping.publish, shipping.ship,
     promotion.plan, promotion.promote, promotion.approve, promotion.pause, promotion.resume, promotion.abort,
     promotion.retry, promotion.skip_bake, promotion.watch, promotion.rollback, promotion.status,
-    history.history, promotion.demo, shipping.lint, cost.cost,
+    history.history, report.report, promotion.demo, shipping.lint, cost.cost,
 )  # fmt: skip
 _GROUPS = {
     "cache": cache, "release": releases, "registry": registries, "livekit": livekit, "db": databases,

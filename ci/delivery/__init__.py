@@ -7,6 +7,7 @@
     gates.py       how a canary is judged: pure functions over counts; bake.py asks and waits
     results.py     what a promotion says of itself; ledger.py keeps what was done
     refusals.py    why a release may not go somewhere now; reviews.py asks GitHub who approved the run
+    report/        one promotion on a page, for people who were not there
     news.py        what people are told of a promotion; notify.py tells them
     origins.py     which registry each container's image came from
     chart.py  manifests.py    the chart as an artifact, what it renders

@@ -104,12 +104,20 @@ class Ledger:
 
     async def verify(self) -> tuple[Problem, ...]:
         """Everything that is wrong with it."""
+        return (await self.inspect())[1]
 
-        def all_of_it() -> tuple[Problem, ...]:
+    async def inspect(self) -> tuple[tuple[Entry, ...], tuple[Problem, ...]]:
+        """The entries that are whole, and everything that is wrong: to look at, never to decide by."""
+
+        def all_of_it() -> list[Entry | Problem]:
             own = _told(self._own)
-            return (*_told(lambda: self._read(0)), *own)
+            return [*_told(lambda: self._read(0)), *own]
 
-        return await asyncio.to_thread(all_of_it)
+        found = await asyncio.to_thread(all_of_it)
+        return (
+            tuple(one for one in found if isinstance(one, Entry)),
+            tuple(one for one in found if isinstance(one, Problem)),
+        )
 
     def _own(self) -> list[Problem]:
         return [Problem(sequence=0, where=self.where, problem=one) for one in self._store.check()]
@@ -123,9 +131,9 @@ class Ledger:
         return list(read(rows, since=since, count=count, where=self.where))
 
 
-def _told(look: Callable[[], Iterable[Entry | Problem]]) -> list[Problem]:
+def _told(look: Callable[[], Iterable[Entry | Problem]]) -> list[Entry | Problem]:
     try:
-        return [one for one in look() if isinstance(one, Problem)]
+        return list(look())
     except Damaged as error:
         return list(error.problems)
 

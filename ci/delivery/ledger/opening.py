@@ -28,6 +28,7 @@ __all__ = [
     "Verified",
     "alone",
     "folder",
+    "inspect_all",
     "open_ledger",
     "open_named",
     "order",
@@ -153,16 +154,22 @@ async def read_all(estate: str, only: str | None = None) -> dict[str, tuple[Entr
 
 async def verify_all(estate: str, only: str | None = None) -> tuple[Verified, ...]:
     """Verify each ledger of an estate, or that of one environment, as it is."""
+    return tuple(verified for _, verified in await inspect_all(estate, only, as_it_is=True))
 
-    async def one(name: str, shared: str | None) -> Verified:
-        async with open_named(estate, name, shared=shared, as_it_is=True) as ledger:
-            problems = await ledger.verify()
-            entries = () if problems else await ledger.entries()
-            return Verified(
+
+async def inspect_all(
+    estate: str, only: str | None = None, *, as_it_is: bool = False
+) -> tuple[tuple[tuple[Entry, ...], Verified], ...]:
+    """Each ledger of an estate, or that of one environment: its entries that are whole, and what is wrong."""
+
+    async def one(name: str, shared: str | None) -> tuple[tuple[Entry, ...], Verified]:
+        async with open_named(estate, name, shared=shared, as_it_is=as_it_is) as ledger:
+            entries, problems = await ledger.inspect()
+            return entries, Verified(
                 environment=name,
                 where=ledger.where,
                 entries=len(entries),
-                last=entries[-1].hash if entries else "",
+                last=entries[-1].hash if entries and not problems else "",
                 problems=problems,
                 lost=tuple(
                     f"entry {entry.sequence}: {entry.reason}"

@@ -36,6 +36,7 @@ HARMLESS: dict[str, tuple[str, ...]] = {
     "dr list": (),
     "dr plan": ("--env", "prod"),
     "ledger export": ("--out", "{out}"),
+    "report": ("--out", "{out}"),
     "plan": ("--out", "{out}"),
 }
 UNIT = ("env rules",)
