@@ -3,8 +3,9 @@
 All run in the one environment that `./nox` makes of the lock, .venv: none waits for one of its own, and none
 compiles 30 MB of Azure's models again.
 
-    ./nox -s demo      set this machine up and run the main job on it: build, test, scan, publish, promote
-                       dev -> staging -> prod behind canary gates; then a bad release that the gates catch
+    ./nox -s demo      set this machine up and show the main job on it, act by act: build, test, scan,
+                       publish, promote dev -> staging -> prod behind canary gates, with a kill -9 in the
+                       middle; then a bad release that the gates catch; both are undone
     ./nox -s tests     the unit suite (about two minutes), then the end-to-end suite on the embedded platform
     ./nox -s lint      ruff, mypy --strict, import-linter, bandit, zizmor, actionlint, helm lint, kubeconform
     ./nox -s bench     the speed claims, each a ratio against a peer in the same run
@@ -25,7 +26,7 @@ nox.options.default_venv_backend = "none"
 
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
-    """Set this machine up and run the main job on it, a good release and a bad one."""
+    """Set this machine up and show the main job on it, act by act: a good release and a bad one."""
     session.run("va", "demo", *session.posargs)
 
 

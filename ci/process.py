@@ -42,6 +42,7 @@ async def run(
     env: Mapping[str, str | None] | None = None,
     stdin: str | bytes | None = None,
     timeout: float | None = None,
+    on_start: Callable[[int], None] | None = None,
     on_line: Callable[[str], None] | None = None,
     secrets: Iterable[str] = (),
     errors: str = "replace",
@@ -51,10 +52,11 @@ async def run(
     """Run a program to its end and return what it printed.
 
     `env` is added to this process's environment, and what is None there is taken from it. Output is UTF-8;
-    `errors` says what becomes of what is not, as in `bytes.decode`. `on_line` sees each masked line of stdout
-    and stderr as it comes. With `check`, a non-zero exit raises `failure` with the last lines of stderr. A
-    missing program raises ToolMissing; a timeout (in seconds) raises `failure`. When cancelled, the child's
-    whole process group gets SIGTERM, then SIGKILL, before the cancellation goes on: nothing is left running.
+    `errors` says what becomes of what is not, as in `bytes.decode`. `on_start` is told the process id;
+    `on_line` sees each masked line of stdout and stderr as it comes. With `check`, a non-zero exit raises
+    `failure` with the last lines of stderr. A missing program raises ToolMissing; a timeout (in seconds)
+    raises `failure`. When cancelled, the child's whole process group gets SIGTERM, then SIGKILL, before the
+    cancellation goes on: nothing is left running.
     """
     words = tuple(str(word) for word in argv)
     hidden = tuple(secrets)
@@ -82,6 +84,8 @@ async def run(
         if cwd is not None and not cwd.is_dir():
             raise failure(f"cannot run {words[0]}: the folder {cwd} does not exist") from error
         raise ToolMissing(f"{words[0]} is not installed", hint="va doctor says how to get it") from error
+    if on_start:
+        on_start(child.pid)
     lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
 
     async def read(name: str, stream: asyncio.StreamReader) -> None:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from ci.delivery import cluster as clusters
 from ci.delivery.site import REGION_LABEL
 from ci.environments import Environment
+from ci.layout import Page, page, words
 from ci.registry import parse_manifest, registry_at
 from ci.release import Release
 from ci.reporting import Reporter
 from pipelines.verify import verify
 
-__all__ = ["Tampered", "tamper"]
+__all__ = ["Tampered", "show_tampered", "tamper"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,3 +59,12 @@ async def tamper(release: Release, environment: Environment, *, reporter: Report
         found = Tampered(image=name, promotion=str(verified.error or ""), cluster=refusal)
         step.say("refused by both" if found.refused else "NOT refused")
     return found
+
+
+def show_tampered(tampered: Tampered) -> Page:
+    """The image, and the words of both."""
+    return page(
+        words((tampered.image, "bold")),
+        f"  the promotion: {tampered.promotion or 'NOT refused'}",
+        f"  the cluster: {tampered.cluster or 'NOT refused'}",
+    )

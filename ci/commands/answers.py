@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from ci.layout import Page
     from ci.reporting import Reporter
     from ci.tools import GoTool
-    from pipelines.demo import Demonstrated
     from pipelines.verify import Verification
 
 __all__ = ["answer", "ended", "fail", "failing", "needs_root", "show_result", "write_json"]
@@ -124,7 +123,7 @@ def fail(error: PipelineError, *, json: bool) -> NoReturn:
     raise typer.Exit(error.exit_code)
 
 
-def ended(result: PromotionResult | Demonstrated | Verification) -> None:
+def ended(result: PromotionResult | Verification) -> None:
     """Exit as a result says that was printed already: a gate that failed is a result, not an accident."""
     if result.error is not None:
         fail(result.error, json=False)  # stdout has the result already

@@ -329,16 +329,24 @@ def status(
 
 @needs_platform
 def demo(reports: Reports = Path("reports"), json: Json = False) -> None:
-    """Set this machine up and show the main job.
+    """Set this machine up and show the main job, act by act.
 
-    A good release reaches prod, a bad one is caught.
+    A good release reaches prod though its promotion is killed, a bad one is caught, both are undone. Each act
+    says what it shows; one that does not show it ends the demonstration with an error. With --json the acts
+    are told on stderr.
 
     Example: va demo
     """
+    import sys
+
+    from ci.layout import show
     from pipelines.demo import demo as pipeline
     from pipelines.demo import show_demonstrated
 
-    async def flow(reporter: Reporter) -> Demonstrated:
-        return await pipeline(reporter=reporter, reports=reports)
+    def tell(page: Page) -> None:
+        show(page, to=sys.stderr if json else sys.stdout)
 
-    ended(answer(flow, json=json, show=show_demonstrated))
+    async def flow(reporter: Reporter) -> Demonstrated:
+        return await pipeline(reporter=reporter, reports=reports, tell=tell)
+
+    answer(flow, json=json, show=show_demonstrated)

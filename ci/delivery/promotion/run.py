@@ -39,7 +39,7 @@ from ci.errors import BadInput, PipelineError, SystemUnavailable
 from ci.release import Release
 from ci.reporting import Reporter, Step
 
-__all__ = ["Harm", "Work", "run"]
+__all__ = ["Harm", "Work", "counted", "run"]
 
 SMOKE_SECONDS = 3.0
 SMOKE_RATE = 5.0
@@ -512,7 +512,7 @@ async def _smoke(doing: _Doing) -> _Came:
     work = doing.work
     with work.reporter.step(f"{work.name}: try some sessions") as step:
         counts = await _sessions(doing.site, seconds=SMOKE_SECONDS, rate=SMOKE_RATE)
-        sent = _counted(counts)
+        sent = counted(counts)
         doing.log.smoked = sent
         step.say(f"{sent.sent} requests, {sent.failed} failed, {sent.lost} lost")
         if not sent.lost and sent.failed < sent.ok:
@@ -690,10 +690,11 @@ async def _load(site: Site, stack: AsyncExitStack) -> load.Load | None:
 
 
 def _requests(running: load.Load | None) -> Requests | None:
-    return None if running is None else _counted(running.counts)
+    return None if running is None else counted(running.counts)
 
 
-def _counted(counts: load.Counts) -> Requests:
+def counted(counts: load.Counts) -> Requests:
+    """What a load counted up to now."""
     return Requests(
         sent=counts.sent,
         ok=counts.ok,
