@@ -22,20 +22,24 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
+from ci.engine.links import Links
 from ci.engine.resolver import Resolver
 from ci.errors import BadInput, SystemUnavailable, ToolMissing
 from ci.process import run
 
 __all__ = ["NAMES", "Network", "Plug", "inside", "refuse_metadata"]
 
-_NET = ipaddress.ip_network("10.213.0.0/16")
+_NET = IPv4Network("10.213.0.0/16")
+_WAYS = IPv4Network("10.213.0.0/30")
+_EVERYTHING = IPv4Network("0.0.0.0/0")
 NAMES, _WAY_OUT = "10.213.0.1", "10.213.0.2"
 """Where a step asks for names; and slirp4netns, which has the second address of the network that it is
 given."""
@@ -61,6 +65,7 @@ class Plug:
 
     descriptor: int
     address: str
+    links: Links = field(compare=False, repr=False)
 
     @property
     def path(self) -> str:
@@ -68,6 +73,7 @@ class Plug:
 
     def close(self) -> None:
         """Let it go; the kernel removes it when its last process has ended."""
+        self.links.close()
         os.close(self.descriptor)
 
 
@@ -78,7 +84,8 @@ class Network:
         self._numbers = itertools.count(256)
         self._starting: asyncio.Task[None] | None = None
         self._bridge = -1
-        self._unreachable: tuple[str, ...] = ()
+        self._ports: Links | None = None
+        self._unreachable: tuple[IPv4Network, ...] = ()
         self._slirp: asyncio.subprocess.Process | None = None
         self._exit = -1
         self._resolver = Resolver()
@@ -95,6 +102,8 @@ class Network:
             os.close(self._exit)
         if self._slirp:
             await self._slirp.wait()
+        if self._ports:
+            self._ports.close()
         if self._bridge >= 0:
             os.close(self._bridge)
         self._bridge = self._exit = -1
@@ -104,30 +113,30 @@ class Network:
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._start())
         await asyncio.shield(self._starting)
-        number = next(self._numbers)
-        address = str(_NET[number % (_NET.num_addresses - 512) + 256])
-        plug = Plug(descriptor=await asyncio.to_thread(_new_namespace), address=address)
-        try:
-            link = f"s{number}"
-            await _ip(
-                f"/proc/{os.getpid()}/fd/{self._bridge}",
-                f"link add {link} mtu {_MTU} type veth peer name eth0 mtu {_MTU} netns {plug.path}",
-                f"link set {link} master out up",
-                f"link set {link} type bridge_slave isolated on",
-            )
-            await _ip(
-                plug.path,
-                "link set lo up",
-                "link set eth0 addrgenmode none",
-                f"address add {address}/32 dev eth0",
-                "link set eth0 up",
-                f"route add {_NET.network_address}/30 dev eth0 src {address}",
-                f"route add default via {_WAY_OUT} dev eth0",
-                *(f"route add unreachable {each}" for each in self._unreachable),
-            )
-        except BaseException:
-            plug.close()
-            raise
+        return await asyncio.to_thread(self._plug, next(self._numbers))
+
+    def _plug(self, number: int) -> Plug:
+        assert self._ports is not None
+        port, address = f"s{number}", str(_NET[number % (_NET.num_addresses - 512) + 256])
+        with _told():
+            descriptor, links = _new_namespace()
+            plug = Plug(descriptor=descriptor, address=address, links=links)
+            try:
+                links.pair("eth0", mtu=_MTU, peer=port, namespace=self._bridge)
+                self._ports.into(port, "out")
+                self._ports.isolate(port)
+                self._ports.up(port, mtu=_MTU)
+                links.up("lo")
+                links.without_ipv6("eth0")
+                links.address("eth0", address, bits=32)
+                links.up("eth0")
+                links.route(_WAYS, "eth0", source=address)
+                links.route(_EVERYTHING, "eth0", via=_WAY_OUT)
+                for net in self._unreachable:
+                    links.route(net)
+            except BaseException:
+                plug.close()
+                raise
         return plug
 
     async def use(self, plug: Plug, others: Sequence[Plug]) -> None:
@@ -158,18 +167,7 @@ class Network:
         pair = frozenset((plug, other))
         if plug != other and pair not in self._wired:
             self._wired.add(pair)
-            here, there = (f"w{next(self._numbers)}" for _ in range(2))
-            await _ip(
-                plug.path,
-                f"link add {here} type veth peer name {there} netns {other.path}",
-                f"link set {here} up",
-                f"route add {other.address}/32 dev {here} src {plug.address}",
-            )
-            await _ip(
-                other.path,
-                f"link set {there} up",
-                f"route add {plug.address}/32 dev {there} src {other.address}",
-            )
+            await asyncio.to_thread(_wired, plug, other, *(f"w{next(self._numbers)}" for _ in range(2)))
 
     def resolv_conf(self) -> bytes:
         """A step's /etc/resolv.conf: with this machine's search list, and its own way to this machine's
@@ -187,7 +185,9 @@ class Network:
                 "slirp4netns is not installed: it is the way out of a step's network",
                 hint="va doctor says how to get it",
             )
-        self._bridge = await asyncio.to_thread(_new_namespace)
+        with _told():
+            self._bridge, ports = await asyncio.to_thread(_new_namespace)
+            self._ports = ports
         self._unreachable = await _unreachable()
         ready, told = os.pipe()
         ends, self._exit = os.pipe()
@@ -213,38 +213,50 @@ class Network:
             raise SystemUnavailable(
                 f"slirp4netns does not start: {said.decode(errors='replace').strip()[-500:]}"
             )
-        await _ip(
-            f"/proc/{os.getpid()}/fd/{self._bridge}",
-            f"link add out mtu {_MTU} type bridge",
-            "link set out up",
-            f"link set tap0 mtu {_MTU} master out up",
-            f"address add {NAMES}/{_NET.prefixlen} dev out",
-        )
+        with _told():
+            ports.bridge("out", mtu=_MTU)
+            ports.up("out")
+            ports.into("tap0", "out")
+            ports.up("tap0", mtu=_MTU)
+            ports.address("out", NAMES, bits=_NET.prefixlen)
         await self._resolver.serve(await asyncio.to_thread(inside, self._bridge, _bound))
 
 
-async def _unreachable() -> tuple[str, ...]:
+async def _unreachable() -> tuple[IPv4Network, ...]:
     """Networks that no step may reach: see the module."""
     links = json.loads((await run("ip", "-json", "-details", "address", failure=SystemUnavailable)).stdout)
     routes = json.loads((await run("ip", "-json", "-4", "route", failure=SystemUnavailable)).stdout)
-    found = {ipaddress.ip_network(each) for each in (*_METADATA, str(_NET))}
+    found = {_NET, *map(IPv4Network, _METADATA)}
     for link in links:
         for address in link.get("addr_info", ()):
             if address["family"] == "inet":
-                found.add(ipaddress.ip_network(address["local"]))
+                found.add(IPv4Network(address["local"]))
     kinds = {link["ifname"]: link.get("linkinfo", {}).get("info_kind", "") for link in links if link}
     ways_out = {route.get("dev") for route in routes if route["dst"] == "default"}
     for route in routes:
         device = route.get("dev", "")
         if device not in ways_out and kinds.get(device) in _INSIDE:
-            found.add(ipaddress.ip_network(route["dst"]))
-    return tuple(str(each) for each in sorted(found, key=str) if not each.is_loopback)
+            found.add(IPv4Network(route["dst"]))
+    return tuple(each for each in sorted(found) if not each.is_loopback)
 
 
-async def _ip(namespace: str, *lines: str) -> None:
-    """Commands of ip(8) in a network namespace."""
-    words = ("nsenter", f"--net={namespace}", "ip", "-batch", "-")
-    await run(*words, stdin="".join(f"{line}\n" for line in lines), failure=SystemUnavailable)
+def _wired(plug: Plug, other: Plug, here: str, there: str) -> None:
+    with _told():
+        plug.links.pair(here, mtu=_MTU, peer=there, namespace=other.descriptor)
+        plug.links.up(here)
+        plug.links.route(IPv4Network(other.address), here, source=plug.address)
+        other.links.up(there)
+        other.links.route(IPv4Network(plug.address), there, source=other.address)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the kernel refuses of a network, in words."""
+    try:
+        yield
+    except OSError as error:
+        what = f" ({error.filename})" if error.filename else ""
+        raise SystemUnavailable(f"the network of a step cannot be made: {error.strerror}{what}") from error
 
 
 def inside(descriptor: int, work: Callable[[], T]) -> T:
@@ -257,17 +269,17 @@ def inside(descriptor: int, work: Callable[[], T]) -> T:
     return _in_a_thread(there)
 
 
-def _new_namespace() -> int:
-    """A descriptor of a new network namespace."""
+def _new_namespace() -> tuple[int, Links]:
+    """A descriptor of a new network namespace, and its links."""
 
-    def make() -> int:
+    def make() -> tuple[int, Links]:
         _checked(_LIBC.unshare(_CLONE_NEWNET))
         # The namespace is this machine's, not the step's user namespace's: what root may by default,
         # everybody may in it.
         Path("/proc/sys/net/ipv4/ip_forward").write_text("0")
         Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").write_text("0")
         Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
-        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC), Links()
 
     return _in_a_thread(make)
 
