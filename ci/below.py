@@ -12,8 +12,10 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import suppress
+
+TYPE_CHECKING = False  # no import that a step's start can do without: it waits for this module
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["make_folder", "open_below", "open_file", "open_parent", "read_file", "remove", "walk"]
 
@@ -140,11 +142,15 @@ def make_folder(root: int, path: str) -> int:
 
 
 def _made(above: int, name: str) -> int:
-    with suppress(FileNotFoundError):
+    try:
         if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
             os.unlink(name, dir_fd=above)
-    with suppress(FileExistsError):
+    except FileNotFoundError:
+        pass
+    try:  # noqa: SIM105  contextlib imports much
         os.mkdir(name, 0o755, dir_fd=above)
+    except FileExistsError:
+        pass
     return open_below(above, name, _FOLDER)
 
 

@@ -10,9 +10,10 @@ face, `chain` what an object is, `engine` evaluates chains, `containers`, `files
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own is late: a step waits for what starts it, which imports this package
 if TYPE_CHECKING:
+    from typing import Any
+
     from ci.engine.cache import Usage, prune, usage
     from ci.engine.engine import LogLine
     from ci.engine.server import embedded

@@ -16,7 +16,6 @@ from __future__ import annotations
 import ctypes
 import marshal
 import os
-import signal
 import stat
 import sys
 
@@ -28,6 +27,7 @@ STAGE = "/run/va-engine"
 """An empty folder of the machine; in the namespace of a step the tmpfs that holds its bundle."""
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+_SIGINT, _SIGKILL, _SIGTERM, _SIG_IGN = 2, 9, 15, 1
 _PR_SET_PDEATHSIG, _PR_SET_SECUREBITS = 1, 28
 _NO_SETUID_FIXUP = 1 << 2
 _CLONE_NEWNS, _CLONE_NEWPID, _CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000
@@ -152,15 +152,15 @@ def _write_as(user: int) -> None:
 
 def _die_with(parent: int) -> None:
     """Be killed when the parent ends, and end at once if it has. Parent 0: it cannot be seen from here."""
-    _checked(_LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0), "prctl")
+    _checked(_LIBC.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl")
     if parent and os.getppid() != parent:
         os._exit(FAILED)
 
 
 def _end_like(child: int) -> None:
     """Wait for the child and end as it did. What asks us to end asks it too: it is in our process group."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for number in (_SIGINT, _SIGTERM):
+        _LIBC.signal(number, ctypes.c_void_p(_SIG_IGN))
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     os._exit(code if code >= 0 else 128 - code)
