@@ -259,7 +259,9 @@ async def start(
     run = Run(child, folder, name, boundary.limits, reading, masker)
     try:
         await asyncio.gather(
-            asyncio.to_thread(_feed, waiting.start(), marshal.dumps(given)), _feed_stdin(child, stdin)
+            asyncio.to_thread(_feed, waiting.start(), marshal.dumps(given)),
+            _feed_stdin(child, stdin),
+            asyncio.to_thread(limits.expect_a_move),
         )
     except BaseException:
         await run.end()
