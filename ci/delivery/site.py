@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import httpx
 
-from ci.delivery import cluster as clusters
 from ci.delivery import guard, traffic
 from ci.delivery import lease as leases
-from ci.delivery.cluster import Cluster, Pod
 from ci.delivery.guard import Acted
 from ci.delivery.helm import Helm
 from ci.delivery.lease import Lease
@@ -30,6 +28,7 @@ from ci.errors import PipelineError, StepFailed, SystemUnavailable
 from ci.release import Release
 
 if TYPE_CHECKING:
+    from ci.delivery.cluster import Cluster, Pod
     from ci.delivery.load import Send
     from ci.delivery.metrics import Prometheus
 
@@ -284,9 +283,11 @@ class Site:
 async def open_site(environment: Environment, region: str) -> AsyncIterator[Site]:
     """A target, ready to be worked on while the block runs."""
     target = environment.target(region)
-    cluster = clusters.connect(target.kubeconfig, target.context)
-    from ci.delivery.metrics import Prometheus  # with scipy: a ship, which renders charts, does without
+    # With the clients of Kubernetes and SciPy: a ship, which renders charts, does without.
+    from ci.delivery.cluster import connect
+    from ci.delivery.metrics import Prometheus
 
+    cluster = connect(target.kubeconfig, target.context)
     helm = Helm(kubeconfig=target.kubeconfig, context=target.context, namespace=target.namespace)
     async with Prometheus(target.metrics) as prometheus:
         yield Site(environment, target, cluster, helm, prometheus)

@@ -12,13 +12,15 @@ import copy
 import math
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from ci.delivery.cluster import Cluster
 from ci.delivery.fence import ANNOTATION
 from ci.errors import SystemUnavailable
+
+if TYPE_CHECKING:
+    from ci.delivery.cluster import Cluster
 
 __all__ = [
     "TRACK_HEADER",
