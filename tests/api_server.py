@@ -1,4 +1,7 @@
-"""A Kubernetes API server alone: real admission, roles and Leases, and nothing that runs a pod."""
+"""A Kubernetes API server alone: real admission, roles and Leases, and nothing that runs a pod.
+
+It can be killed and started again, and have the controllers that make pods of Deployments beside it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import ssl
 import subprocess
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,42 @@ TOKEN = "of-a-test"
 
 
 @dataclass(frozen=True)
+class Program:
+    """A program that can be started again."""
+
+    words: tuple[str | Path, ...]
+    log: Path
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Have it running."""
+        with self.log.open("a") as log:
+            self.running.append(subprocess.Popen(list(self.words), stdout=log, stderr=log))
+
+    def kill(self) -> None:
+        """End it at once."""
+        child = self.running.pop()
+        child.kill()
+        child.wait()
+
+    def end(self) -> None:
+        """End it in good order, if it runs."""
+        while self.running:
+            _end(self.running.pop())
+
+
+@dataclass(frozen=True)
 class ApiServer:
     """Where it is; the context `va-eastus` of `kubeconfig` is its administrator."""
 
     url: str
     kubeconfig: Path
     context: str = "va-eastus"
+    program: Program = field(kw_only=True)
+
+    def ready(self) -> bool:
+        """Whether it answers."""
+        return _ready(self.url)
 
     def kubectl(self, *words: str, check: bool = True, stdin: object = None) -> str:
         """What it prints; the end of a refusal too, where it is not checked."""
@@ -44,9 +77,11 @@ class ApiServer:
 
 
 @contextlib.contextmanager
-def api_server(folder: Path) -> Iterator[ApiServer]:
-    """One while this lasts, with the Gateway API's HTTPRoute."""
-    asyncio.run(tools.ensure(["kube-apiserver", "kubectl", "etcd", "gateway-api"], SilentReporter()))
+def api_server(folder: Path, *, controllers: str = "") -> Iterator[ApiServer]:
+    """One while this lasts, with the Gateway API's HTTPRoute, and with these controllers of Kubernetes."""
+    needed = ["kube-apiserver", "kubectl", "etcd", "gateway-api"]
+    needed += ["kube-controller-manager"] if controllers else []
+    asyncio.run(tools.ensure(needed, SilentReporter()))
     etcd, peers, secure = (_free() for _ in range(3))
     (folder / "tokens.csv").write_text(f"{TOKEN},admin,admin,system:masters\n")
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -59,6 +94,7 @@ def api_server(folder: Path) -> Iterator[ApiServer]:
     (folder / "kubeconfig").write_text(
         yaml.safe_dump(_kubeconfig(url, folder / "certificates/apiserver.crt"))
     )
+    programs: dict[str, Program] = {}
     with contextlib.ExitStack() as stack:
         for name, words in {
             "etcd": (
@@ -85,17 +121,23 @@ def api_server(folder: Path) -> Iterator[ApiServer]:
                 "--disable-admission-plugins=ServiceAccount",
             ),
         }.items():
-            log = stack.enter_context((folder / f"{name}.log").open("w"))
-            child = subprocess.Popen([tools.path(name), *words], stdout=log, stderr=log)
-            stack.callback(_end, child)
-        until(
-            lambda: _ready(url), (folder / "kube-apiserver.log").read_text()[-2000:], seconds=120, every=0.5
-        )
-        server = ApiServer(url, folder / "kubeconfig")
+            programs[name] = Program((tools.path(name), *words), folder / f"{name}.log")
+            programs[name].start()
+            stack.callback(programs[name].end)
+        server = ApiServer(url, folder / "kubeconfig", program=programs["kube-apiserver"])
+        until(server.ready, "the API server does not come up", seconds=120, every=0.5)
         routes = tools.path("gateway-api") / "gateway.networking.k8s.io_httproutes.yaml"
         server.kubectl("create", "-f", str(routes))
         served = ("get", "--raw", "/apis/gateway.networking.k8s.io/v1")
         until(lambda: '"httproutes"' in server.kubectl(*served, check=False), seconds=60, every=0.5)
+        if controllers:
+            words = (
+                f"--kubeconfig={server.kubeconfig}", f"--controllers={controllers}", "--leader-elect=false",
+                "--secure-port=0", f"--cert-dir={folder / 'controllers'}",
+            )  # fmt: skip
+            manager = Program((tools.path("kube-controller-manager"), *words), folder / "controllers.log")
+            manager.start()
+            stack.callback(manager.end)
         yield server
 
 

@@ -6,7 +6,9 @@ start, a SIGINT that is ignored.
 
 import os
 import signal
-from pathlib import PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import settings
@@ -38,6 +40,14 @@ class _OnePlatform(LoadFileScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
         return "platform" if PurePosixPath(file).stem in _ON_THE_PLATFORM else file
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder for a test that syncs files a thousand times: in memory, where this machine has such."""
+    shared = Path("/dev/shm")
+    with TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else tmp_path) as folder:
+        yield Path(folder)
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,9 +1,9 @@
 """The time that a promotion waits, and watches: between two waves, and for a while after the last.
 
-It is in the ledger when it began, so that a run which is killed meanwhile waits for the rest of it, and it
-ends early only by an order, or by harm. Which targets are watched is what tells one wait from another: a
-region that got the release later is watched for all of the time. An order counts by its place in the ledger,
-not by the clock of whoever gave it.
+A run that goes on after a kill waits for all of it: while nobody was there nobody looked, however long that
+was, or seems to be where a clock was set. It ends early only by an order, or by harm. Which targets are
+watched is what tells one wait from another: a region that got the release later is watched for all of the
+time. An order counts by its place in the ledger, not by the clock of whoever gave it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime
 
 from ci.delivery.findings import Finding
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger
@@ -40,13 +39,11 @@ async def stand(
         if Action.RETRY not in since:
             return begun.reason
         begun = None
-    waited = max(0.0, (datetime.now(UTC) - begun.time).total_seconds()) if begun else 0.0
     begun = begun or await ledger.append(draft)
     what = "wait before the next wave" if draft.action is Action.WAVE else "watch what was promoted"
     with reporter.step(f"{environment.name}: {what}") as step:
-        left = seconds - waited
         result, reason, findings = await _wait(
-            begun, left, environment, ledger, look, say=step.say, note=reporter.note
+            begun, seconds, environment, ledger, look, say=step.say, note=reporter.note
         )
     came = {"kind": Kind.OUTCOME, "result": result, "reason": reason, "findings": findings}
     await ledger.append(draft.model_copy(update=came))

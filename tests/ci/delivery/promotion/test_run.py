@@ -184,7 +184,7 @@ ONCE = (
 
 @pytest.mark.parametrize("name", CASES)
 def test_cut_anywhere_the_same_command_comes_to_the_same_end(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+    monkeypatch: pytest.MonkeyPatch, memory: Path, name: str
 ) -> None:
     """Before and after each entry of the ledger, at each effect, and in the middle of what Helm does."""
     case = CASES[name]
@@ -202,7 +202,7 @@ def test_cut_anywhere_the_same_command_comes_to_the_same_end(
             if len(happened) - 1 == moment:
                 raise Killed
 
-        monkeypatch.setenv("VA_STATE", str(tmp_path / str(moment)))
+        monkeypatch.setenv("VA_STATE", str(memory / str(moment)))
         async with trying(monkeypatch, case.environment) as one:
             place = one.world.place(f"{case.environment.name}/eastus")
             one.verdict = case.verdict

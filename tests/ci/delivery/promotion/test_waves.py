@@ -11,7 +11,6 @@ from promotion_world import environment
 
 from ci.delivery.ledger import Action, Draft, Kind, Ledger, open_named
 from ci.delivery.ledger import ledger as writing
-from ci.delivery.promotion import waves
 from ci.delivery.promotion.waves import stand
 from ci.reporting import SilentReporter
 
@@ -83,19 +82,23 @@ def test_an_order_counts_whatever_the_clock_of_who_gave_it_says(
     assert asyncio.run(run()) == results[action]
 
 
-def test_a_clock_that_is_set_does_not_end_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run() -> str:
+def test_what_was_cut_is_waited_for_anew_for_nobody_looked_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it was a day, or somebody set the clock."""
+
+    async def run() -> tuple[bool, str]:
         async with open_named("test", "prod") as ledger:
-            wait = asyncio.create_task(waited(ledger, draft(Kind.INTENT, Action.WAVE, targets="a"), 600))
-            await begun(ledger)
-            monkeypatch.setattr(waves, "datetime", ahead(timedelta(days=1)))
+            cut = draft(Kind.INTENT, Action.WAVE, targets="a")
+            with monkeypatch.context() as patched:
+                patched.setattr(writing, "datetime", ahead(timedelta(days=-1)))
+                await ledger.append(cut)
+            wait = asyncio.create_task(waited(ledger, cut, 600))
             await asyncio.sleep(0.1)
             early = wait.done()
             await ledger.append(draft(Kind.ORDER, Action.SKIP_BAKE))
             await wait
-            return "early" if early else (await ledger.entries())[-1].result
+            return early, (await ledger.entries())[-1].result
 
-    assert asyncio.run(run()) == "done"
+    assert asyncio.run(run()) == (False, "done")
 
 
 def test_another_promotion_in_its_place_ends_the_wait() -> None:
