@@ -504,6 +504,8 @@ def test_what_the_guard_did_for_the_run_before_is_said_once(world: World, promot
         "prod/eastus: the guard took all traffic to stable at 2026-11-29 20:15:20 UTC, from 20 % on the "
         "canary: nobody renewed the lease for 12 s"
     ]
+    (kept,) = (one for one in entries() if one.action is Action.GUARD)
+    assert (kept.by, kept.when) == ("the guard", datetime(2026, 11, 29, 20, 15, 20, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("choice", ["rollback", "alert"])

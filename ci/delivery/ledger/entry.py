@@ -120,13 +120,13 @@ class Entry(Draft):
 
     @property
     def when(self) -> datetime:
-        """When it happened: what was taken over happened before it was written here."""
+        """When it happened: what was taken over, or the guard did, was before it was written here."""
         told = self.detail.get("time")
         return datetime.fromisoformat(told) if isinstance(told, str) else self.time
 
     @property
     def by(self) -> str:
-        """Who did it: what was taken over was written by somebody else."""
+        """Who did it: what was taken over, or the guard did, was written by somebody else."""
         return str(self.detail.get("who", self.who))
 
     @property

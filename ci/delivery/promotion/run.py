@@ -126,9 +126,9 @@ class _Book:
             self.untold.pop(0)
         await self.read()
 
-    async def note(self, act: Act) -> None:
+    async def note(self, act: Act, **detail: str) -> None:
         """Write down what was seen."""
-        await self._work.ledger.append(self._draft(Kind.NOTE, act, detail={}))
+        await self._work.ledger.append(self._draft(Kind.NOTE, act, detail=detail))
         await self.read()
 
     def _draft(self, kind: Kind, act: Act, *, detail: Mapping[str, str | int]) -> Draft:
@@ -233,7 +233,8 @@ async def _go_on(work: Work, book: _Book) -> None:
     await book.read()
     if acted := await work.site.guarded():
         work.reporter.note(f"{work.name}: {acted}")
-        await book.note(Act(action=Action.GUARD, weight=acted.weight, reason=str(acted)))
+        seen = Act(action=Action.GUARD, weight=acted.weight, reason=str(acted))
+        await book.note(seen, time=acted.time.isoformat(), who="the guard")
     past = past_of(book.entries, work.goal.promotion, work.name)
     if past.started and not past.ended:
         await book.note(Act(action=Action.START, reason="the same promotion goes on"))

@@ -253,7 +253,7 @@ def _targets(
                 reason=ends[-1].reason if ends else "",
                 began=mine[0].when,
                 ended=ends[-1].when if ends else None,
-                shares=tuple(_shares(mine, until)),
+                shares=tuple(_shares(sorted(mine, key=lambda entry: entry.when), until)),
             )
 
 
@@ -360,10 +360,8 @@ def _events(own: Mapping[str, Sequence[Entry]], before: list[tuple[str, Entry]])
         look = _look(entry)
         if look is None:
             continue
-        by = person(entry.by)
-        if entry.action is Action.GUARD:
-            by = "the guard"
-        elif entry.kind is Kind.ORDER and entry.action is Action.ROLL_BACK and entry.reason in watched:
+        by = "the guard" if entry.action is Action.GUARD else person(entry.by)
+        if entry.kind is Kind.ORDER and entry.action is Action.ROLL_BACK and entry.reason in watched:
             look, by = Look.GUARD, "the watch"  # it gives the order for what it saw
         told = next((one for one in reversed(found) if one.target == entry.target), None)
         found.append(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from ci.delivery.findings import Verdict
 from ci.delivery.ledger.show import span
@@ -87,11 +87,12 @@ def _step(trial: Trial) -> str:
 
 def _gantt(report: Report) -> Iterator[str]:
     """https://mermaid.js.org/syntax/gantt.html: a colour a state, times in UTC."""
-    days = report.began.astimezone(UTC).date() != report.until.astimezone(UTC).date()
+    long = report.until - report.began
+    shape = "%H:%M:%S" if long < timedelta(hours=1) else "%H:%M" if long < timedelta(days=3) else "%d %b"
     yield "```mermaid"
     yield "gantt"
     yield "  dateFormat YYYY-MM-DDTHH:mm:ss.SSS"
-    yield f"  axisFormat {'%d %b %H:%M' if days else '%H:%M:%S'}"
+    yield f"  axisFormat {shape}"
     for story in report.targets:
         yield f"  section {_name(story.target)}"
         for share in story.shares:

@@ -46,9 +46,10 @@ class Times:
     until: datetime
 
     def at(self, time: datetime) -> float:
-        """In percent."""
+        """In percent; what clocks that disagree put outside stands at the end."""
         whole = (self.until - self.since).total_seconds()
-        return 100 * (time - self.since).total_seconds() / whole if whole > 0 else 0.0
+        share = (time - self.since).total_seconds() / whole if whole > 0 else 0.0
+        return 100 * min(max(share, 0.0), 1.0)
 
     def marks(self) -> list[Mark]:
         """Round times; with the date, where there are several days."""

@@ -213,10 +213,14 @@ def test_what_the_guard_did_ends_a_canary_s_share() -> None:
     book.begin()
     book.write(Kind.INTENT, Action.START, target="prod/a")
     done(book, Action.MOVE, target="prod/a", weight=25, minutes=5)
-    book.write(Kind.NOTE, Action.GUARD, target="prod/a", weight=25, minutes=9)
+    acted = book.now
+    book.now += timedelta(minutes=9)
+    told = {"time": acted.isoformat(), "who": "the guard"}
+    book.write(Kind.NOTE, Action.GUARD, target="prod/a", weight=25, detail=told)
     book.write(Kind.NOTE, Action.START, target="prod/a", reason="the same promotion goes on")
     found = of({"prod": book.entries})
     assert [one.percent for one in found.targets[0].shares] == [0, 25, 0]
+    assert found.targets[0].shares[1].until == acted, "when it acted, not when somebody saw that"
     assert (found.ended, found.result) == (False, "begun")
     assert "is on its way: prod/a" in found.headline
     assert "it has not ended" in as_html(found)
