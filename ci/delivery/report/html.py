@@ -82,7 +82,8 @@ class _Scale:
     start: float
     width: float
     threshold: float
-    beyond: bool
+    beyond: str
+    """At which end it goes on beyond the axis: `left`, `right`; empty where it does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +194,7 @@ def _scale(name: str, decides: str, value: float, limit: float, look: Look, axis
         start=min(here, one),
         width=abs(here - one),
         threshold=axis.at(limit),
-        beyond=not math.isnan(value) and axis.beyond(value),
+        beyond=axis.beyond(value),
     )
 
 

@@ -95,9 +95,10 @@ class Evidence:
         share = (min(max(power, self.least), self.most) - self.least) / (self.most - self.least)
         return 100 * share
 
-    def beyond(self, logarithm: float) -> bool:
-        """Whether it is more than there is room for."""
-        return logarithm / math.log(10) > self.most or logarithm / math.log(10) < self.least
+    def beyond(self, logarithm: float) -> str:
+        """At which end there is no room for it: `left` or `right`; empty where there is."""
+        power = logarithm / math.log(10)
+        return "right" if power > self.most else "left" if power < self.least else ""
 
     def marks(self) -> list[Mark]:
         """Powers of ten: 1 is one of them, and no more than there is room for."""

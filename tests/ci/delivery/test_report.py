@@ -426,7 +426,8 @@ def test_numbers_that_are_none_are_drawn_all_the_same(harm: float | None, safe: 
 def test_a_scale_shows_thresholds_apart_and_a_value_where_it_decides() -> None:
     axis = Evidence.of([BAD, finding("latency", safe=log(1e30))])
     assert 0 < axis.at(0.0) < axis.at(log(10)) < axis.at(log(180)) < axis.at(log(213)) < 100
-    assert axis.at(log(1e30)) == 100 and axis.beyond(log(1e30)) and not axis.beyond(log(213))
+    assert axis.at(log(1e30)) == 100 and axis.beyond(log(1e30)) == "right" and axis.beyond(log(213)) == ""
+    assert axis.beyond(-math.inf) == "left" and axis.beyond(math.nan) == ""
     assert "1" in [mark.text for mark in axis.marks()]
     assert len(axis.marks()) <= 6
 

@@ -427,6 +427,7 @@ def test_a_pause_takes_traffic_away_and_waits_and_resume_goes_on(monkeypatch: py
             running = asyncio.create_task(one.run())
             place = one.world.place("prod/eastus")
             await until(lambda: one.world.log[-1:] == ["prod/eastus weight 0"])
+            await until(lambda: any("paused" in note for note in notes))
             await asyncio.sleep(0.1)
             assert not running.done() and place.revisions[CANARY]
             order = next(one for one in await one.ledger.entries() if one.kind is Kind.ORDER)
