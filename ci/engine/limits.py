@@ -2,7 +2,8 @@
 
 Each step has a group of ours, and runc's own below it. A group says whether its bound was reached: that is
 told with the error of the step. Groups of sessions that were killed are removed by the next one: their names
-start with the id of the process.
+start with the namespace of process ids and the id of the process. Those of another namespace, a container's
+or the machine's, are left alone: whether such a process is there cannot be seen from here.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ __all__ = [
 ]
 
 _ROOT = Path("/sys/fs/cgroup")
-_PREFIX = "va-engine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,12 @@ def path_of(name: str) -> str:
 
 def parent_of(name: str) -> str:
     """The group that has the step's bounds."""
-    return f"/{_PREFIX}-{name}"
+    return f"/{_group(name)}"
+
+
+def _group(name: str) -> str:
+    """Of a step; its name starts with the id of our process."""
+    return f"va-engine-{os.stat('/proc/self/ns/pid').st_ino}-{name}"
 
 
 def bounded(name: str, limits: Limits) -> None:
@@ -107,7 +112,7 @@ def _version_2() -> bool:
 
 
 def _groups(name: str, limits: Limits) -> list[tuple[Path, dict[str, int]]]:
-    group = f"{_PREFIX}-{name}"
+    group = _group(name)
     if _version_2():
         both = {"pids.max": limits.processes, "memory.max": limits.memory, "memory.swap.max": 0}
         return [(_ROOT / group, both)]
@@ -155,17 +160,17 @@ def _value(file: Path) -> int:
 async def remove(name: str) -> None:
     """Remove the step's groups; the kernel may need a moment until one is empty."""
     for _ in range(100):
-        if not _remove(f"{_PREFIX}-{name}"):
+        if not _remove(_group(name)):
             return
         await asyncio.sleep(0.02)
 
 
 def remove_of_the_dead() -> None:
     """Remove groups of sessions that were killed."""
-    for path in {path.name for pattern in ("", "*/") for path in _ROOT.glob(f"{pattern}{_PREFIX}-*")}:
-        pid = path.removeprefix(f"{_PREFIX}-").partition("-")[0]
+    for group in {path.name for pattern in ("", "*/") for path in _ROOT.glob(f"{pattern}{_group('*')}")}:
+        pid = group.removeprefix(_group("")).partition("-")[0]
         if not Path("/proc", pid).exists():
-            _remove(path)
+            _remove(group)
 
 
 def _remove(group: str) -> bool:

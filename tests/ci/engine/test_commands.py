@@ -72,7 +72,7 @@ def _left_behind(folder: Path, pid: int | None = None) -> list[str]:
         if str(folder) in text and "pytest" not in text and "va-engine" in text:
             processes.append(text)
     work = [str(path) for path in (folder / "cache" / "engine" / "tmp").glob("*")]
-    groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/va-engine-{pid or os.getpid()}-*")]
+    groups = [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/va-engine-*-{pid or os.getpid()}-*")]
     return mounts + processes + work + groups
 
 
