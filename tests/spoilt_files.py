@@ -157,6 +157,8 @@ def copied(folder: Path) -> Path:
     for file in FILES:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(CHECKOUT / file, folder / file)
+    # What an estate's values are held to.
+    shutil.copytree(CHECKOUT / "helm/voice-assistant", folder / "helm/voice-assistant", dirs_exist_ok=True)
     return folder
 
 

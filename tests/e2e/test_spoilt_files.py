@@ -84,15 +84,16 @@ def only_reading(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def found(*_: object) -> tuple[SimpleNamespace, ...]:
         return (SimpleNamespace(id="CKV_K8S_11", resource="Deployment.voice.voice-api", file="", title=""),)
 
-    from pipelines import chart, lint, promote
+    from pipelines import chart, lint
     from pipelines import database as database_pipeline
+    from pipelines import status as status_pipeline
 
     monkeypatch.setattr(places, "checkout", lambda: checkout)
     monkeypatch.setattr(model, "checkout", lambda: checkout)
     monkeypatch.setattr(dates, "today", lambda: TODAY)
     monkeypatch.setattr(cli, "replace_streams", lambda: SimpleNamespace(problem=None))
     monkeypatch.setattr(render, "render", lambda *_: modules)
-    monkeypatch.setattr(promote, "status", asked)
+    monkeypatch.setattr(status_pipeline, "status", asked)
     monkeypatch.setattr(database_pipeline, "database_status", database)
     monkeypatch.setattr(database_pipeline, "show_database", lambda _: "")
     monkeypatch.setattr(chart, "failed_checks", found)
