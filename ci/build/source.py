@@ -29,6 +29,9 @@ _SETTINGS = (
     "core.fileMode=true",
 )
 
+_REFUSED = 128
+"""How git ends when it does not trust a checkout, among other things."""
+
 
 async def read_commit(root: Path, *paths: str) -> Commit:
     """HEAD of the checkout at `root`, or the last commit that changed any of `paths`.
@@ -85,20 +88,28 @@ def _is_file(path: Path) -> bool:
 async def _git(root: Path, *words: str) -> Completed:
     """What git says, whatever its exit code. Names that are no UTF-8 are as Python's paths have them."""
     cleared = {name: None for name in os.environ if name.startswith("GIT_")}
+    alone = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_NO_REPLACE_OBJECTS": "1"}
+
+    async def asked(*settings: str) -> Completed:
+        return await run(
+            *("git", "--no-optional-locks", "--literal-pathspecs", "-C", root),
+            *(word for one in (*_SETTINGS, *settings) for word in ("-c", one)),
+            *words,
+            env={**cleared, **alone, "LC_ALL": "C"},
+            errors="surrogateescape",
+            check=False,
+        )
+
+    done = await asked()
+    if done.code != _REFUSED:
+        return done
     # git trusts nothing that the repository itself says of this; what the user says has to hold.
     trusted = await run(
         "git", "-C", "/", "config", "-z", "--get-all", "safe.directory", env=cleared, check=False
     )
-    settings = [*_SETTINGS, *(f"safe.directory={one}" for one in trusted.stdout.split("\0")[:-1])]
-    alone = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_NO_REPLACE_OBJECTS": "1"}
-    return await run(
-        *("git", "--no-optional-locks", "--literal-pathspecs", "-C", root),
-        *(word for one in settings for word in ("-c", one)),
-        *words,
-        env={**cleared, **alone, "LC_ALL": "C"},
-        errors="surrogateescape",
-        check=False,
-    )
+    if not (settings := [f"safe.directory={one}" for one in trusted.stdout.split("\0")[:-1]]):
+        return done
+    return await asked(*settings)
 
 
 async def _no_commit(root: Path, paths: tuple[str, ...]) -> BadInput:
