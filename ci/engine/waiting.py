@@ -18,6 +18,8 @@ from ci.engine.network import Network, Plug
 __all__ = ["Spare", "Waiting"]
 
 _CONTAINED = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.engine.contained import main; main()"
+_PYTHON = os.path.realpath(sys.executable)
+"""Not the environment's, which looks for its packages first: none is imported."""
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -76,7 +78,7 @@ async def _make(boundary: Boundary, *, stdin: bool = False) -> Waiting:
     reader, writer = os.pipe()
     try:
         child = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", "-c", _CONTAINED, str(_CHECKOUT), str(reader), str(os.getpid()),
+            _PYTHON, "-I", "-S", "-c", _CONTAINED, str(_CHECKOUT), str(reader), str(os.getpid()),
             stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
