@@ -8,10 +8,9 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import dagger
-
 from ci import errors
 from ci.engine.engine import LogLine
+from ci.engine.sdk import dagger
 from ci.engine.server import embedded
 from ci.errors import PipelineError, StepFailed, SystemUnavailable
 from ci.reporting import Reporter
