@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 
 from ci.concurrency import both, together
 from ci.delivery import cluster as clusters
@@ -16,6 +20,9 @@ from ci.errors import BadInput, SystemUnavailable
 from ci.reporting import Reporter
 
 __all__ = ["answered", "status"]
+
+_EACH, _MOST = 6, 32
+"""Questions at once: to one cluster, and in all."""
 
 
 async def status(
@@ -33,7 +40,12 @@ async def status(
     chosen = [known[name] for name in names] if names else list(environments)
     with reporter.step("ask the targets"):
         targets = [one.target(region) for one in chosen for wave in one.waves for region in wave]
-        return tuple(await together(map(_status, targets)))
+        clusters_of = {(one.kubeconfig, one.context) for one in targets}
+        # As many questions at once as there are clusters to answer them: the next one is no further round.
+        threads = min(_MOST, _EACH * len(clusters_of))
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
+        connect = cache(_Connected)
+        return tuple(await together(_status(one, connect) for one in targets))
 
 
 def answered(rows: Sequence[TargetStatus]) -> tuple[TargetStatus, ...]:
@@ -43,11 +55,24 @@ def answered(rows: Sequence[TargetStatus]) -> tuple[TargetStatus, ...]:
     return tuple(rows)
 
 
-async def _status(target: Target) -> TargetStatus:
+class _Connected:
+    """A cluster, one connection for all of its targets, and asked once for what is the same for them."""
+
+    def __init__(self, kubeconfig: Path, context: str) -> None:
+        self.cluster = clusters.connect(kubeconfig, context)
+        self._on_nodes: asyncio.Task[dict[str, frozenset[str]]] | None = None
+
+    async def on_nodes(self) -> dict[str, frozenset[str]]:
+        self._on_nodes = self._on_nodes or asyncio.create_task(self.cluster.images_on_nodes())
+        return await asyncio.shield(self._on_nodes)  # one target that fails ends it for no other
+
+
+async def _status(target: Target, connect: Callable[[Path, str], _Connected]) -> TargetStatus:
     try:
-        cluster = clusters.connect(target.kubeconfig, target.context)
+        connected = connect(target.kubeconfig, target.context)
+        cluster = connected.cluster
         (facts, on_nodes), (held, acted) = await both(
-            both(look(cluster, target.namespace), cluster.images_on_nodes()),
+            both(look(cluster, target.namespace), connected.on_nodes()),
             both(holder(cluster, target.namespace), guard.record(cluster, target.namespace)),
         )
         stable, canary = facts.stable, facts.canary

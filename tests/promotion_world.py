@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-from ci.delivery.cluster import Pod
+from ci.delivery.cluster import Pod, PodImage, Ran
 from ci.delivery.load import Answer
 from ci.delivery.metrics import Prometheus
 from ci.delivery.revisions import BACK, Revision
@@ -161,6 +161,12 @@ class Place:
         self.listed: dict[str, tuple[dict[str, Any], ...]] = {}
         """What the API lists at a path."""
         self.held: dict[str, Any] | None = None
+        self.images: dict[str, tuple[PodImage, ...]] = {}
+        """By Helm release: those of its pod."""
+        self.tests: tuple[str, ...] = ()
+        """The pods of `helm test` that charts have."""
+        self.ran: dict[str, Ran] = {}
+        """By pod of a test that did not pass: what became of it."""
         self.config_maps: dict[str, dict[str, str]] = {}
 
     # The cluster.
@@ -182,6 +188,9 @@ class Place:
     async def refusals(self, namespace: str) -> dict[str, str]:
         return {}
 
+    async def ran_once(self, namespace: str, pod: str) -> Ran:
+        return self.ran[pod]
+
     async def migrations(self, namespace: str) -> dict[str, str]:
         return self.unmigrated
 
@@ -198,6 +207,7 @@ class Place:
                 out_of_memory=False,
                 memory_limit=None,
                 trouble="",
+                images=self.images.get(name, ()),
             )
             for name, revisions in self.revisions.items()
             if revisions
@@ -275,6 +285,7 @@ class Place:
             updated=NOW,
             description=description,
             values=values,
+            tests=self.tests,
         )
         self.revisions[name] = [*before, made]
         self.world.on(f"{what}: in the middle")
@@ -290,6 +301,11 @@ class Place:
         self.world.event(f"{self.target} rollback {name} {number}")
         values = dict(self.revisions[name][number - 1].values)
         await self.upgrade(name, Path(), values, timeout=1, description=f"{BACK} {number}")
+
+    async def test(self, name: str, *, timeout: float) -> None:
+        self.world.event(f"{self.target} test {name}")
+        if self.ran:
+            raise StepFailed(f"the tests of {name} did not pass: pod failed")
 
     async def uninstall(self, name: str, *, timeout: float = 60.0) -> None:
         self.world.event(f"{self.target} uninstall {name}")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ from ci.errors import BadInput, SystemUnavailable
 from ci.quantities import quantity
 from ci.reasons import reason_of
 
-__all__ = ["Cluster", "Pod", "PodImage", "connect", "understood_pod"]
+__all__ = ["Cluster", "Pod", "PodImage", "Ran", "connect", "understood_pod"]
 
 _CONNECT_SECONDS = 3.0
 _READ_SECONDS = 10.0
@@ -54,6 +55,8 @@ _KEEPS_TO_IT = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 _BAD_WAITING = ("ImagePullBackOff", "ErrImagePull", "CrashLoopBackOff", "CreateContainerConfigError")
+
+_LAST_LINES = 5
 
 T = TypeVar("T")
 
@@ -102,15 +105,36 @@ class Pod:
         return self.phase in ("Failed", "Succeeded")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What became of a pod that runs once."""
+
+    code: int | None
+    """Its exit code; None when it came to no end of its own: not scheduled, not started, out of time."""
+    words: str
+    """The last lines that it printed, or what keeps it."""
+
+
 class Cluster:
     """One cluster, through one context of a kubeconfig."""
 
     def __init__(self, api: client.ApiClient, name: str) -> None:
         self.name = name
         self._api = api
-        self._core = client.CoreV1Api(api)
-        self._apps = client.AppsV1Api(api)
-        self._custom = client.CustomObjectsApi(api)
+
+    # Loading one of these takes longer than a look at a target does, which needs none.
+
+    @cached_property
+    def _core(self) -> client.CoreV1Api:
+        return client.CoreV1Api(self._api)
+
+    @cached_property
+    def _apps(self) -> client.AppsV1Api:
+        return client.AppsV1Api(self._api)
+
+    @cached_property
+    def _custom(self) -> client.CustomObjectsApi:
+        return client.CustomObjectsApi(self._api)
 
     async def version(self) -> str:
         """The server's version: the quickest way to see that it answers."""
@@ -119,9 +143,8 @@ class Cluster:
 
     async def pods(self, namespace: str) -> tuple[Pod, ...]:
         """The pods of both tracks in a namespace; none when there is no such namespace."""
-        found = await self._call(self._core.list_namespaced_pod, namespace, label_selector="va.dev/track")
-        plain = self._api.sanitize_for_serialization(found)  # type: ignore[no-untyped-call]
-        return tuple(understood_pod(pod) for pod in plain["items"])
+        found = await self.objects(f"/api/v1/namespaces/{namespace}/pods", labels="va.dev/track")
+        return tuple(understood_pod(pod) for pod in found or ())
 
     async def helm_revisions(
         self, namespace: str, *, name: str | None = None, history: bool = False
@@ -161,30 +184,46 @@ class Cluster:
         if names_only:
             accept += ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
         query = [("labelSelector", labels)] if labels else []
+        found, _ = await self._get(path, query, accept=accept)
+        return None if found is None else tuple(found.get("items") or ())
 
-        def ask(_request_timeout: tuple[float, float]) -> Any:
+    async def _get(
+        self,
+        path: str,
+        query: Sequence[tuple[str, str]] = (),
+        *,
+        accept: str = "application/json",
+        allowed: tuple[int, ...] = (404,),
+    ) -> tuple[dict[str, Any] | None, str]:
+        """What is at a path of the API, as plain data, and the Date of the answer; None where `allowed`.
+
+        The client's own classes check each field of it, and take longer than the cluster takes to answer.
+        """
+
+        def ask(_request_timeout: tuple[float, float]) -> tuple[dict[str, Any], str]:
             request = self._api.param_serialize(
-                "GET", path, query_params=query, header_params={"Accept": accept},
+                "GET", path, query_params=list(query), header_params={"Accept": accept},
                 auth_settings=["BearerToken"],
             )  # fmt: skip
             answer = self._api.call_api(*request, _request_timeout=_request_timeout)
             content = answer.read()  # type: ignore[no-untyped-call]
             if answer.status != HTTPStatus.OK:
                 raise client.ApiException.from_response(http_resp=answer, body=content.decode(), data=None)
-            return json.loads(content)
+            return json.loads(content), answer.headers.get("Date") or ""
 
-        found = await self._call(ask, allowed=(404,))
-        return None if found is None else tuple(found.get("items") or ())
+        found: tuple[dict[str, Any], str] | None = await self._call(ask, allowed=allowed)
+        return found or (None, "")
 
     async def images_on_nodes(self) -> dict[str, frozenset[str]]:
         """By node, the references that its container runtime lists; none where nodes may not be read."""
-        found = await self._call(self._core.list_node, allowed=(403,))
-        nodes = found.items if found else []
+        found, _ = await self._get("/api/v1/nodes", allowed=(403,))
         return {
-            str(node.metadata.name): frozenset(
-                str(name) for image in node.status.images or () for name in image.names or ()
+            str(node["metadata"]["name"]): frozenset(
+                str(name)
+                for image in (node.get("status") or {}).get("images") or ()
+                for name in image.get("names") or ()
             )
-            for node in nodes
+            for node in (found or {}).get("items") or ()
         }
 
     async def last_words(self, namespace: str, pod: str, *, previous: bool = True) -> str:
@@ -199,6 +238,30 @@ class Cluster:
         except SystemUnavailable:
             return ""
         return next((line.strip() for line in reversed(str(log).splitlines()) if line.strip()), "")[:300]
+
+    async def ran_once(self, namespace: str, pod: str) -> Ran:
+        """What became of a pod that runs once: of a Job, or a test."""
+        found, _ = await self._get(f"/api/v1/namespaces/{namespace}/pods/{pod}")
+        if found is None:
+            return Ran(code=None, words="there is no such pod")
+        status = found.get("status") or {}
+        states = [one.get("state") or {} for one in status.get("containerStatuses") or ()]
+        ends = [one.get("terminated") or {} for one in states]
+        said = await self._log(namespace, pod, lines=_LAST_LINES)
+        if all(ends) and ends and status.get("reason") != "DeadlineExceeded":
+            return Ran(code=max(int(end.get("exitCode") or 0) for end in ends), words=said)
+        scheduled = [one for one in status.get("conditions") or [] if one.get("status") == "False"]
+        why = understood_pod(found).trouble or status.get("message") or status.get("reason")
+        why = why or next((one["message"] for one in scheduled if one.get("message")), "")
+        return Ran(code=None, words="; ".join(filter(None, [why or status.get("phase", ""), said])))
+
+    async def _log(self, namespace: str, pod: str, *, lines: int) -> str:
+        """The last lines that it printed, in one; empty when there is none to be had."""
+        try:
+            log = await self._call(self._core.read_namespaced_pod_log, pod, namespace, tail_lines=lines)
+        except SystemUnavailable:
+            return ""
+        return "; ".join(line.strip() for line in str(log).splitlines() if line.strip())[-1000:]
 
     async def refusals(self, namespace: str) -> dict[str, str]:
         """Why the cluster does not even make pods, by the name of the set that asks for them."""
@@ -281,11 +344,7 @@ class Cluster:
 
     async def route(self, name: str, namespace: str) -> dict[str, Any] | None:
         """An HTTPRoute as plain data; None when it is not there."""
-        group, version = _GATEWAY_API
-        found: dict[str, Any] | None = await self._call(
-            self._custom.get_namespaced_custom_object,
-            group, version, namespace, "httproutes", name, allowed=(404,),
-        )  # fmt: skip
+        found, _ = await self._get(f"/apis/{'/'.join(_GATEWAY_API)}/namespaces/{namespace}/httproutes/{name}")
         return found
 
     async def replace_route(self, route: dict[str, Any]) -> None:
@@ -299,16 +358,10 @@ class Cluster:
 
     async def lease(self, name: str, namespace: str) -> tuple[dict[str, Any] | None, datetime]:
         """A Lease as plain data, None when it is not there, and what time it is for the cluster."""
-        group, version = _LEASES
-        found = await self._call(
-            self._custom.list_namespaced_custom_object_with_http_info,
-            group, version, namespace, "leases", field_selector=f"metadata.name={name}",
-        )  # fmt: skip
-        listed, _, headers = found
-        said = headers.get("Date")
+        path = f"/apis/{'/'.join(_LEASES)}/namespaces/{namespace}/leases"
+        listed, said = await self._get(path, [("fieldSelector", f"metadata.name={name}")])
         now = parsedate_to_datetime(said) if said else datetime.now(UTC)
-        items = listed["items"]
-        return (items[0] if items else None), now
+        return next(iter((listed or {}).get("items") or ()), None), now
 
     async def write_lease(self, lease: dict[str, Any]) -> dict[str, Any] | None:
         """Make a Lease, or replace the one that was read; None when somebody else did so meanwhile."""
@@ -398,8 +451,8 @@ class Cluster:
 
     async def config_map(self, name: str, namespace: str) -> dict[str, str] | None:
         """The data of a ConfigMap; None when it is not there."""
-        found = await self._call(self._core.read_namespaced_config_map, name, namespace, allowed=(404,))
-        return dict(found.data or {}) if found else None
+        found, _ = await self._get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
+        return dict(found.get("data") or {}) if found else None
 
     async def _call(
         self, ask: Callable[..., T], *args: Any, allowed: tuple[int, ...] = (), **more: Any
@@ -432,13 +485,6 @@ def connect(kubeconfig: Path, context: str) -> Cluster:
             f"there is no kubeconfig {kubeconfig}", hint="for the embedded platform, va up makes it"
         )
     try:
-        contexts, _ = config.list_kube_config_contexts(str(kubeconfig))  # type: ignore[no-untyped-call]
-        known = [str(item["name"]) for item in contexts]
-        if context not in known:
-            raise BadInput(
-                f"{kubeconfig} has no context {context!r}",
-                hint=f"contexts there: {', '.join(known) or 'none'}",
-            )
         settings = client.Configuration()
         config.load_kube_config(  # type: ignore[no-untyped-call]
             config_file=str(kubeconfig),
@@ -447,9 +493,23 @@ def connect(kubeconfig: Path, context: str) -> Cluster:
             persist_config=False,
         )
     except config.ConfigException as error:
-        raise BadInput(f"{kubeconfig} is not a usable kubeconfig: {error}") from error
+        raise _unusable(kubeconfig, context, error) from error
     settings.retries = urllib3.Retry(total=1, backoff_factor=0.2)
     return Cluster(client.ApiClient(settings), context)
+
+
+def _unusable(kubeconfig: Path, context: str, error: config.ConfigException) -> BadInput:
+    """What is wrong with a kubeconfig, which was read once and is read again for that."""
+    try:
+        contexts, _ = config.list_kube_config_contexts(str(kubeconfig))  # type: ignore[no-untyped-call]
+    except config.ConfigException as second:
+        return BadInput(f"{kubeconfig} is not a usable kubeconfig: {second}")
+    known = [str(item["name"]) for item in contexts]
+    if context in known:
+        return BadInput(f"{kubeconfig} is not a usable kubeconfig: {error}")
+    return BadInput(
+        f"{kubeconfig} has no context {context!r}", hint=f"contexts there: {', '.join(known) or 'none'}"
+    )
 
 
 def understood_pod(pod: dict[str, Any]) -> Pod:
@@ -480,13 +540,14 @@ def understood_pod(pod: dict[str, Any]) -> Pod:
             if item.get("reason") in _BAD_WAITING
         ),
         node=spec.get("nodeName") or "",
-        images=tuple(_images(spec, containers)),
+        images=tuple(_images(spec, every)),
     )
 
 
-def _images(spec: dict[str, Any], containers: list[dict[str, Any]]) -> Iterator[PodImage]:
-    running = {item.get("name"): item.get("imageID") or "" for item in containers}
-    for item in spec.get("containers") or []:
+def _images(spec: dict[str, Any], statuses: list[dict[str, Any]]) -> Iterator[PodImage]:
+    """Of all that runs in a pod, before its containers and beside them, too."""
+    running = {item.get("name"): item.get("imageID") or "" for item in statuses}
+    for item in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]:
         name = item.get("name", "")
         yield PodImage(container=name, wanted=item.get("image", ""), running=running.get(name, ""))
 

@@ -7,7 +7,7 @@ kubelet shortens (the fifty largest, five names each) and brings up to date ever
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -17,8 +17,9 @@ from ci.registry import parse_reference
 
 if TYPE_CHECKING:  # who shows an origin needs no Kubernetes client
     from ci.delivery.cluster import Pod
+    from ci.release import Release
 
-__all__ = ["Origin", "origins"]
+__all__ = ["Origin", "origins", "strangers"]
 
 
 class Origin(BaseModel):
@@ -54,6 +55,29 @@ def origins(
         for pod in pods
         for one in pod.images
     )
+
+
+def strangers(pods: Iterable[Pod], release: Release) -> Iterator[str]:
+    """In a sentence each: the containers of these pods that are not of the release, by its signed digests.
+
+    By what their spec names, and by what the runtime says that it runs.
+    """
+    digests = {image.name: image.digest for image in release.images}
+    for pod in pods:
+        for one in pod.images:
+            _, at, recorded = one.running.rpartition("@")
+            try:
+                reference = parse_reference(one.wanted)
+            except BadInput as error:
+                yield f"{pod.name} ({one.container}): {error.message}"
+                continue
+            wanted = digests.get(reference.repository)
+            if wanted is None:
+                yield f"{pod.name} ({one.container}): {reference.repository} is no image of {release.name}"
+                continue
+            named = reference.digest or f"the tag {reference.tag or 'latest'}"
+            if other := next((it for it in (named, recorded if at else wanted) if it != wanted), ""):
+                yield f"{pod.name} ({one.container}): it is {other}, not {wanted} as in {release.name}"
 
 
 def _problem(wanted: str, running: str, endpoint: str) -> str:

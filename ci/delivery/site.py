@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
@@ -22,6 +22,7 @@ from ci.delivery.guard import Acted
 from ci.delivery.helm import Helm
 from ci.delivery.lease import Lease
 from ci.delivery.revisions import ONCE_RAN, Revision, Values, newest
+from ci.delivery.tracks import CANARY, SPLIT, STABLE, TRACKS, Track
 from ci.environments import Environment, Target
 from ci.environments.chart_values import laid_over
 from ci.errors import PipelineError, StepFailed, SystemUnavailable
@@ -45,8 +46,6 @@ __all__ = [
     "release_values",
 ]
 
-STABLE = "voice"
-CANARY = "voice-canary"
 REGION_LABEL = "va.dev/region"
 _VALUES_KEY = {
     "fastapi-backend": "api",
@@ -54,11 +53,6 @@ _VALUES_KEY = {
     "web-client": "web",
     "canary-guard": "guard",
 }
-SPLIT = {f"{STABLE}-{part}": f"{CANARY}-{part}" for part in ("api", "web")}
-"""The services of each track that the route splits."""
-
-Track = Literal["stable", "canary"]
-TRACKS: tuple[Track, ...] = ("stable", "canary")
 _NAME: dict[Track, str] = {"stable": STABLE, "canary": CANARY}
 
 
@@ -252,6 +246,30 @@ class Site:
         await self._ours()
         await self.helm.uninstall(CANARY, timeout=self.environment.canary.install)
         await self.cluster.release_scale(self.target.namespace, "stable")
+
+    async def test(self) -> str:
+        """Run the tests that stable's chart has (`helm test`), if it has any.
+
+        Why they fail, with the last lines of their pods; empty when they do not. SystemUnavailable when they
+        cannot be run: that says nothing of the release.
+        """
+        running, namespace = await self.running("stable"), self.target.namespace
+        if running is None or not running.tests:
+            return ""
+        await self._ours()
+        try:
+            await self.helm.test(STABLE, timeout=self.environment.canary.install)
+        except StepFailed as error:
+            ran = {name: await self.cluster.ran_once(namespace, name) for name in running.tests}
+            if failed := {name: one for name, one in ran.items() if one.code}:
+                return "; ".join(f"{name}: {one.words}" for name, one in failed.items())
+            kept = "; ".join(f"{name}: {one.words}" for name, one in ran.items() if one.code is None)
+            why = "; ".join(filter(None, [error.message, kept]))
+            raise SystemUnavailable(
+                f"the tests of the chart cannot be run on {self.target.name}: {why}",
+                hint="the same command goes on; with the value `test: {enabled: false}` the chart has none",
+            ) from error
+        return ""
 
     async def pods(self) -> tuple[Pod, ...]:
         """The pods of both tracks."""

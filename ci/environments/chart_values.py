@@ -392,6 +392,12 @@ class Priorities(_Values):
     create: bool
 
 
+class Test(_Values):
+    """What `helm test` runs, after each upgrade of stable."""
+
+    enabled: bool
+
+
 class Values(_Values):
     """Values of the chart voice-assistant."""
 
@@ -413,6 +419,7 @@ class Values(_Values):
     keda: Keda
     monitoring: Monitoring
     priorities: Priorities
+    test: Test
 
 
 @cache

@@ -18,6 +18,7 @@ import pytest
 from installed_chart import copy_redis_password, routed
 from kubernetes import client
 from livekit import rtc
+from waiting import until
 
 from ci import places, platform, tools
 from ci.concurrency import together
@@ -143,6 +144,26 @@ def run_helm(*words: str) -> str:
 def test_helm_test_makes_a_session_through_the_service(installed: Cluster) -> None:
     said = run_helm("test", "voice", "--logs", "--timeout", "2m")
     assert "Succeeded" in said and "POST /v1/sessions: 201" in said and "passed" in said
+
+
+def test_what_became_of_a_pod_that_runs_once_is_told(installed: Cluster) -> None:
+    core = client.CoreV1Api(installed._api)
+    (test,) = core.list_namespaced_pod(NAMESPACE, label_selector="app.kubernetes.io/name=test").items
+    spec = installed._api.sanitize_for_serialization(test.spec)
+    spec = {key: value for key, value in spec.items() if key != "nodeName"}
+    fails = {**spec["containers"][0], "args": ["print('one'); raise SystemExit('no session works')"]}
+
+    def make(name: str, **more: Any) -> None:
+        core.create_namespaced_pod(NAMESPACE, {"metadata": {"name": name}, "spec": {**spec, **more}})
+
+    make("fails", containers=[fails])
+    make("waits", nodeSelector={"no": "node"})
+    until(lambda: asyncio.run(installed.ran_once(NAMESPACE, "fails")).code is not None)
+    ran = {name: asyncio.run(installed.ran_once(NAMESPACE, name)) for name in ("fails", "waits", "none")}
+    assert (ran["fails"].code, ran["fails"].words) == (1, "one; no session works")
+    assert ran["waits"].code is None and "node" in ran["waits"].words
+    assert ran["none"].code is None
+    core.delete_namespaced_pod("waits", NAMESPACE)
 
 
 def test_a_pod_that_is_not_restricted_is_not_let_in(installed: Cluster) -> None:

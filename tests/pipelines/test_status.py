@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from promotion_world import NOW, World, environment, release
 
+from ci import places
 from ci.delivery.results import TargetStatus, status_matrix
 from ci.delivery.site import STABLE, chart_values
 from ci.errors import SystemUnavailable
@@ -19,6 +22,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: voice-api}
 """
+ROOT = places.checkout()
 GOOD = release("good")
 
 
@@ -91,3 +95,32 @@ def test_the_matrix_says_what_is_not_well(world: World) -> None:
     assert any("1/1 ready, 1 changed" in line for line in shown)
     assert "prod/eastus: Service voice-api is not there any more" in shown
     assert any("prod/westeurope: the cluster c does not answer" in line for line in shown)
+
+
+def test_targets_of_one_cluster_share_a_connection_and_ask_it_for_its_nodes_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prod = environment("prod", "eastus", "westeurope", "southeastasia")
+    monkeypatch.setattr(flow, "read_environments", lambda estate: (prod,))
+    place = world.place("prod/eastus")
+    asked: list[str] = []
+
+    async def images_on_nodes() -> dict[str, frozenset[str]]:
+        asked.append("nodes")
+        return {}
+
+    def connect(_: Path, context: str) -> object:
+        asked.append(context)
+        return place
+
+    monkeypatch.setattr(place, "images_on_nodes", images_on_nodes)
+    monkeypatch.setattr(flow.clusters, "connect", connect)
+    assert [row.release for row in status()] == ["good"] * 3
+    assert asked == ["c", "nodes"]
+
+
+def test_a_status_needs_neither_helm_nor_the_gates() -> None:
+    heavy = "'pyhelm3', 'scipy', 'ci.delivery.site', 'kubernetes.client.api.core_v1_api'"
+    asked = f"import sys, pipelines.status; print([one for one in ({heavy}) if one in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "[]\n"

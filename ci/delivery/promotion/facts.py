@@ -20,7 +20,7 @@ from ci.concurrency import both, together
 from ci.delivery import traffic
 from ci.delivery.cluster import Cluster, Pod
 from ci.delivery.revisions import Revision, newest
-from ci.delivery.site import CANARY, SPLIT, STABLE
+from ci.delivery.tracks import CANARY, SPLIT, STABLE
 from ci.errors import SystemUnavailable
 
 __all__ = ["Drift", "Facts", "canary_ready", "differences", "drift", "look"]

@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from ci.concurrency import both
@@ -26,7 +27,7 @@ from ci.delivery.findings import Finding, Verdict
 from ci.delivery.helm import changes
 from ci.delivery.lease import LeaseLost
 from ci.delivery.ledger import Action, Conflict, Draft, Entry, Kind, Ledger
-from ci.delivery.origins import origins
+from ci.delivery.origins import origins, strangers
 from ci.delivery.promotion.facts import canary_ready, look
 from ci.delivery.promotion.measurements import Measurements
 from ci.delivery.promotion.show import look_line, paused_line
@@ -544,7 +545,7 @@ async def _ready(doing: _Doing) -> _Came:
 
 
 async def _verify(doing: _Doing) -> _Came:
-    """Every pod of stable is this release's, at its digests, ready; and a session gets through."""
+    """Every pod of stable is this release's, at its digests, ready; a session gets through; `helm test`."""
     if doing.act.track == "canary":
         return await _ready(doing)
     work, site = doing.work, doing.site
@@ -560,10 +561,12 @@ async def _verify(doing: _Doing) -> _Came:
         for _ in range(_SESSIONS):
             counts = await _sessions(site, seconds=0.01, rate=1)
             if counts.ok and not counts.failed and not counts.lost:
-                step.say("all pods are this release's, and a session gets through")
-                return _Came(result="passed", reason=step.detail)
-        how = "; ".join(counts.lost_how) or "they fail"
-        return _Came(result="failed", reason=f"no session of {_SESSIONS} gets through {work.name}: {how}")
+                break
+        else:
+            how = "; ".join(counts.lost_how) or "they fail"
+            return _Came(result="failed", reason=f"no session of {_SESSIONS} gets through {work.name}: {how}")
+        step.say("all pods are this release's, and a session gets through")
+        return _Came(result="passed", reason=step.detail)
 
 
 async def _wrong(doing: _Doing) -> str:
@@ -578,7 +581,9 @@ async def _wrong(doing: _Doing) -> str:
         if not pod.ready:
             return f"{pod.name} is not ready{f': {pod.trouble}' if pod.trouble else ''}"
     found = origins(pods, endpoint=site.target.registry, on_nodes={})
-    return next((f"{one.pod}: {one.problem}" for one in found if one.problem), "")
+    elsewhere = (f"{one.pod}: {one.problem}" for one in found if one.problem)
+    others = strangers(pods, doing.work.release) if doing.work.release else ()
+    return next(chain(elsewhere, others), "")
 
 
 async def _remove(doing: _Doing) -> _Came:

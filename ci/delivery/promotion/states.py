@@ -367,7 +367,7 @@ STATES: tuple[State, ...] = (
     State(
         name="unverified",
         when="stable is the release",
-        then="verify what runs: every pod, its digests, a session",
+        then="verify what runs: every pod, its digests against the release's own, a session, `helm test`",
         holds=lambda view: view.arrived and not view.past.verified,
         act=_do(Action.VERIFY),
     ),

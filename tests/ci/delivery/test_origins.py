@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from promotion_world import release
 
 from ci.delivery.cluster import Pod, PodImage, understood_pod
-from ci.delivery.origins import origins
+from ci.delivery.origins import origins, strangers
 
 DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 HERE = f"127.0.0.1:5502/api@{DIGEST}"
@@ -59,3 +60,52 @@ def test_every_container_of_a_pod_is_looked_at() -> None:
         PodImage(container="a", wanted="x", running=""),
         PodImage(container="b", wanted="y", running=""),
     )
+
+
+R7 = release("r7")
+OURS = R7.images[0].digest
+
+
+def three(init: tuple[str, str], sidecar: tuple[str, str], main: tuple[str, str]) -> Pod:
+    """A pod of three containers, each by what its spec names and what the runtime says."""
+    named = {"seed": init, "cache": sidecar, "api": main}
+    statuses = [{"name": name, "imageID": running} for name, (_, running) in named.items()]
+    spec = [{"name": name, "image": wanted} for name, (wanted, _) in named.items()]
+    return understood_pod(
+        {
+            "metadata": {"name": "voice-api-1"},
+            "spec": {
+                "initContainers": [spec[0], {**spec[1], "restartPolicy": "Always"}],
+                "containers": spec[2:],
+            },
+            "status": {"initContainerStatuses": statuses[:2], "containerStatuses": statuses[2:]},
+        }
+    )
+
+
+def image(digest: str, name: str = "fastapi-backend") -> str:
+    return f"127.0.0.1:5502/{name}@{digest}"
+
+
+TAGGED = "127.0.0.1:5502/fastapi-backend:r7"
+GOOD = (image(OURS), image(OURS))
+
+
+@pytest.mark.parametrize(
+    ("place", "bad", "problem"),
+    [
+        (0, (image(OTHER), image(OTHER)), f"voice-api-1 (seed): it is {OTHER}, not {OURS} as in r7"),
+        (1, (image(OTHER), ""), f"voice-api-1 (cache): it is {OTHER}, not {OURS} as in r7"),
+        (2, (image(OURS), image(OTHER)), f"voice-api-1 (api): it is {OTHER}, not {OURS} as in r7"),
+        (1, (image(OURS, "miner"), ""), "voice-api-1 (cache): miner is no image of r7"),
+        (0, (TAGGED, ""), f"voice-api-1 (seed): it is the tag r7, not {OURS} as in r7"),
+        (2, ("busybox", ""), "voice-api-1 (api): 'busybox' names no registry"),
+    ],
+)  # fmt: skip
+def test_what_the_signed_release_does_not_name_is_a_stranger(
+    place: int, bad: tuple[str, str], problem: str
+) -> None:
+    every = [GOOD, (image(OURS), ""), (image(OURS), OTHER)]  # a config's digest: not comparable
+    assert list(strangers([three(*every)], R7)) == []
+    every[place] = bad
+    assert list(strangers([three(*every)], R7)) == [problem]

@@ -13,6 +13,7 @@ import pytest
 from promotion_world import World, environment, release
 
 from ci.delivery import traffic
+from ci.delivery.cluster import PodImage
 from ci.delivery.findings import NOTHING_CARRIED, Carried, Exposure, Finding, Verdict
 from ci.delivery.lease import LeaseLost
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, open_named
@@ -477,5 +478,29 @@ def test_who_lost_the_target_touches_nothing_any_more(monkeypatch: pytest.Monkey
                 await one.run()
             assert one.world.log[-1] == "prod/eastus weight 20"
             assert {entry.fence for entry in await one.ledger.entries()} == {7}
+
+    asyncio.run(scenario())
+
+
+ANOTHER = f"sha256:{'7' * 64}"
+
+
+@pytest.mark.parametrize("container", ["api", "seed"])
+def test_another_digest_than_the_release_names_is_not_verified(
+    monkeypatch: pytest.MonkeyPatch, container: str
+) -> None:
+    at = environment()
+    at = at.model_copy(update={"canary": at.canary.model_copy(update={"follow": 0.1})})
+
+    async def scenario() -> None:
+        async with trying(monkeypatch, at) as one:
+            wanted = f"eastus.registry/fastapi-backend@{ANOTHER}"
+            image = PodImage(container=container, wanted=wanted, running=wanted)
+            one.world.place("prod/eastus").images[STABLE] = (image,)
+            result = await one.run()
+            assert result.outcome is Outcome.FAILED
+            told = f"better does not run on prod/eastus: voice-api-1 ({container}): it is {ANOTHER}, not"
+            assert result.reason.startswith(told)
+            assert one.world.place("prod/eastus").revisions[STABLE][-1].release == "good"
 
     asyncio.run(scenario())
