@@ -5,6 +5,7 @@
     line      one changed source line of one image
     publish   a push to three regions against `skopeo copy --all` to each; the rounds that proving it takes
     parallel  two images at once, cold, against the slower one alone
+    steps     the embedded engine's own: a program of one image against buildah, steps at once, lines, layers
     estate    checking and rendering the Azure architecture, ours and one of fifty regions
     list      10,000 tags and 2,000 referrers of a registry, a hundred a page
     scan      an image whose digest was scanned before, as a step of `va ship`
@@ -36,11 +37,12 @@ from benches.measure import (
     registry,
     replicated,
     ship,
+    stepped,
     timed,
     timed_at_once,
     unpacked,
 )
-from benches.peer import peer
+from benches.peer import peer, small_peer
 from ci import dates, places, tools
 from ci.commands.answers import failing
 from ci.engine import session
@@ -48,11 +50,12 @@ from ci.errors import BadInput, RootNeeded, StepFailed
 from ci.layout import Column, Table, show
 from ci.reporting import SilentReporter, console_reporter
 from ci.scan import read_policy
-from pipelines.build import build
+from pipelines.build import BUILD_TOOLS, build
 from pipelines.database import databases
 from pipelines.scan import scan_built
 from pipelines.ship import SHIP_TOOLS
 from pipelines.tools import taken_from_shelf
+from tests.tiny_image import write_tiny_image
 
 _MOUNTED = ("tools", "base")
 """What a cold run keeps: programs and root file systems are no part of a build."""
@@ -154,6 +157,55 @@ def parallel() -> list[Figure]:
             unit="x",
             detail=f"{min(ratios):.2f} to {max(ratios):.2f}; alone {alone:.1f} s, both {both:.1f} s",
         )
+    ]
+
+
+def steps() -> list[Figure]:
+    """The embedded engine alone, on an image of 2 MB; a whole program with Python's start and imports."""
+    with tempfile.TemporaryDirectory(prefix="va-bench-") as name:
+        folder = Path(name)
+        write_tiny_image(folder / "tiny.tar")
+        (folder / "source").mkdir()
+        for number in range(20):
+            (folder / "source" / str(number)).write_text(f"{number}\n")
+        pairs: list[tuple[float, float]] = []
+        with small_peer(folder) as buildah:
+            for _ in range(_WARM_RUNS + 1):  # the first of each is cold
+                pairs.append((stepped(folder, "program")[1], buildah()))
+        at_once, lines, layers = (stepped(folder, part)[0] for part in ("parallel", "lines", "layers"))
+    del pairs[0]
+    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    slots = max(4, 2 * (os.cpu_count() or 1))
+    allowed = at_once["steps"] / slots
+    return [
+        Figure(
+            claim="warm program of one image / buildah build --layers and push to an archive",
+            value=statistics.median(our / their for our, their in pairs),
+            limit=1.5,
+            unit="x",
+            detail=f"median of {_WARM_RUNS} pairs; {ours:.2f} s / {theirs:.2f} s",
+        ),
+        Figure(
+            claim=f"{at_once['steps']} steps of one second / what {slots} at a time allow",
+            value=at_once["seconds"] / allowed,
+            limit=1.1,
+            unit="x",
+            detail=f"{at_once['seconds']:.1f} s / {allowed:.1f} s",
+        ),
+        Figure(
+            claim="50 MB of lines of two bytes / of a hundred",
+            value=lines["short"] / lines["long"],
+            limit=2,
+            unit="x",
+            detail=f"the best of 3; {lines['short']:.2f} s / {lines['long']:.2f} s",
+        ),
+        Figure(
+            claim="a small step in 300 layers / in one",
+            value=layers["many"] / layers["one"],
+            limit=1.25,
+            unit="x",
+            detail=f"medians of 20; {layers['many'] * 1000:.0f} ms / {layers['one'] * 1000:.0f} ms",
+        ),
     ]
 
 
@@ -333,6 +385,7 @@ BENCHES: dict[str, tuple[Callable[[], list[Figure]], Sequence[str]]] = {
     "ship": (ship_, _REGISTRY),
     "line": (line, _REGISTRY),
     "parallel": (parallel, SHIP_TOOLS),
+    "steps": (steps, (*BUILD_TOOLS, "busybox")),
     "estate": (estate, ()),
     "publish": (publish, (*_REGISTRY, "skopeo")),
     "list": (list_, ()),

@@ -29,6 +29,7 @@ __all__ = [
     "registry",
     "replicated",
     "ship",
+    "stepped",
     "timed",
     "timed_at_once",
     "unpacked",
@@ -167,13 +168,11 @@ def ship(
     """Run `ship` (or only up to `built`) on a checkout, with its state in `state`, to that registry."""
     root = checkout or places.checkout()
     env = {"VA_STATE": str(state), "PYTHONPATH": str(root)} | ({"VA_CACHE": str(cache)} if cache else {})
-    # As with everybody, the first run leaves its bytecode to the next.
-    known = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "benches.shipping", address, str(state / "reports"), to, *images],
         cwd=root,
-        env={**known, **env},
+        env=_environment() | env,
         capture_output=True,
         text=True,
         check=False,
@@ -184,3 +183,26 @@ def ship(
         sys.exit(f"ship failed:\n{done.stderr[-3000:]}")
     said: dict[str, Any] = json.loads(done.stdout)
     return Ship(seconds=seconds, **said)
+
+
+def stepped(folder: Path, part: str) -> tuple[Any, float]:
+    """What benches.stepping says of that part, with a cache in the folder; and its seconds."""
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "benches.stepping", str(folder), part],
+        cwd=places.checkout(),
+        env=_environment() | {"VA_CACHE": str(folder / "cache"), "PYTHONPATH": str(places.checkout())},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=_SHIP_SECONDS,
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        sys.exit(f"the steps failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout), seconds
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but that the first run leaves its bytecode to the next, as everybody's does."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

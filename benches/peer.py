@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ci import places, tools
 from ci.registry import open_archive
 from pipelines.images import IMAGES, ImageSpec, PythonImage
 
-__all__ = ["Peer", "peer"]
+__all__ = ["Peer", "peer", "small_peer"]
 
 # The same steps as pipelines/images, but that READMEs stay in the packages' metadata, in Dockerfiles.
 _PYTHON = """
@@ -127,3 +127,38 @@ def peer(folder: Path) -> Iterator[Peer]:
         yield made
     finally:
         made.close()
+
+
+_SMALL = """
+FROM localhost/tiny
+COPY source /source
+RUN cat /source/* > /all
+RUN md5sum /all > /sum
+"""
+
+
+@contextmanager
+def small_peer(folder: Path) -> Iterator[Callable[[], float]]:
+    """Seconds in which buildah makes of `tiny.tar` and `source` what benches.stepping's program does."""
+    buildah = (tools.path("buildah"), "--root", folder / "small", "--runroot", folder / "small-run")
+    (folder / "Dockerfile").write_text(_SMALL)
+    layer = folder / "tiny-layer.tar"
+    with layer.open("wb") as file:
+        for chunk in open_archive(folder / "tiny.tar").blobs[-1].chunks():
+            file.write(chunk)
+    container = subprocess.check_output([*buildah, "from", "scratch"], text=True).strip()
+    timed(*buildah, "add", container, layer, "/")
+    timed(*buildah, "config", "--env", "PATH=/bin", container)
+    timed(*buildah, "commit", "--rm", container, "localhost/tiny")
+
+    def made() -> float:
+        words = ("build", "--layers", "--network", "host", "--isolation", "chroot", "--pull-never")
+        target = folder / "theirs.tar"
+        target.unlink(missing_ok=True)
+        built = timed(*buildah, *words, "-t", "localhost/made", folder)
+        return built + timed(*buildah, "push", "localhost/made", f"oci-archive:{target}")
+
+    try:
+        yield made
+    finally:
+        subprocess.run([*buildah, "rmi", "--all", "--force"], check=False, stdout=subprocess.DEVNULL)

@@ -29,6 +29,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[int]:
         log_config=None,
         access_log=False,
         lifespan="off",
+        ws="none",  # nor its imports
         # The default lets go of a connection that was silent for 5 s, maybe as a client sends on it.
         timeout_keep_alive=24 * 3600,
     )
