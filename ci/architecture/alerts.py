@@ -13,7 +13,16 @@ from typing import Any
 
 from ci.architecture.model import Architecture
 
-__all__ = ["Alert", "alerts", "prometheus_rule", "rule_file"]
+__all__ = ["Alert", "Metric", "alerts", "prometheus_rule", "rule_file"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One of Azure's own: its name, the type whose it is, and above what it alerts."""
+
+    name: str
+    of: str
+    above: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +35,8 @@ class Alert:
     hold: int
     summary: str
     action: str
+    metric: Metric | None = None
+    """Where Azure itself counts, and no exporter runs for `expression`: what is alerted on there instead."""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -97,6 +108,12 @@ def alerts(architecture: Architecture) -> tuple[Alert, ...]:
             hold=5,
             summary=f"over {limits.database_connections:.0%} of the database's connections are taken",
             action="who holds them: SELECT application_name, count(*) FROM pg_stat_activity GROUP BY 1",
+            # "Supported metrics for Microsoft.DBforPostgreSQL/flexibleServers", read 2026-11.
+            metric=Metric(
+                name="active_connections",
+                of="Microsoft.DBforPostgreSQL/flexibleServers",
+                above=int(limits.database_connections * architecture.postgres.max_connections),
+            ),
         ),
         Alert(
             name="LiveKitRoomErrors",

@@ -188,7 +188,11 @@ def values(
             "livekit": ["0.0.0.0/0"],
             "https": ["0.0.0.0/0"],
         },
-        "keda": {"prometheus": prometheus, "workloadIdentity": managed},
+        "keda": {
+            "prometheus": prometheus,
+            "workloadIdentity": managed,
+            "identity": identities.get("keda", ""),
+        },
         "monitoring": {
             "annotations": False,
             "podMonitors": True,

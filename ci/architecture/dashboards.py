@@ -54,16 +54,6 @@ _BOARDS: dict[str, tuple[_Panel, ...]] = {
                 ),
             ),
         ),
-        _Panel(
-            "Database connections",
-            (
-                (
-                    "{{server}}",
-                    "sum by (server) (pg_stat_activity_count) / on (server) pg_settings_max_connections",
-                ),
-            ),
-            "percentunit",
-        ),
     ),
     "agents": (
         _Panel("Active jobs", (("{{pod}}", "sum by (pod) (lk_agents_active_job_count)"),)),

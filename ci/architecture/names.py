@@ -18,6 +18,7 @@ __all__ = ["KINDS", "name"]
 # Limits: "Naming rules and restrictions for Azure resources", learn.microsoft.com, read 2026-08.
 KINDS: dict[str, tuple[str, int]] = {
     "resource group": ("rg-{product}-{env}-{region}", 90),
+    "node group": ("rg-{product}-{env}-{region}-nodes", 80),
     "cluster": ("aks-{product}-{env}{-r}", 63),
     "postgres": ("psql-{product}-{env}{-part}{-r}", 63),
     "redis": ("redis-{product}-{env}{-r}", 60),
@@ -30,7 +31,6 @@ KINDS: dict[str, tuple[str, int]] = {
     "load balancer": ("lb-livekit-{env}{-r}", 80),
     "nat gateway": ("ng-{product}-{env}{-r}", 80),
     "traffic manager": ("tm-{product}-{env}{-part}", 63),
-    "app insights": ("appi-{product}-{env}{-r}", 260),
     "log analytics": ("log-{product}-{env}{-r}", 63),
     "prometheus": ("amw-{product}-{env}{-r}", 44),
     "data collection": ("dcr-{part}-{product}-{env}{-r}", 64),
@@ -39,6 +39,7 @@ KINDS: dict[str, tuple[str, int]] = {
     "registry": ("acr{product}{env}", 50),
     "identity": ("id-{part}-{product}-{env}{-r}", 128),
     "action group": ("ag-{product}-{env}", 260),
+    "metric alert": ("ma-{part}-{product}-{env}", 260),
     "rule group": ("prg-{part}-{product}-{env}{-r}", 260),
     "budget": ("budget-{product}-{env}", 63),
     "private endpoint": ("pe-{part}-{product}-{env}{-r}", 64),

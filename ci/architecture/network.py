@@ -16,7 +16,7 @@ class Subnet(Frozen):
     """A range inside a region's virtual network, and what lives there."""
 
     cidr: Cidr
-    purpose: Literal["aks", "gateway", "postgres", "endpoints", "cache", "other"] = "other"
+    purpose: Literal["aks", "media", "gateway", "postgres", "endpoints", "cache", "other"] = "other"
     delegated_to: Literal["Microsoft.DBforPostgreSQL/flexibleServers"] | None = None
 
 

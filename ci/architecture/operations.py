@@ -18,7 +18,7 @@ AzureRole = Literal[
     "Reader", "Contributor", "Network Contributor", "Managed Identity Operator", "AcrPull", "AcrPush",
     "Key Vault Reader",
     "Key Vault Secrets User", "Key Vault Administrator", "Storage Blob Data Contributor", "Monitoring Reader",
-    "Monitoring Contributor",
+    "Monitoring Contributor", "Monitoring Data Reader",
 ]  # fmt: skip
 """Azure's built-in roles that we give; ci.azure.arm has their ids."""
 
@@ -77,12 +77,11 @@ class Alerts(Frozen):
 
 
 class Monitoring(Frozen):
-    """Logs, traces, metrics and who is told."""
+    """Logs, metrics and who is told. No traces: nothing of ours sends any, so that nothing waits for them."""
 
     log_retention: Duration
     audit_retention: Duration
     daily_log_cap: Size
-    application_insights: bool = True
     container_insights: bool = True
     managed_prometheus: bool = True
     grafana: bool = True
@@ -92,7 +91,7 @@ class Monitoring(Frozen):
 class Role(Frozen):
     """A person's or pipeline's role: an Entra group and Azure's built-in roles, on the resource group.
 
-    Those of the registry are on the registry alone, and a Kubernetes role with `namespaces` in these alone.
+    Those of the registry and of metrics are on these alone, and a Kubernetes role with `namespaces` in these.
     """
 
     group: GroupRef = Field(
@@ -107,7 +106,7 @@ class Identity(Frozen):
     """A managed identity; `service_account` federates it to a pod.
 
     What it may read of the vault and of Blob Storage is said there, by `used_by`; `azure_roles` are for the
-    rest, on the resource group, those of the registry on the registry alone.
+    rest, on the resource group, those of the registry and of metrics on these alone.
     """
 
     service_account: str | None = None

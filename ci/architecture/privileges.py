@@ -15,8 +15,8 @@ __all__ = ["Grant", "grants", "privileges"]
 _SECRET = "Microsoft.KeyVault/vaults/secrets"  # noqa: S105 - a type of Azure's
 _CONTAINER = "Microsoft.Storage/storageAccounts/blobServices/containers"
 _REGISTRY = "Microsoft.ContainerRegistry/registries"
-_PIPELINES = {"publisher": {"AcrPush", "AcrPull"}, "promoter": {"AcrPull"}}
-"""What each may do with the registry: who may change what is promoted does not promote it."""
+_PIPELINES = {"publisher": {"AcrPush", "AcrPull"}, "promoter": {"AcrPull", "Monitoring Data Reader"}}
+"""What each may do beside the cluster: who may change what is promoted does not promote it."""
 
 
 @dataclass(frozen=True, kw_only=True)

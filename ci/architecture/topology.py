@@ -234,7 +234,6 @@ def _guard(architecture: Architecture, region: str) -> tuple[_Card | None, ...]:
     watched = [
         word
         for word, there in {
-            "traces": monitoring.application_insights,
             "containers": monitoring.container_insights,
             "Prometheus": monitoring.managed_prometheus,
         }.items()

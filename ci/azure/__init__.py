@@ -1,13 +1,15 @@
 """Azure Resource Manager: the one room that speaks to it.
 
 arm.py          resources, ids and templates, from the typed models of azure-mgmt-*
-network.py edge.py cluster.py access.py data.py operations.py    what is rendered, an area each
+network.py edge.py cluster.py access.py data.py operations.py alerting.py    what is rendered, an area each
 render.py       an architecture -> its modules: one template an area and region, in order
 schema.py       Azure's definition of each type, and what does not fit it
 offline.py      what can be said of templates without Azure: our rules, the definitions, checkov
 registry.py secrets.py    what is asked of the registry and of the vaults that are there
+given.py        the values of template parameters
 deploy.py       plan, apply, drift, destroy: the client
 standin.py      a stand-in for Azure Resource Manager on this machine
+template.py refusals.py    the language that it reads, and what it refuses
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 from typing import Any
 
 _MODELS_ONLY = (
-    "applicationinsights", "authorization", "consumption", "containerregistry", "containerservice",
+    "authorization", "consumption", "containerregistry", "containerservice",
     "dashboard", "dns", "keyvault", "loganalytics", "msi", "network", "postgresqlflexibleservers",
     "privatedns", "prometheusrulegroups", "redisenterprise", "storage", "trafficmanager",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Who may use what: a role for each secret, container, registry and namespace, and for none beside it."""
+"""Who may use what: a role for each secret, container, registry, namespace, and for none beside it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from collections.abc import Iterator
 from ci.architecture.access import container_users, secret_readers
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
-from ci.azure.arm import Resource, resource_id, role_assignment
-from ci.azure.cluster import KUBERNETES_ROLES, REGISTRY_ROLES, cluster_id, group_parameter, principal
-from ci.azure.network import group
+from ci.azure.arm import Resource, reference, resource_id, role_assignment
+from ci.azure.cluster import (
+    KUBERNETES_ROLES,
+    METRICS_ROLES,
+    REGISTRY_ROLES,
+    cluster_id,
+    group_parameter,
+    principal,
+)
+from ci.azure.network import api_zone_id, group
 
 __all__ = ["access", "cluster_access"]
 
 
 def access(architecture: Architecture, region: str) -> Iterator[Resource]:
-    """A region's secrets and containers for who uses them; the one registry for all regions."""
+    """A region's secrets, containers and metrics for who uses them; the one registry for all regions."""
     home = group(architecture, region)
     vault = name(architecture, "key vault", region)
     for secret, readers in sorted(secret_readers(architecture).items()):
@@ -30,8 +37,36 @@ def access(architecture: Architecture, region: str) -> Iterator[Resource]:
         for user in users:
             who = principal(architecture, region, user)
             yield role_assignment("Storage Blob Data Contributor", who, "ServicePrincipal", scope=own)
+    if architecture.monitoring.managed_prometheus:
+        yield from _metrics(architecture, region)
+    if architecture.kubernetes.private_api:
+        # It writes the API server's name there: "Create a private AKS cluster", Custom private DNS zone.
+        who = principal(architecture, region, "cluster")
+        scope = api_zone_id(architecture, region)
+        yield role_assignment("Private DNS Zone Contributor", who, "ServicePrincipal", scope=scope)
     if region == architecture.primary:
         yield from _registry(architecture)
+
+
+def _metrics(architecture: Architecture, region: str) -> Iterator[Resource]:
+    """A region's metrics, for who asks them: KEDA, the gates of promotion, people, Grafana.
+
+    Source: learn.microsoft.com, "Query Prometheus metrics using the API and PromQL", Set up authentication.
+    """
+    home = group(architecture, region)
+    own = resource_id(home, "Microsoft.Monitor/accounts", name(architecture, "prometheus", region))
+    for key, identity in sorted(architecture.access.identities.items()):
+        for role in (one for one in identity.azure_roles if one in METRICS_ROLES):
+            who = principal(architecture, region, key)
+            yield role_assignment(role, who, "ServicePrincipal", scope=own)
+    for key, people in sorted(architecture.access.roles.items()):
+        for role in (one for one in people.azure_roles if one in METRICS_ROLES):
+            yield role_assignment(role, f"[parameters('{group_parameter(key)}')]", "Group", scope=own)
+    if architecture.monitoring.grafana:
+        kind = "Microsoft.Dashboard/grafana"
+        grafana = resource_id(group(architecture), kind, name(architecture, "grafana"))
+        who = reference(grafana, kind, "identity.principalId", whole=True)
+        yield role_assignment("Monitoring Data Reader", who, "ServicePrincipal", scope=own)
 
 
 def _registry(architecture: Architecture) -> Iterator[Resource]:
@@ -52,12 +87,13 @@ def _registry(architecture: Architecture) -> Iterator[Resource]:
 def cluster_access(architecture: Architecture, region: str) -> Iterator[Resource]:
     """Kubernetes roles in a few namespaces, and the way to the cluster that they need.
 
-    A scope is the cluster's id and `/namespaces/NAME`. Source: learn.microsoft.com, "Use Azure RBAC for
-    Kubernetes authorization".
+    No role inside the cluster lets anybody fetch the way in (`az aks get-credentials`): that is another one.
+    A scope is the cluster's id and `/namespaces/NAME`; who names none has the role in all, on the resource
+    group. Source: learn.microsoft.com, "Use Azure RBAC for Kubernetes authorization".
     """
     own = cluster_id(architecture, region)
     for key, role in sorted(architecture.access.roles.items()):
-        if role.kubernetes_role == "none" or not role.namespaces:
+        if role.kubernetes_role == "none":
             continue
         who = f"[parameters('{group_parameter(key)}')]"
         yield role_assignment("Azure Kubernetes Service Cluster User Role", who, "Group", scope=own)

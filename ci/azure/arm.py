@@ -42,10 +42,10 @@ API = {
     "Microsoft.DBforPostgreSQL/flexibleServers/databases": "2026-10-01",
     "Microsoft.AlertsManagement/prometheusRuleGroups": "2023-03-01",
     "Microsoft.Insights/actionGroups": "2023-01-01",
-    "Microsoft.Insights/components": "2020-02-02",
     "Microsoft.Insights/dataCollectionRuleAssociations": "2023-03-11",
     "Microsoft.Insights/dataCollectionRules": "2023-03-11",
     "Microsoft.Insights/diagnosticSettings": "2021-05-01-preview",
+    "Microsoft.Insights/metricAlerts": "2018-03-01",
     "Microsoft.KeyVault/vaults": "2026-05-15",
     "Microsoft.ManagedIdentity/userAssignedIdentities": "2024-11-30",
     "Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials": "2024-11-30",
@@ -55,7 +55,6 @@ API = {
     "Microsoft.Network/dnsZones": "2018-05-01",
     "Microsoft.Network/dnsZones/CNAME": "2018-05-01",
     "Microsoft.Network/dnsZones/A": "2018-05-01",
-    "Microsoft.Network/loadBalancers": "2026-03-01",
     "Microsoft.Network/natGateways": "2026-03-01",
     "Microsoft.Network/networkSecurityGroups": "2026-03-01",
     "Microsoft.Network/privateDnsZones": "2024-06-01",
@@ -69,6 +68,7 @@ API = {
     "Microsoft.OperationalInsights/workspaces": "2025-07-01",
     "Microsoft.OperationalInsights/workspaces/savedSearches": "2025-07-01",
     "Microsoft.OperationalInsights/workspaces/tables": "2025-07-01",
+    "Microsoft.Resources/deployments": "2024-03-01",
     "Microsoft.Storage/storageAccounts": "2026-09-01",
     "Microsoft.Storage/storageAccounts/blobServices": "2026-09-01",
     "Microsoft.Storage/storageAccounts/blobServices/containers": "2026-09-01",
@@ -93,13 +93,17 @@ ROLES = {
     "Key Vault Secrets User": "4633458b-17de-408a-b874-0445c86b69e6",
     "Managed Identity Operator": "f1a07417-d97a-45cb-824c-7a7467783830",
     "Monitoring Contributor": "749f88d5-cbae-40b8-bcfc-e573ddc772fa",
+    "Monitoring Data Reader": "b0d8363b-8ddd-447d-831f-62ca05bff136",
     "Monitoring Reader": "43d0d8ad-25c7-4714-9337-8ba259a9fe05",
     "Network Contributor": "4d97b98b-1d4f-4787-a291-c67834d212e7",
+    "Private DNS Zone Contributor": "b12aa53e-6015-4669-85d0-8515ebb3ae7f",
     "Reader": "acdd72a7-3385-48ef-bd42-f606fba81ae7",
     "Storage Blob Data Contributor": "ba92f5b4-2d11-453d-a403-e96b0029c9fe",
 }
 """Azure's built-in roles by name. Source: "Azure built-in roles", learn.microsoft.com, read 2026-08."""
 
+_NESTED = "Microsoft.Resources/deployments"
+_SCHEMAS = "https://schema.management.azure.com/schemas/"
 _NAMESPACE = uuid.UUID("a3c1e7d0-5f0e-4b9e-9b5e-6a1d2f0c7e11")
 
 
@@ -115,9 +119,36 @@ class Resource:
     """The id of what an extension resource (a lock, a role, a diagnostic setting) is attached to."""
     api: str = ""
     """The API version, where it is not its type's."""
+    subscription: str = ""
+    """Of what belongs to the subscription and to no group: the region that records its deployment."""
 
     def as_dict(self) -> dict[str, Any]:
-        """As it stands in a template."""
+        """As it stands in a template: what is the subscription's, in a deployment of its own within this one.
+
+        Source: learn.microsoft.com, "Resource group deployments with ARM templates", Deploy to subscription.
+        """
+        own = self._own()
+        if not self.subscription:
+            return own
+        return {
+            "type": _NESTED,
+            "apiVersion": API[_NESTED],
+            "name": f"va-{self.name}",
+            "location": self.subscription,
+            "subscriptionId": "[subscription().subscriptionId]",
+            "properties": {
+                "mode": "Incremental",
+                # Parameters and expressions are those of the template around it.
+                "expressionEvaluationOptions": {"scope": "outer"},
+                "template": {
+                    "$schema": f"{_SCHEMAS}2018-05-01/subscriptionDeploymentTemplate.json#",
+                    "contentVersion": "1.0.0.0",
+                    "resources": [own],
+                },
+            },
+        }
+
+    def _own(self) -> dict[str, Any]:
         found = {"type": self.type, "apiVersion": self.api or API[self.type], "name": self.name, **self.body}
         if self.depends_on:
             found["dependsOn"] = sorted(self.depends_on)
@@ -149,9 +180,13 @@ def resource_id(group: str, kind: str, *names: str) -> str:
     return f"[resourceId({words})]"
 
 
-def reference(id_expression: str, kind: str, path: str) -> str:
-    """A property that exists only at run time: `[reference(resourceId(…), '2024-…').path]`."""
-    return f"[reference({id_expression.strip('[]')}, '{API[kind]}').{path}]"
+def reference(id_expression: str, kind: str, path: str, *, whole: bool = False) -> str:
+    """A property that exists only at run time: `[reference(resourceId(…), '2024-…').path]`.
+
+    Of the `whole` resource the path begins beside `properties`: its identity is there.
+    """
+    full = ", 'Full'" if whole else ""
+    return f"[reference({id_expression.strip('[]')}, '{API[kind]}'{full}).{path}]"
 
 
 def role_assignment(
@@ -193,11 +228,13 @@ def template(resources: Iterable[Resource], parameters: Iterable[str] = ()) -> d
 
     Its parameters strings without defaults.
     """
-    ordered = sorted(resources, key=lambda one: (one.type, one.name))
+    ordered = sorted(
+        (resource.as_dict() for resource in resources), key=lambda one: (one["type"], one["name"])
+    )
     found: dict[str, Any] = {
-        "$schema": "https://schema.management.azure.com/schemas/2019-04-01/deploymentTemplate.json#",
+        "$schema": f"{_SCHEMAS}2019-04-01/deploymentTemplate.json#",
         "contentVersion": "1.0.0.0",
-        "resources": [resource.as_dict() for resource in ordered],
+        "resources": ordered,
     }
     if names := sorted(set(parameters)):
         found["parameters"] = {name: {"type": "string"} for name in names}
@@ -217,6 +254,8 @@ class Module:
     group: str
     resources: tuple[Resource, ...]
     parameters: tuple[str, ...] = field(default=())
+    in_turn: bool = False
+    """Whether its area is deployed to one region after the other."""
 
     @property
     def name(self) -> str:

@@ -12,15 +12,16 @@ from ci.architecture.kubernetes import NodePool
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
 from ci.azure.arm import Resource, as_json, reference, resource_id, role_assignment
-from ci.azure.network import group, subnet_id, tags
+from ci.azure.network import api_zone_id, group, node_subnet, tags
 
 __all__ = [
-    "KUBERNETES_ROLES", "REGISTRY_ROLES", "cluster", "cluster_id", "federation", "group_parameter",
-    "identities", "identity_id", "principal",
+    "KUBERNETES_ROLES", "METRICS_ROLES", "REGISTRY_ROLES", "cluster", "cluster_id", "federation",
+    "group_parameter", "identities", "identity_id", "principal",
 ]  # fmt: skip
 
 REGISTRY_ROLES = ("AcrPull", "AcrPush")
-"""Never on the whole resource group: there is one registry."""
+METRICS_ROLES = ("Monitoring Data Reader",)
+"""Both never on the whole resource group: there is one registry, and one place of a region's metrics."""
 
 KUBERNETES_ROLES = {
     "reader": "Azure Kubernetes Service RBAC Reader",
@@ -62,11 +63,11 @@ def identities(architecture: Architecture, region: str) -> Iterator[Resource]:
         )
         own = identity_id(architecture, region, key)
         for given in identity.azure_roles:
-            if given not in REGISTRY_ROLES:
+            if given not in (*REGISTRY_ROLES, *METRICS_ROLES):
                 who = principal(architecture, region, key)
                 yield role_assignment(given, who, "ServicePrincipal", depends_on=(own,))
     for role_name, role in sorted(architecture.access.roles.items()):
-        roles: list[str] = [one for one in role.azure_roles if one not in REGISTRY_ROLES]
+        roles: list[str] = [one for one in role.azure_roles if one not in (*REGISTRY_ROLES, *METRICS_ROLES)]
         if role.kubernetes_role != "none" and not role.namespaces:
             roles.append(KUBERNETES_ROLES[role.kubernetes_role])
         for each in roles:
@@ -165,6 +166,7 @@ def cluster(architecture: Architecture, region: str) -> Iterator[Resource]:
                 ),
                 kubernetes_version=kubernetes.version,
                 dns_prefix=name(architecture, "cluster", region),
+                node_resource_group=name(architecture, "node group", region),
                 enable_rbac=True,
                 disable_local_accounts=not kubernetes.local_accounts,
                 aad_profile=aks.ManagedClusterAADProfile(
@@ -190,6 +192,7 @@ def cluster(architecture: Architecture, region: str) -> Iterator[Resource]:
                 api_server_access_profile=aks.ManagedClusterAPIServerAccessProfile(
                     enable_private_cluster=kubernetes.private_api,
                     enable_private_cluster_public_fqdn=False if kubernetes.private_api else None,
+                    private_dns_zone=api_zone_id(architecture, region) if kubernetes.private_api else None,
                     authorized_ip_ranges=list(kubernetes.api_allowed_from) or None,
                     disable_run_command=True,
                 ),
@@ -264,7 +267,10 @@ def _pool(
         os_disk_type="Managed",
         max_pods=pool.max_pods,
         availability_zones=list(architecture.regions[region].zones) or None,
-        vnet_subnet_id=subnet_id(architecture, region, "aks"),
+        vnet_subnet_id=node_subnet(architecture, region, pool),
+        network_profile=aks.AgentPoolNetworkProfile(allowed_host_ports=_host_ports(architecture))
+        if pool.public_ip_per_node
+        else None,
         enable_node_public_ip=pool.public_ip_per_node,
         enable_encryption_at_host=True,
         node_taints=[str(taint) for taint in pool.taints] or None,
@@ -275,6 +281,19 @@ def _pool(
             drain_timeout_in_minutes=int(kubernetes.drain_timeout.total_seconds() // 60),
         ),
     )
+
+
+def _host_ports(architecture: Architecture) -> list[aks.PortRange]:
+    """What AKS' own security group lets in to nodes with addresses of their own: media, and their fallback.
+
+    The subnet's group is not enough: AKS has one of its own on the nodes. Source: learn.microsoft.com, "Use
+    instance-level public IPs in AKS", Allow host port connections.
+    """
+    path = architecture.livekit
+    return [
+        aks.PortRange(port_start=path.udp_from, port_end=path.udp_to, protocol="UDP"),
+        aks.PortRange(port_start=path.tcp_fallback, port_end=path.tcp_fallback, protocol="TCP"),
+    ]
 
 
 def _minutes(duration: timedelta) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 from azure.mgmt.postgresqlflexibleservers import models as pg
 from azure.mgmt.redisenterprise import models as redis
@@ -78,18 +79,6 @@ def _postgres(architecture: Architecture) -> Iterator[Resource]:
             ),
         ),
     )
-    yield Resource(
-        type=f"{_SERVER}/administrators",
-        name=expression(f"concat('{own}/', parameters('{group_parameter('admin')}'))"),
-        body=as_json(
-            pg.AdministratorMicrosoftEntraAdd(
-                principal_type="Group",
-                principal_name=f"{architecture.product}-admins",
-                tenant_id="[subscription().tenantId]",
-            )
-        ),
-        depends_on=(own_id,),
-    )
     settings = {
         "azure.extensions": "PGAUDIT",
         # Azure's own default and the auditor; it counts from the server's next start.
@@ -103,24 +92,37 @@ def _postgres(architecture: Architecture) -> Iterator[Resource]:
         "require_secure_transport": "on",
         "ssl_min_protocol_version": f"TLSv{postgres.tls_min}",
     }
+    parts: list[tuple[str, str, Any]] = [
+        *(
+            ("configurations", key, pg.Configuration(value=value, source="user-override"))
+            for key, value in settings.items()
+        ),
+        *(
+            ("databases", database, pg.Database(charset="UTF8", collation="en_US.utf8"))
+            for database in postgres.databases
+        ),
+    ]
     before = own_id
-    # One after the other: a server takes one change at a time, and pgaudit's settings come with its library.
-    for key, value in settings.items():
+    # One after the other: a server takes one change at a time, of whatever kind (ServerIsBusy), and pgaudit's
+    # settings come with its library.
+    for kind, key, model in parts:
         yield Resource(
-            type=f"{_SERVER}/configurations",
-            name=f"{own}/{key}",
-            body=as_json(pg.Configuration(value=value, source="user-override")),
-            depends_on=(before,),
+            type=f"{_SERVER}/{kind}", name=f"{own}/{key}", body=as_json(model), depends_on=(before,)
         )
-        before = resource_id(group(architecture, region), f"{_SERVER}/configurations", own, key)
-    for database in postgres.databases:
-        yield Resource(
-            type=f"{_SERVER}/databases",
-            name=f"{own}/{database}",
-            body=as_json(pg.Database(charset="UTF8", collation="en_US.utf8")),
-            depends_on=(own_id,),
-        )
-    yield from private_endpoint(architecture, region, "postgres", own_id, (own_id,))
+        before = resource_id(group(architecture, region), f"{_SERVER}/{kind}", own, key)
+    yield Resource(
+        type=f"{_SERVER}/administrators",
+        name=expression(f"concat('{own}/', parameters('{group_parameter('admin')}'))"),
+        body=as_json(
+            pg.AdministratorMicrosoftEntraAdd(
+                principal_type="Group",
+                principal_name=f"{architecture.product}-admins",
+                tenant_id="[subscription().tenantId]",
+            )
+        ),
+        depends_on=(before,),
+    )
+    yield from private_endpoint(architecture, region, "postgres", own_id, (before,))
 
 
 def replicas(architecture: Architecture, region: str) -> Iterator[Resource]:

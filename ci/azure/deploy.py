@@ -8,9 +8,9 @@ that is still running is waited for. So the same command, killed anywhere and ru
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
-import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -34,11 +34,11 @@ from azure.mgmt.resource.locks import ManagementLockClient
 from azure.mgmt.resource.resources import ResourceManagementClient
 
 from ci import entra
-from ci.azure.arm import Module
+from ci.azure.arm import API, Module, Resource
 from ci.errors import BadInput, PipelineError, StepFailed, SystemUnavailable
 from ci.reporting import Reporter, Step
 
-__all__ = ["Applied", "Azure", "Change", "Delta", "apply", "connect", "destroy", "drift", "plan", "resolve"]
+__all__ = ["Applied", "Azure", "Change", "Delta", "apply", "call", "connect", "destroy", "drift", "plan"]
 
 T = TypeVar("T")
 
@@ -54,6 +54,7 @@ _BUSY_SECONDS = 0.5
 class Azure:
     """A subscription, and how often to ask how something is doing (seconds)."""
 
+    subscription: str
     deployments: DeploymentsMgmtClient
     groups: ResourceManagementClient
     locks: ManagementLockClient
@@ -129,6 +130,7 @@ async def connect(
 
     try:
         yield Azure(
+            subscription=subscription,
             deployments=client(DeploymentsMgmtClient),
             groups=client(ResourceManagementClient),
             locks=client(ManagementLockClient),
@@ -147,28 +149,6 @@ class _PlainHttp(SansIOHTTPPolicy[Any, Any]):
         request.context.options["enforce_https"] = False
 
 
-def resolve(references: Mapping[str, str], wanted: Sequence[str]) -> dict[str, str]:
-    """The values of template parameters, each from its `env:NAME`, or as it is: an Entra group's id.
-
-    BadInput names all that are missing, at once.
-    """
-    missing = {}
-    values = {}
-    for parameter in wanted:
-        kind, _, variable = references[parameter].partition(":")
-        value = os.environ.get(variable) if kind == "env" else None if variable else kind
-        if value:
-            values[parameter] = value
-        else:
-            missing[parameter] = references[parameter]
-    if missing:
-        raise BadInput(
-            f"no value for {', '.join(f'{key} ({value})' for key, value in missing.items())}",
-            hint="set these variables: object ids of Entra groups and the like, no secrets",
-        )
-    return values
-
-
 def _digest(template: Mapping[str, Any], values: Mapping[str, str]) -> str:
     text = json.dumps([template, dict(values)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -179,7 +159,7 @@ def _properties(module: Module, values: Mapping[str, str]) -> dict[str, Any]:
     return {"mode": _MODE, "template": module.template(), "parameters": given}
 
 
-async def _call(function: Callable[[], T], what: str) -> T:
+async def call(function: Callable[[], T], what: str) -> T:
     """A call of the SDK, off the event loop; its errors become ours.
 
     Throttling is the SDK's own to wait for.
@@ -253,8 +233,8 @@ async def drift(azure: Azure, modules: Sequence[Module], reporter: Reporter) -> 
     async def one(module: Module, step: Step) -> list[Change]:
         client = azure.deployments.deployments
         try:
-            last = await _call(lambda: client.get(module.group, module.name), f"reading {module.name}")
-            kept = await _call(
+            last = await call(lambda: client.get(module.group, module.name), f"reading {module.name}")
+            kept = await call(
                 lambda: client.export_template(module.group, module.name),
                 f"reading {module.name}'s template",
             )
@@ -279,7 +259,7 @@ async def _what_if(azure: Azure, module: Module, properties: dict[str, Any]) -> 
         ).result()
 
     try:
-        answer = await _call(ask, f"what-if of {module.area} in {module.region}")
+        answer = await call(ask, f"what-if of {module.area} in {module.region}")
     except ResourceNotFoundError:  # no such group yet
         return [
             Change(
@@ -354,7 +334,7 @@ Work = Callable[[Module, Step], Awaitable[T]]
 
 
 async def _through(modules: Sequence[Module], reporter: Reporter, verb: str, work: Work[T]) -> list[T]:
-    """Area after area, shown as a tree: an area, and under it its regions, all at the same time."""
+    """Area after area, shown as a tree: an area, and under it its regions; at once, where they can be."""
     done: list[T] = []
     areas = _by_area(modules)
     for number, area in enumerate(areas, 1):
@@ -370,6 +350,8 @@ async def _all(modules: Sequence[Module], reporter: Reporter, above: Step, work:
         with reporter.step(module.region, under=above) as step:
             return await work(module, step)
 
+    if any(module.in_turn for module in modules):
+        return [await one(module) for module in modules]
     done = await asyncio.gather(*(one(module) for module in modules), return_exceptions=True)
     failed = [one for one in done if isinstance(one, BaseException)]
     others = [str(one) for one in failed[1:] if isinstance(one, PipelineError)]
@@ -391,7 +373,7 @@ async def apply(
     *,
     tags: Mapping[str, str],
 ) -> tuple[Applied, ...]:
-    """Bring the modules about, area after area, all regions of an area at the same time.
+    """Bring the modules about, area after area; the regions of an area at the same time, or in turn.
 
     StepFailed says which resource of which module failed, and why; what was done stays, and the same call
     goes on.
@@ -408,10 +390,10 @@ async def apply(
 
 async def _have_group(azure: Azure, group: str, body: dict[str, Any], step: Step) -> None:
     client = azure.groups.resource_groups
-    if await _call(lambda: client.check_existence(group), f"looking for {group}"):
+    if await call(lambda: client.check_existence(group), f"looking for {group}"):
         step.cached("there already")
     else:
-        await _call(lambda: client.create_or_update(group, body), f"creating {group}")
+        await call(lambda: client.create_or_update(group, body), f"creating {group}")
 
 
 async def _apply_one(azure: Azure, module: Module, values: Mapping[str, str], step: Step) -> Applied:
@@ -422,7 +404,7 @@ async def _apply_one(azure: Azure, module: Module, values: Mapping[str, str], st
     done = Applied(module=module.area, region=module.region, result="deployed", resources=count)
     same = Applied(module=module.area, region=module.region, result="unchanged", resources=count)
     try:
-        last = await _call(lambda: client.get(module.group, module.name), f"reading {module.name}")
+        last = await call(lambda: client.get(module.group, module.name), f"reading {module.name}")
     except ResourceNotFoundError:
         last = None
     state = _state(last)
@@ -439,7 +421,7 @@ async def _apply_one(azure: Azure, module: Module, values: Mapping[str, str], st
         body = arm.Deployment(properties=arm.DeploymentProperties(**properties), tags={_HASH: digest})
         client.begin_create_or_update(module.group, module.name, body, polling=False)
 
-    await _call(begin, f"deploying {module.area} to {module.region}")
+    await call(begin, f"deploying {module.area} to {module.region}")
     await _wait(azure, module, step)
     step.say(_many(count))
     return done
@@ -465,7 +447,7 @@ async def _wait(azure: Azure, module: Module, step: Step) -> str:
     """
     client = azure.deployments.deployments
     while True:
-        now = await _call(lambda: client.get(module.group, module.name), f"reading {module.name}")
+        now = await call(lambda: client.get(module.group, module.name), f"reading {module.name}")
         state = _state(now)
         made = now.properties.output_resources or ()
         if state == "Succeeded":
@@ -492,8 +474,12 @@ def _why(error: Any) -> str:
 # --- destroy -----------------------------------------------------------------------------
 
 
-async def destroy(azure: Azure, groups: Sequence[str], reporter: Reporter) -> tuple[str, ...]:
+async def destroy(
+    azure: Azure, groups: Sequence[str], beyond: Sequence[Resource], reporter: Reporter
+) -> tuple[str, ...]:
     """Delete these resource groups with all that is in them, locks first; returns those that were there.
+
+    `beyond` is what the subscription has of it: nothing of that would go with a group.
 
     The caller has asked for confirmation. A group that is gone already is none to delete: the call can be
     repeated.
@@ -501,20 +487,20 @@ async def destroy(azure: Azure, groups: Sequence[str], reporter: Reporter) -> tu
 
     async def one(group: str) -> str | None:
         with reporter.step(f"delete {group}") as step:
-            if not await _call(
+            if not await call(
                 lambda: azure.groups.resource_groups.check_existence(group), f"looking for {group}"
             ):
                 step.skipped("not there")
                 return None
             locks = azure.locks.management_locks
-            held = await _call(
+            held = await call(
                 lambda: list(locks.list_at_resource_group_level(group)), f"the locks of {group}"
             )
             for lock in held:
                 scope = str(lock.id).rsplit("/providers/Microsoft.Authorization/locks/", 1)[0].lstrip("/")
-                await _call(partial(locks.delete_by_scope, scope, lock.name), f"unlocking {scope}")
+                await call(partial(locks.delete_by_scope, scope, lock.name), f"unlocking {scope}")
             step.say(f"{len(held)} locks removed; deleting")
-            await _call(
+            await call(
                 lambda: azure.groups.resource_groups.begin_delete(
                     group, polling_interval=azure.poll
                 ).result(),
@@ -523,4 +509,17 @@ async def destroy(azure: Azure, groups: Sequence[str], reporter: Reporter) -> tu
             return group
 
     done = await asyncio.gather(*(one(group) for group in groups))
+    for resource in beyond:
+        own = f"/subscriptions/{azure.subscription}/providers/{resource.type}/{resource.name}"
+        api = API[resource.type]
+        with reporter.step(f"delete {resource.name}"):
+            await call(
+                partial(_gone, azure.groups.resources, own, api, azure.poll), f"deleting {resource.name}"
+            )
     return tuple(group for group in done if group is not None)
+
+
+def _gone(resources: Any, own: str, api: str, poll: float) -> None:
+    # What is not there is deleted already.
+    with contextlib.suppress(ResourceNotFoundError):
+        resources.begin_delete_by_id(own, api, polling_interval=poll).result()

@@ -175,10 +175,12 @@ def _gateway(architecture: Architecture, region: str, policy_id: str, address_id
         for key in sorted(gateway.routes)
     ]
     default = next((key for key, route in gateway.routes.items() if route.path == "/*"), min(gateway.routes))
+    asked = architecture.traffic_manager.probe_path if architecture.traffic_manager else None
     paths = [
         net.ApplicationGatewayPathRule(
             name=key,
-            paths=[route.path],
+            # What Traffic Manager asks whether a region lives is answered by the part that it means.
+            paths=[route.path, *([asked] if asked == route.probe.path else [])],
             backend_address_pool=part("backendAddressPools", "cluster"),
             backend_http_settings=part("backendHttpSettingsCollection", key),
         )

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from azure.mgmt.network import models as net
 from azure.mgmt.privatedns import models as pdns
 
+from ci.architecture.kubernetes import NodePool
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
 from ci.azure.arm import Resource, as_json, resource_id
 
-__all__ = ["PRIVATE_ZONES", "links", "network", "private_endpoint", "subnet_id", "tags"]
+__all__ = [
+    "PRIVATE_ZONES", "api_zone_id", "links", "network", "node_subnet", "private_endpoint", "subnet_id",
+    "tags",
+]  # fmt: skip
 
 PRIVATE_ZONES = {
     "registry": "privatelink.azurecr.io",
@@ -24,6 +28,15 @@ PRIVATE_ZONES = {
 
 Source: "Azure Private Endpoint private DNS zone values", read 2026-08.
 """
+
+_OWN_ZONE = ("registry",)
+"""What has one name in all regions: a zone has one A-record of a name, so that each region has a zone.
+
+A second endpoint's record takes the place of the first one's. Source: learn.microsoft.com, "Azure Private
+Endpoint DNS integration", and "Private link for Azure Container Registry", Add zone records.
+"""
+
+_ZONE = "Microsoft.Network/privateDnsZones"
 
 _GROUP_IDS = {
     "registry": "registry",
@@ -69,6 +82,18 @@ def subnet_id(architecture: Architecture, region: str, purpose: str) -> str:
         "Microsoft.Network/virtualNetworks/subnets",
         name(architecture, "vnet", region),
         found,
+    )
+
+
+def node_subnet(architecture: Architecture, region: str, pool: NodePool) -> str:
+    """The subnet of a pool's nodes: one without a NAT gateway where they have addresses of their own.
+
+    A NAT gateway comes before a machine's own address, and what LiveKit learns to be its address would be the
+    gateway's. Source: learn.microsoft.com, "Azure NAT Gateway resource", "NAT gateway and outbound methods".
+    """
+    purposes = {subnet.purpose for subnet in architecture.regions[region].subnets.values()}
+    return subnet_id(
+        architecture, region, "media" if pool.public_ip_per_node and "media" in purposes else "aks"
     )
 
 
@@ -197,48 +222,71 @@ def _rules(architecture: Architecture, purpose: str) -> list[net.SecurityRule]:
 
 
 def links(architecture: Architecture, region: str) -> Iterator[Resource]:
-    """What ties networks together: peerings to the other regions.
+    """What ties a region's network to the others, and its private names to every network.
 
-    Private DNS (once) linked to every network.
+    One peering after the other: a network takes one change at a time. Regions take turns: ci.azure.render.
     """
-    if architecture.network.peer_regions:
-        for other in sorted(set(architecture.regions) - {region}):
-            yield Resource(
-                type="Microsoft.Network/virtualNetworks/virtualNetworkPeerings",
-                name=f"{name(architecture, 'vnet', region)}/to-{other}",
-                body=as_json(
-                    net.VirtualNetworkPeering(
-                        remote_virtual_network=net.SubResource(id=vnet_id(architecture, other)),
-                        allow_virtual_network_access=True,
-                        allow_forwarded_traffic=False,
-                        allow_gateway_transit=False,
-                        use_remote_gateways=False,
-                    )
-                ),
-            )
-    if region != architecture.primary:
-        return
-    for service in architecture.network.private_endpoints:
-        zone = PRIVATE_ZONES[service]
+    before: tuple[str, ...] = ()
+    own = name(architecture, "vnet", region)
+    for other in sorted(set(architecture.regions) - {region}) if architecture.network.peer_regions else ():
+        kind = "Microsoft.Network/virtualNetworks/virtualNetworkPeerings"
         yield Resource(
-            type="Microsoft.Network/privateDnsZones",
-            name=zone,
-            body=as_json(pdns.PrivateZone(location="global", tags=tags(architecture))),
+            type=kind,
+            name=f"{own}/to-{other}",
+            body=as_json(
+                net.VirtualNetworkPeering(
+                    remote_virtual_network=net.SubResource(id=vnet_id(architecture, other)),
+                    allow_virtual_network_access=True,
+                    allow_forwarded_traffic=False,
+                    allow_gateway_transit=False,
+                    use_remote_gateways=False,
+                )
+            ),
+            depends_on=before,
         )
-        for linked in architecture.order:
-            yield Resource(
-                type="Microsoft.Network/privateDnsZones/virtualNetworkLinks",
-                name=f"{zone}/{linked}",
-                body=as_json(
-                    pdns.VirtualNetworkLink(
-                        location="global",
-                        tags=tags(architecture),
-                        virtual_network=pdns.SubResource(id=vnet_id(architecture, linked)),
-                        registration_enabled=False,
-                    )
-                ),
-                depends_on=(resource_id(group(architecture), "Microsoft.Network/privateDnsZones", zone),),
-            )
+        before = (resource_id(group(architecture, region), kind, own, f"to-{other}"),)
+    for service in architecture.network.private_endpoints:
+        if service in _OWN_ZONE:
+            yield from _zone(architecture, region, PRIVATE_ZONES[service], (region,))
+        elif region == architecture.primary:
+            yield from _zone(architecture, region, PRIVATE_ZONES[service], architecture.order)
+    if architecture.kubernetes.private_api:
+        # AKS links the cluster's own network itself; who comes from another region's needs it as much.
+        others = tuple(other for other in architecture.order if other != region)
+        yield from _zone(architecture, region, _api_zone(region), others)
+
+
+def _zone(architecture: Architecture, region: str, zone: str, linked: tuple[str, ...]) -> Iterator[Resource]:
+    """A private zone in a region's group, and the regions whose networks ask it."""
+    yield Resource(
+        type=_ZONE,
+        name=zone,
+        body=as_json(pdns.PrivateZone(location="global", tags=tags(architecture))),
+    )
+    for each in linked:
+        yield Resource(
+            type=f"{_ZONE}/virtualNetworkLinks",
+            name=f"{zone}/{each}",
+            body=as_json(
+                pdns.VirtualNetworkLink(
+                    location="global",
+                    tags=tags(architecture),
+                    virtual_network=pdns.SubResource(id=vnet_id(architecture, each)),
+                    registration_enabled=False,
+                )
+            ),
+            depends_on=(resource_id(group(architecture, region), _ZONE, zone),),
+        )
+
+
+def _api_zone(region: str) -> str:
+    """The only names that AKS takes for it: "Create a private AKS cluster", Custom private DNS zone."""
+    return f"privatelink.{region}.azmk8s.io"
+
+
+def api_zone_id(architecture: Architecture, region: str) -> str:
+    """The private zone of a region's API server."""
+    return resource_id(group(architecture, region), _ZONE, _api_zone(region))
 
 
 def private_endpoint(
@@ -275,7 +323,7 @@ def private_endpoint(
                     net.PrivateDnsZoneConfig(
                         name=service,
                         private_dns_zone_id=resource_id(
-                            group(architecture), "Microsoft.Network/privateDnsZones", zone
+                            group(architecture, region if service in _OWN_ZONE else None), _ZONE, zone
                         ),
                     )
                 ]

@@ -1,24 +1,21 @@
-"""What is watched, guarded and paid for: logs, metrics, alerts, Key Vault, the registry, locks, budgets."""
+"""What is watched and guarded: logs, metrics, Key Vault, the registry, locks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from azure.mgmt.applicationinsights.v2020_02_02 import models as insights
-from azure.mgmt.consumption import models as money
 from azure.mgmt.containerregistry import models as acr
 from azure.mgmt.dashboard import models as grafana
 from azure.mgmt.keyvault import models as kv
 from azure.mgmt.loganalytics import models as logs
-from azure.mgmt.prometheusrulegroups import models as prometheus
 from azure.mgmt.resource.locks import models as locks
 
-from ci.architecture.alerts import alerts
 from ci.architecture.audit import TABLES, query
 from ci.architecture.facts import REGIONS
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
+from ci.azure.alerting import action_group, budget, metric_alerts, rule_group
 from ci.azure.arm import REGIONAL_ENDPOINTS_API, Resource, as_json, resource_id
 from ci.azure.cluster import cluster_id
 from ci.azure.network import group, private_endpoint, tags
@@ -36,7 +33,7 @@ WEBHOOK_PARAMETER = "pushWebhook"
 
 
 def monitoring(architecture: Architecture, region: str) -> Iterator[Resource]:
-    """A region's logs, traces and metrics; the action group once."""
+    """A region's logs and metrics; the action group once."""
     declared = architecture.monitoring
     home, common = group(architecture, region), {"location": region, "tags": tags(architecture)}
     own = name(architecture, "log analytics", region)
@@ -85,40 +82,10 @@ def monitoring(architecture: Architecture, region: str) -> Iterator[Resource]:
         ),
         depends_on=(workspace,),
     )
-    if declared.application_insights:
-        yield Resource(
-            type="Microsoft.Insights/components",
-            name=name(architecture, "app insights", region),
-            body=as_json(
-                insights.ApplicationInsightsComponent(
-                    **common,
-                    kind="web",
-                    application_type="web",
-                    workspace_resource_id=workspace,
-                    retention_in_days=declared.log_retention.days,
-                    disable_local_auth=True,
-                )
-            ),
-            depends_on=(workspace,),
-        )
     if declared.managed_prometheus:
         yield Resource(type=_ACCOUNT, name=name(architecture, "prometheus", region), body=dict(common))
-    if region != architecture.primary:
-        return
-    alerting = declared.alerts
-    receivers = [
-        {"name": f"mail-{number}", "emailAddress": address, "useCommonAlertSchema": True}
-        for number, address in enumerate(alerting.email, 1)
-    ]
-    yield Resource(
-        type="Microsoft.Insights/actionGroups",
-        name=name(architecture, "action group"),
-        body={
-            "location": "global",
-            "tags": tags(architecture),
-            "properties": {"enabled": True, "groupShortName": "voice", "emailReceivers": receivers},
-        },
-    )
+    if region == architecture.primary:
+        yield action_group(architecture)
 
 
 def dashboards(architecture: Architecture) -> Iterator[Resource]:
@@ -312,12 +279,8 @@ def registry_endpoints(architecture: Architecture, region: str) -> Iterator[Reso
     yield from private_endpoint(architecture, region, "registry", target)
 
 
-def watch(architecture: Architecture, region: str, *, month: str) -> Iterator[Resource]:
-    """What watches the finished region: collection rules, audit logs, alert rules, the budget's alerts.
-
-    `month` (YYYY-MM) is when the budget starts: Azure takes no start before the current month of its
-    creation.
-    """
+def watch(architecture: Architecture, region: str) -> Iterator[Resource]:
+    """What watches the finished region: collection rules, audit logs, alert rules; once, the budget."""
     declared = architecture.monitoring
     home = group(architecture, region)
     target = cluster_id(architecture, region)
@@ -346,7 +309,7 @@ def watch(architecture: Architecture, region: str, *, month: str) -> Iterator[Re
             },
         )
         yield _collected("prometheus", rule_id, target)
-        yield _rule_group(architecture, region, account)
+        yield rule_group(architecture, region, account)
     if declared.container_insights:
         workspace = resource_id(home, _WORKSPACE, name(architecture, "log analytics", region))
         rule = name(architecture, "data collection", region, part="containers")
@@ -415,10 +378,11 @@ def watch(architecture: Architecture, region: str, *, month: str) -> Iterator[Re
             home, "Microsoft.DBforPostgreSQL/flexibleServers", name(architecture, "postgres", region)
         )
         logged.append(_audit_logs(architecture, region, server, ("audit",)))
+        yield from metric_alerts(architecture, server)
+        yield budget(architecture)
     for one in logged:
         # Their targets are of earlier templates: there is nothing here to wait for.
         yield replace(one, depends_on=())
-    yield _budget(architecture, month)
 
 
 def _collected(what: str, rule_id: str, cluster: str) -> Resource:
@@ -429,70 +393,4 @@ def _collected(what: str, rule_id: str, cluster: str) -> Resource:
         body={"properties": {"dataCollectionRuleId": rule_id}},
         depends_on=(rule_id,),
         scope=cluster,
-    )
-
-
-def _rule_group(architecture: Architecture, region: str, account: str) -> Resource:
-    action = resource_id(
-        group(architecture), "Microsoft.Insights/actionGroups", name(architecture, "action group")
-    )
-    rules = [
-        prometheus.PrometheusRule(
-            alert=alert.name,
-            enabled=True,
-            expression=alert.expression,
-            severity=alert.severity,
-            for_property=f"PT{alert.hold}M",
-            labels=alert.labels,
-            annotations={"summary": alert.summary, "action": alert.action},
-            actions=[prometheus.PrometheusRuleGroupAction(action_group_id=action)],
-            resolve_configuration=prometheus.PrometheusRuleResolveConfiguration(
-                auto_resolved=True, time_to_resolve="PT10M"
-            ),
-        )
-        for alert in alerts(architecture)
-    ]
-    return Resource(
-        type="Microsoft.AlertsManagement/prometheusRuleGroups",
-        name=name(architecture, "rule group", region, part="voice"),
-        body=as_json(
-            prometheus.PrometheusRuleGroupResource(
-                location=region,
-                tags=tags(architecture),
-                description="The six alert rules of the architecture",
-                enabled=True,
-                cluster_name=name(architecture, "cluster", region),
-                scopes=[account, cluster_id(architecture, region)],
-                interval="PT1M",
-                rules=rules,
-            )
-        ),
-    )
-
-
-def _budget(architecture: Architecture, month: str) -> Resource:
-    declared = architecture.budget
-    contacts = list(declared.contacts)
-    return Resource(
-        type="Microsoft.Consumption/budgets",
-        name=name(architecture, "budget"),
-        body=as_json(
-            money.Budget(
-                category="Cost",
-                # The month's money is for all regions together; Azure watches it a resource group at a time.
-                amount=round(declared.monthly / len(architecture.regions), 2),
-                time_grain="Monthly",
-                time_period=money.BudgetTimePeriod(start_date=f"{month}-01T00:00:00Z"),
-                notifications={
-                    f"at-{round(share * 100)}-percent": money.Notification(
-                        enabled=True,
-                        operator="GreaterThanOrEqualTo",
-                        threshold=round(share * 100),
-                        threshold_type="Actual",
-                        contact_emails=contacts,
-                    )
-                    for share in declared.alert_at
-                },
-            )
-        ),
     )

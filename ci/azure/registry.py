@@ -13,7 +13,7 @@ from typing import Any
 from azure.core.exceptions import ResourceNotFoundError
 
 from ci.azure.arm import REGIONAL_ENDPOINTS_API
-from ci.azure.deploy import Azure, _call
+from ci.azure.deploy import Azure, call
 from ci.concurrency import together
 from ci.errors import BadInput, PipelineError
 from ci.layout import Column, Page, Table, page, words
@@ -82,16 +82,16 @@ async def registry_state(
 
     async def regional_endpoints() -> str:
         try:
-            found = await _call(lambda: preview.registries.get(group, name), f"reading {name}")
+            found = await call(lambda: preview.registries.get(group, name), f"reading {name}")
         except (PipelineError, ResourceNotFoundError):
             return "unknown"
         return str((found.get("properties") or {}).get("regionalEndpoints") or "Disabled")
 
     async def listed(operations: Any, what: str) -> list[Any]:
-        return await _call(lambda: list(operations.list(group, name)), f"the {what} of {name}")
+        return await call(lambda: list(operations.list(group, name)), f"the {what} of {name}")
 
     try:
-        registry = await _call(lambda: client.registries.get(group, name), f"reading {name}")
+        registry = await call(lambda: client.registries.get(group, name), f"reading {name}")
     except ResourceNotFoundError as error:
         raise BadInput(
             f"there is no registry {name} in {group}", hint="va infra apply makes it; or another --env"

@@ -11,13 +11,14 @@ from pathlib import Path
 
 from ci.architecture.model import Architecture
 from ci.azure import access, cluster, data, edge, network, operations
+from ci.azure.alerting import BUDGET_PARAMETER
 from ci.azure.arm import Module, Resource
 from ci.azure.cluster import group_parameter
 from ci.errors import BadInput
 from ci.files import write_whole
 from ci.yamlfile import did_you_mean
 
-__all__ = ["AREAS", "render", "write"]
+__all__ = ["AREAS", "IN_TURN", "render", "write"]
 
 Render = Callable[[Architecture, str], Iterable[Resource]]
 
@@ -25,16 +26,6 @@ Render = Callable[[Architecture, str], Iterable[Resource]]
 def _once(resources: Callable[[Architecture], Iterable[Resource]]) -> Render:
     return lambda architecture, region: resources(architecture) if region == architecture.primary else ()
 
-
-def _watch(architecture: Architecture, region: str) -> Iterable[Resource]:
-    return operations.watch(architecture, region, month=_BUDGETS_SINCE)
-
-
-_BUDGETS_SINCE = "2026-11"
-"""The month budgets count from.
-
-Rendering asks no clock; Azure takes an earlier month only for a budget it knows.
-"""
 
 AREAS: dict[str, Render] = {
     "identity": cluster.identities,
@@ -53,9 +44,16 @@ AREAS: dict[str, Render] = {
     "cluster": cluster.cluster,
     "cluster-access": access.cluster_access,
     "federation": cluster.federation,
-    "watch": _watch,
+    "watch": operations.watch,
 }
 """What is rendered, in the order it is deployed: an area waits for the one before it in all regions."""
+
+
+IN_TURN = frozenset({"links", "replicas"})
+"""Areas whose regions change one thing together: both networks of a peering, the server that is copied.
+
+At once Azure refuses the second (AnotherOperationInProgress, ServerIsBusy; from experience, no page says it).
+"""
 
 
 def render(architecture: Architecture, region: str | None = None) -> tuple[Module, ...]:
@@ -82,16 +80,21 @@ def render(architecture: Architecture, region: str | None = None) -> tuple[Modul
                         parameters=tuple(
                             one for one in parameters(architecture) if f"parameters('{one}')" in text
                         ),
+                        in_turn=area in IN_TURN,
                     )
                 )
     return tuple(modules)
 
 
 def parameters(architecture: Architecture) -> dict[str, str]:
-    """Each template parameter and the reference that its value is read from when something is deployed."""
+    """Each template parameter and the reference that its value is read from when something is deployed.
+
+    `env:NAME` is a variable, `azure:…` is asked of Azure; an Entra group's id stands as it is.
+    """
     found = {group_parameter(role): declared.group for role, declared in architecture.access.roles.items()}
     if architecture.registry.webhooks:
         found[operations.WEBHOOK_PARAMETER] = "env:VA_PUSH_WEBHOOK"
+    found[BUDGET_PARAMETER] = "azure:the budget's own start, or this month"
     return found
 
 

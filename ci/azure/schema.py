@@ -54,11 +54,11 @@ MODELS = {
     "Microsoft.DBforPostgreSQL/flexibleServers/databases": "postgresqlflexibleservers.models.Database",
     "Microsoft.Dashboard/grafana": "dashboard.models.ManagedGrafana",
     "Microsoft.Insights/actionGroups": "monitor.models.ActionGroupResource",
-    "Microsoft.Insights/components": ("applicationinsights.v2020_02_02.models.ApplicationInsightsComponent"),
     "Microsoft.Insights/dataCollectionRuleAssociations": (
         "monitor.models.DataCollectionRuleAssociationProxyOnlyResource"
     ),
     "Microsoft.Insights/dataCollectionRules": "monitor.models.DataCollectionRuleResource",
+    "Microsoft.Insights/metricAlerts": "monitor.models.MetricAlertResource",
     "Microsoft.KeyVault/vaults": "keyvault.models.VaultCreateOrUpdateParameters",
     "Microsoft.ManagedIdentity/userAssignedIdentities": "msi.v2024_11_30.models.Identity",
     "Microsoft.ManagedIdentity/userAssignedIdentities/federatedIdentityCredentials": (
@@ -285,6 +285,7 @@ def _thing(model: Any) -> _Thing:
         found = _things[model] = _Thing()
         if hasattr(model, "_attribute_map"):
             found.fields |= _mapped(model)
+            found.told_by, found.kinds = _subtypes(model)
         else:
             found.fields |= _annotated(model)
             found.kinds = getattr(model, "__mapping__", {})
@@ -373,6 +374,15 @@ def _mapped(model: Any) -> dict[str, _Field]:
             read_only=bool(rules.get("readonly")),
         )
     return root.fields
+
+
+def _subtypes(model: Any) -> tuple[str, Mapping[str, Any]]:
+    """Which property tells a model's kinds apart, and their models by its values; of the older generation."""
+    models = importlib.import_module(model.__module__.rpartition(".")[0])
+    for attribute, names in getattr(model, "_subtype_map", {}).items():
+        key = model._attribute_map[attribute]["key"].replace("\\.", ".")
+        return key, {value: getattr(models, name) for value, name in names.items()}
+    return "", {}
 
 
 def _of_name(given: str, models: Any, annotation: Any) -> _Kind:

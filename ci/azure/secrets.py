@@ -15,7 +15,7 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
-from ci.azure.deploy import Azure, _call
+from ci.azure.deploy import Azure, call
 from ci.azure.network import group
 from ci.concurrency import together
 from ci.errors import BadInput
@@ -52,8 +52,8 @@ async def secret_ages(azure: Azure, architecture: Architecture, *, now: datetime
         vault, home = name(architecture, "key vault", region), group(architecture, region)
         try:
             # The list of a vault that is not there may be empty rather than an error.
-            await _call(lambda: client.vaults.get(home, vault), f"reading {vault}")
-            listed = await _call(lambda: list(client.secrets.list(home, vault)), f"the secrets of {vault}")
+            await call(lambda: client.vaults.get(home, vault), f"reading {vault}")
+            listed = await call(lambda: list(client.secrets.list(home, vault)), f"the secrets of {vault}")
         except ResourceNotFoundError as error:
             raise BadInput(
                 f"there is no Key Vault {vault} in {home}", hint="va infra apply makes it; or another --env"

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,25 +23,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from ci.azure.refusals import Refused, refuse
+from ci.azure.template import Scope
 from ci.errors import PipelineError
 from ci.files import write_whole
 from ci.serving import serving
 
 __all__ = ["Fault", "StandIn", "serve"]
 
-_NAMESPACE = uuid.UUID("5a3f1d2e-8f0b-4a55-9d7b-2b6d6f1f0a01")
 _IGNORED = ("provisioningState",)
-
-
-class _Refused(Exception):
-    """An ARM error answer."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
-
-    def answer(self) -> JSONResponse:
-        return JSONResponse({"error": {"code": self.code, "message": str(self)}}, self.status)
 
 
 @dataclass
@@ -102,17 +91,17 @@ class StandIn:
                 headers = {"Retry-After": fault.retry_after} if fault.status in (429, 503) else {}
                 return JSONResponse(body, fault.status, headers)
         if not request.headers.get("authorization", "").startswith("Bearer "):
-            return _Refused(401, "AuthenticationFailed", "The 'Authorization' header is missing.").answer()
+            return _error(Refused(401, "AuthenticationFailed", "The 'Authorization' header is missing."))
         body = await request.json() if request.headers.get("content-length", "0") not in ("", "0") else {}
         try:
             answer = self._route(request, path, body)
-        except _Refused as refused:
-            answer = refused.answer()
+        except Refused as refused:
+            answer = _error(refused)
         if request.method != "GET" or "deployments" in path:
             try:
                 self._keep()
             except PipelineError as error:
-                return _Refused(507, "InsufficientStorage", str(error)).answer()
+                return _error(Refused(507, "InsufficientStorage", str(error)))
         return answer
 
     def _keep(self) -> None:
@@ -142,13 +131,13 @@ class StandIn:
             return JSONResponse({"value": [one for one in self._in(group) if one["type"].endswith("/locks")]})
         if "/providers/" in path:
             return self._resource(method, path, body)
-        raise _Refused(404, "NotFound", f"nothing at {path}")
+        raise Refused(404, "NotFound", f"nothing at {path}")
 
     # --- resource groups -----------------------------------------------------------------
 
     def _known_group(self, group: str) -> str:
         if group.lower() not in self.groups:
-            raise _Refused(404, "ResourceGroupNotFound", f"Resource group '{group}' could not be found.")
+            raise Refused(404, "ResourceGroupNotFound", f"Resource group '{group}' could not be found.")
         return group.lower()
 
     def _in(self, group: str) -> Iterator[dict[str, Any]]:
@@ -173,7 +162,7 @@ class StandIn:
         self._known_group(group)
         if method == "DELETE":
             if any(one["type"].endswith("/locks") for one in self._in(key)):
-                raise _Refused(409, "ScopeLocked", f"The scope '{group}' cannot be deleted: it is locked.")
+                raise Refused(409, "ScopeLocked", f"The scope '{group}' cannot be deleted: it is locked.")
             for gone in [one["id"].lower() for one in self._in(key)]:
                 del self.resources[gone]
             for gone in [one for one in self.deployments if one.startswith(f"{key}/")]:
@@ -193,7 +182,7 @@ class StandIn:
         if ticket.startswith("deployment/"):
             key = ticket.removeprefix("deployment/")
             if key not in self.deployments:
-                raise _Refused(404, "DeploymentNotFound", f"no deployment {key}")
+                raise Refused(404, "DeploymentNotFound", f"no deployment {key}")
             self._advance(key)
             deployment = self.deployments[key]
             state = deployment["state"]
@@ -202,7 +191,7 @@ class StandIn:
                 answer["error"] = deployment["error"]
             return JSONResponse(answer, headers={"Retry-After": "0"})
         if ticket not in self._results:
-            raise _Refused(404, "NotFound", "no such operation")
+            raise Refused(404, "NotFound", "no such operation")
         waiting = self._results[ticket]
         waiting["left"] -= 1
         if waiting["left"] > 0:
@@ -226,7 +215,7 @@ class StandIn:
         if key not in self.resources:
             if method == "DELETE":
                 return Response(status_code=204)
-            raise _Refused(404, "ResourceNotFound", f"The resource '{path}' was not found.")
+            raise Refused(404, "ResourceNotFound", f"The resource '{path}' was not found.")
         if method == "DELETE":
             del self.resources[key]
             return Response(status_code=200)
@@ -236,7 +225,7 @@ class StandIn:
         """All of one type below a resource: `…/registries/NAME/replications`."""
         parent, _, kind = path.lower().rpartition("/")
         if parent not in self.resources:
-            raise _Refused(404, "ResourceNotFound", f"The resource '{parent}' was not found.")
+            raise Refused(404, "ResourceNotFound", f"The resource '{parent}' was not found.")
         mark = f"{parent}/{kind}/"
         found = [
             {**one, "name": key.removeprefix(mark)}
@@ -251,7 +240,7 @@ class StandIn:
         self, method: str, subscription: str, group: str, name: str, action: str, body: Any, base: str
     ) -> Response:
         key = f"{group}/{name.lower()}"
-        scope = _Scope(subscription, self.groups[group]["name"], self)
+        scope = Scope(subscription, self.groups[group]["name"], self.resources)
         if action == "/whatif":
             return self._later(
                 base, {"status": "Succeeded", "properties": {"changes": self._what_if(scope, body)}}, polls=2
@@ -262,7 +251,7 @@ class StandIn:
         if method == "PUT":
             running = self.deployments.get(key)
             if running and running["state"] == "Running":
-                raise _Refused(409, "DeploymentActive", f"The deployment '{name}' is already running.")
+                raise Refused(409, "DeploymentActive", f"The deployment '{name}' is already running.")
             wanted = scope.resources(body["properties"])
             self.deployments[key] = {
                 "id": f"/subscriptions/{subscription}/resourceGroups/{scope.group}"
@@ -280,7 +269,7 @@ class StandIn:
             location = f"{base}/operations/deployment/{key}"
             return JSONResponse(self._shown(key), 201, {"Azure-AsyncOperation": location, "Retry-After": "0"})
         if key not in self.deployments:
-            raise _Refused(404, "DeploymentNotFound", f"Deployment '{name}' could not be found.")
+            raise Refused(404, "DeploymentNotFound", f"Deployment '{name}' could not be found.")
         deployment = self.deployments[key]
         if action == "/cancel":
             if deployment["state"] == "Running":
@@ -330,7 +319,7 @@ class StandIn:
         if deployment["state"] != "Running":
             return
         group = self.groups[key.split("/")[0]]["name"]
-        scope = _Scope(deployment["subscription"], group, self)
+        scope = Scope(deployment["subscription"], group, self.resources)
         body = {"template": deployment["template"], "parameters": deployment["parameters"]}
         wanted = {one["id"]: one for one in scope.resources(body)}
         try:
@@ -345,7 +334,7 @@ class StandIn:
                 self._bring_about(scope, wanted[ready[0]])
                 deployment["todo"].remove(ready[0])
                 deployment["done"].append(ready[0])
-        except _Refused as refused:
+        except Refused as refused:
             details = [{"code": refused.code, "message": str(refused), "target": ready[0]}]
             message = "At least one resource deployment operation failed."
             deployment["error"] = {"code": "DeploymentFailed", "message": message, "details": details}
@@ -353,49 +342,22 @@ class StandIn:
         if not deployment["todo"]:
             deployment["state"] = "Succeeded"
 
-    def _bring_about(self, scope: _Scope, wanted: dict[str, Any]) -> None:
+    def _bring_about(self, scope: Scope, wanted: dict[str, Any]) -> None:
         for fault in self.faults:
             if fault.resource and fault.resource.lower() in wanted["id"].lower() and fault.strikes():
-                raise _Refused(409, "SkuNotAvailable", "The requested size is currently not available here.")
+                raise Refused(409, "SkuNotAvailable", "The requested size is currently not available here.")
         body = scope.evaluate(wanted["body"], strict=True)
         for mentioned in _ids(body):
             if not self._there(mentioned) and not mentioned.lower().startswith(wanted["id"].lower()):
-                raise _Refused(
+                raise Refused(
                     400, "InvalidResourceReference", f"Resource {mentioned} referenced by it was not found."
                 )
         if "/providers/" in wanted["scope"] and not self._there(wanted["scope"]):
-            raise _Refused(404, "ParentResourceNotFound", f"{wanted['scope']} was not found.")
-        if wanted["type"] == "Microsoft.Authorization/roleAssignments":
-            self._assign(wanted, body)
+            raise Refused(404, "ParentResourceNotFound", f"{wanted['scope']} was not found.")
+        refuse({**wanted, "body": body}, self.resources)
         stored = {**body, "id": wanted["id"], "type": wanted["type"], "name": wanted["name"]}
         stored["properties"] = {**stored.get("properties", {}), "provisioningState": "Succeeded"}
         self.resources[wanted["id"].lower()] = stored
-
-    def _assign(self, wanted: dict[str, Any], body: Any) -> None:
-        """A role assignment's name is one's own in the whole tenant, and says for ever who may what on what.
-
-        Source: learn.microsoft.com, "Troubleshoot Azure RBAC": RoleAssignmentUpdateNotPermitted and
-        RoleAssignmentExists.
-        """
-
-        def fact(key: str, properties: Any) -> tuple[str, ...]:
-            scope = key.lower().rpartition("/providers/microsoft.authorization/")[0]
-            return scope, properties["principalId"], properties["roleDefinitionId"].lower()
-
-        mine = fact(wanted["id"], body["properties"])
-        for key, other in self.resources.items():
-            if other["type"] != wanted["type"]:
-                continue
-            named = other["name"].lower() == wanted["name"].lower()
-            same = fact(key, other["properties"]) == mine
-            if named and not same:
-                raise _Refused(
-                    400,
-                    "RoleAssignmentUpdateNotPermitted",
-                    "Tenant ID, application ID, principal ID, and scope are not allowed to be updated.",
-                )
-            if same and not named:
-                raise _Refused(409, "RoleAssignmentExists", "The role assignment already exists.")
 
     def _there(self, mentioned: str) -> bool:
         if re.search(r"(?i)/providers/Microsoft\.Authorization/roleDefinitions/", mentioned):
@@ -404,7 +366,7 @@ class StandIn:
         # A part of a resource (a subnet, a listener) is there when the resource is.
         return any("/".join(parts[:length]) in self.resources for length in range(9, len(parts) + 1, 2))
 
-    def _what_if(self, scope: _Scope, body: Any) -> list[dict[str, Any]]:
+    def _what_if(self, scope: Scope, body: Any) -> list[dict[str, Any]]:
         changes: list[dict[str, Any]] = []
         wanted = scope.resources(body["properties"])
         for one in wanted:
@@ -426,6 +388,11 @@ class StandIn:
                     {"resourceId": value["id"], "changeType": "Ignore", "before": value, "after": value}
                 )
         return changes
+
+
+def _error(refused: Refused) -> JSONResponse:
+    """An ARM error answer."""
+    return JSONResponse({"error": {"code": refused.code, "message": str(refused)}}, refused.status)
 
 
 def _type_of(path: str) -> str:
@@ -465,143 +432,6 @@ def _delta(before: Any, after: Any, path: str = "") -> Iterator[dict[str, Any]]:
                 yield from _delta(before[key], after[key], here)
     elif before != after:
         yield {"path": path, "propertyChangeType": "Modify", "before": before, "after": after}
-
-
-@dataclass(frozen=True)
-class _Scope:
-    """A resource group that a template is deployed to: ids and expressions are made sense of here."""
-
-    subscription: str
-    group: str
-    world: StandIn
-
-    def resources(self, properties: Any) -> list[dict[str, Any]]:
-        """The template's resources with their ids, and what each waits for."""
-        template = properties["template"]
-        given = {key: value["value"] for key, value in (properties.get("parameters") or {}).items()}
-        missing = sorted(set(template.get("parameters", {})) - set(given))
-        if missing:
-            raise _Refused(
-                400,
-                "InvalidTemplate",
-                f"The value for the template parameter '{missing[0]}' is not provided.",
-            )
-        found = []
-        for one in template["resources"]:
-            body = {
-                k: v for k, v in one.items() if k not in ("apiVersion", "dependsOn", "name", "scope", "type")
-            }
-            name = self._value(one["name"], given, strict=False)
-            home = f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
-            scope = self._value(one["scope"], given, strict=False) if "scope" in one else home
-            kind, *types = one["type"].split("/")
-            path = "/".join(f"{a}/{b}" for a, b in zip(types, name.split("/"), strict=True))
-            found.append(
-                {
-                    "id": f"{scope}/providers/{kind}/{path}",
-                    "type": one["type"],
-                    "name": name,
-                    "scope": scope,
-                    "body": self._walk(body, given),
-                    "dependsOn": [
-                        self._value(need, given, strict=False) for need in one.get("dependsOn", [])
-                    ],
-                }
-            )
-        ids = {one["id"].lower() for one in found}
-        for one in found:
-            for need in one["dependsOn"]:
-                if need.lower() not in ids:
-                    raise _Refused(
-                        400,
-                        "InvalidTemplate",
-                        f"{one['name']} depends on {need}, which is not in the template.",
-                    )
-        return found
-
-    def evaluate(self, body: Any, *, strict: bool) -> Any:
-        """`reference(…)` resolved: `strict` refuses one to what is not there."""
-        if isinstance(body, dict):
-            return {
-                self._reference(key, strict): self.evaluate(value, strict=strict)
-                for key, value in body.items()
-            }
-        if isinstance(body, list):
-            return [self.evaluate(item, strict=strict) for item in body]
-        return self._reference(body, strict)
-
-    def _walk(self, body: Any, given: dict[str, Any]) -> Any:
-        if isinstance(body, dict):
-            return {
-                self._value(key, given, strict=False): self._walk(value, given) for key, value in body.items()
-            }
-        if isinstance(body, list):
-            return [self._walk(item, given) for item in body]
-        return self._value(body, given, strict=False)
-
-    def _value(self, text: Any, given: dict[str, Any], *, strict: bool) -> Any:
-        if (
-            not isinstance(text, str)
-            or not (text.startswith("[") and text.endswith("]"))
-            or "reference(" in text
-        ):
-            return text
-        return _Expression(text[1:-1], self, given, strict).value()
-
-    def _reference(self, text: Any, strict: bool) -> Any:
-        if not isinstance(text, str) or not text.startswith("[reference("):
-            return text
-        return _Expression(text[1:-1], self, {}, strict).value()
-
-
-class _Expression:
-    """The few functions of ARM's template language that our templates call."""
-
-    def __init__(self, text: str, scope: _Scope, given: dict[str, Any], strict: bool) -> None:
-        self._tokens = re.findall(r"'[^']*'|[A-Za-z]+|[().,]", text)
-        self._scope, self._given, self._strict = scope, given, strict
-
-    def value(self) -> Any:
-        token = self._tokens.pop(0)
-        if token.startswith("'"):
-            return token[1:-1]
-        self._tokens.pop(0)  # the bracket
-        arguments = []
-        while self._tokens[0] != ")":
-            arguments.append(self.value())
-            if self._tokens[0] == ",":
-                self._tokens.pop(0)
-        self._tokens.pop(0)
-        path = []
-        while self._tokens and self._tokens[0] == ".":
-            self._tokens.pop(0)
-            path.append(self._tokens.pop(0))
-        return self._call(token, arguments, ".".join(path))
-
-    def _call(self, function: str, arguments: list[str], path: str) -> Any:
-        scope = self._scope
-        if function == "parameters":
-            return self._given[arguments[0]]
-        if function == "concat":
-            return "".join(arguments)
-        if function == "resourceGroup":
-            return f"/subscriptions/{scope.subscription}/resourceGroups/{scope.group}"
-        if function == "guid":
-            return str(uuid.uuid5(_NAMESPACE, "-".join(arguments)))
-        if function == "subscription":
-            return str(uuid.uuid5(_NAMESPACE, f"{scope.subscription}/{path}"))
-        if function == "subscriptionResourceId":
-            return f"/subscriptions/{scope.subscription}/providers/{arguments[0]}/{arguments[1]}"
-        if function == "resourceId":
-            group, kind, *names = arguments
-            namespace, *types = kind.split("/")
-            pairs = "/".join(f"{a}/{b}" for a, b in zip(types, names, strict=True))
-            return f"/subscriptions/{scope.subscription}/resourceGroups/{group}/providers/{namespace}/{pairs}"
-        if function == "reference":
-            if self._strict and arguments[0].lower() not in scope.world.resources:
-                raise _Refused(404, "ResourceNotFound", f"reference() to {arguments[0]}, which is not there.")
-            return str(uuid.uuid5(_NAMESPACE, f"{arguments[0].lower()}/{path}"))
-        raise _Refused(400, "InvalidTemplate", f"the stand-in does not know the function {function}")
 
 
 @contextlib.asynccontextmanager

@@ -176,7 +176,7 @@ def env_values(env: Env, region: Region = None) -> None:
     """Print the values that the Helm chart is installed with on this environment's clusters.
 
     What Azure makes up is read from variables: AZURE_TENANT_ID, AZURE_PROMETHEUS_URL, AZURE_CLIENT_ID_API
-    (_MIGRATE, _AGENT, _LIVEKIT, _INGRESS).
+    (_MIGRATE, _AGENT, _LIVEKIT, _INGRESS, _KEDA).
 
     Example: va env values --env prod --region westeurope > values.yaml
     """
@@ -194,7 +194,7 @@ def env_values(env: Env, region: Region = None) -> None:
             raise BadInput(f"{env} has no region {where!r}", hint=f"known: {', '.join(architecture.order)}")
         variables = {
             part: f"AZURE_CLIENT_ID_{part.upper()}"
-            for part in ("api", "migrate", "agent", "livekit", "ingress")
+            for part in ("api", "migrate", "agent", "livekit", "ingress", "keda")
         }
         wanted = (*variables.values(), "AZURE_TENANT_ID", "AZURE_PROMETHEUS_URL")
         if missing := [variable for variable in wanted if not os.environ.get(variable)]:

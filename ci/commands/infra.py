@@ -93,14 +93,18 @@ def infra_check(
 
 
 def _values(architecture: Any, modules: Sequence[Any], local: bool) -> dict[str, str]:
-    from ci.azure.deploy import resolve
+    from ci.azure.given import resolve
     from ci.azure.render import parameters
 
     references = parameters(architecture)
-    wanted = sorted({name for module in modules for name in module.parameters})
+    wanted = _wanted(modules)
     if local:
         return {name: f"local-{name}" for name in wanted}
     return resolve(references, wanted)
+
+
+def _wanted(modules: Sequence[Any]) -> list[str]:
+    return sorted({name for module in modules for name in module.parameters})
 
 
 @app.command("plan")
@@ -112,6 +116,7 @@ def infra_plan(
     Example: va infra plan --env prod
     """
     from ci.azure import deploy
+    from ci.azure.given import asked
     from ci.azure.render import render
     from ci.reporting import console_reporter
 
@@ -120,8 +125,12 @@ def infra_plan(
         modules = render(architecture, region)
         values = _values(architecture, modules, local)
         reporter = console_reporter()
-        changes = on_azure(lambda azure: deploy.plan(azure, modules, values, reporter), subscription, local)
-        _show_plan(changes, json)
+
+        async def work(azure: deploy.Azure) -> Sequence[Change]:
+            known = await asked(azure, architecture, _wanted(modules), today=dates.today())
+            return await deploy.plan(azure, modules, values | known, reporter)
+
+        _show_plan(on_azure(work, subscription, local), json)
 
 
 _NO_CHANGES = "No changes. What is there is what is declared."
@@ -179,6 +188,7 @@ def infra_apply(
     Example: va infra apply --env dev --local
     """
     from ci.azure import deploy
+    from ci.azure.given import asked
     from ci.azure.network import tags
     from ci.azure.render import render
     from ci.layout import show
@@ -189,11 +199,12 @@ def infra_apply(
         modules = render(architecture, region)
         values = _values(architecture, modules, local)
         reporter = console_reporter()
-        done = on_azure(
-            lambda azure: deploy.apply(azure, modules, values, reporter, tags=tags(architecture)),
-            subscription,
-            local,
-        )
+
+        async def work(azure: deploy.Azure) -> Sequence[deploy.Applied]:
+            known = await asked(azure, architecture, _wanted(modules), today=dates.today())
+            return await deploy.apply(azure, modules, values | known, reporter, tags=tags(architecture))
+
+        done = on_azure(work, subscription, local)
         if json:
             write_json(done)
         else:
@@ -269,11 +280,19 @@ def infra_destroy(
                     hint=" ".join(f"--confirm '{each}'" for each in needed),
                 )
         reporter = console_reporter()
-        gone = on_azure(lambda azure: deploy.destroy(azure, groups, reporter), subscription, local)
+        # What is the subscription's goes with the last of its groups.
+        beyond = [] if region else [one for one in _resources(architecture) if one.subscription]
+        gone = on_azure(lambda azure: deploy.destroy(azure, groups, beyond, reporter), subscription, local)
         if json:
             write_json(gone)
         else:
             show(*(f"deleted {name}" for name in gone) if gone else ["nothing was there"])
+
+
+def _resources(architecture: Any) -> list[Any]:
+    from ci.azure.render import render
+
+    return [resource for module in render(architecture) for resource in module.resources]
 
 
 @app.command("graph")

@@ -374,6 +374,7 @@ class Keda(_Values):
 
     prometheus: Annotated[str, Field(pattern=r"^(https?://\S+)?$")]
     workload_identity: bool
+    identity: str = Field(description="client id of the identity that KEDA asks as; its own when empty")
 
 
 class Monitoring(_Values):

@@ -5,6 +5,7 @@ network.py    address ranges, subnets, security groups, private endpoints
 edge.py       LiveKit's media, DNS and Traffic Manager, certificates, the firewall
 cluster.py    pools and what runs on them: taints, room, drains, quota, identities
 data.py       PostgreSQL, Redis, blobs; what can be recovered
+aks.py        what AKS and Kubernetes say they refuse: pools, versions, names
 limits.py     what Azure's documentation says it refuses: names, sizes, intervals, what a subnet holds
 promises.py   regions, the registry, law, exposure, what Azure retires
 money.py      what a document says it costs, and the budget
@@ -17,7 +18,7 @@ from __future__ import annotations
 from datetime import date
 
 from ci.architecture.chart import Fit, declared_workloads
-from ci.architecture.check import cluster, data, edge, limits, money, network, promises
+from ci.architecture.check import aks, cluster, data, edge, limits, money, network, promises
 from ci.architecture.check.rule import Estate, Finding, Rule, Severity
 from ci.architecture.model import Declared
 
@@ -29,6 +30,7 @@ RULES: tuple[Rule, ...] = (
     *cluster.RULES,
     *data.RULES,
     *promises.RULES,
+    *aks.RULES,
     *limits.RULES,
     *money.RULES,
 )

@@ -474,11 +474,11 @@ def publishing_and_promoting_are_two(estate: Estate) -> Iterator[Broken]:
             "who publishes may change what runs in a cluster",
             "kubernetes_role: none; the promoter has it",
         )
-    if promoter is not None and set(promoter.azure_roles) - {"AcrPull"}:
+    if promoter is not None and set(promoter.azure_roles) - {"AcrPull", "Monitoring Data Reader"}:
         yield Broken(
             ("access", "roles", "promoter", "azure_roles"),
-            "who promotes may do more with images than to pull them",
-            "azure_roles: [AcrPull]",
+            "who promotes may do more than to pull images and to read metrics",
+            "azure_roles: [AcrPull, Monitoring Data Reader]",
         )
     if publisher is not None and promoter is not None and publisher.group == promoter.group:
         yield Broken(

@@ -14,11 +14,17 @@ __all__ = ["RULES"]
 
 @error("LIVEKIT-PORTS")
 def media_ports_open(estate: Estate) -> Iterator[Broken]:
-    """LiveKit's ports are let in where the rest is blocked."""
+    """LiveKit's ports are let in to its nodes where the rest is blocked."""
     livekit, network = estate.architecture.livekit, estate.architecture.network
     if livekit.media != "host-network" or not network.block_all_inbound:
         return
-    rules = network.security.get("aks", {}).values()
+    apart = any(
+        subnet.purpose == "media"
+        for plan in estate.architecture.regions.values()
+        for subnet in plan.subnets.values()
+    )
+    purpose = "media" if apart else "aks"
+    rules = network.security.get(purpose, {}).values()
     needs = {
         ("udp", f"{livekit.udp_from}-{livekit.udp_to}"): "media",
         ("tcp", str(livekit.tcp_fallback)): "media where UDP is blocked",
@@ -29,9 +35,9 @@ def media_ports_open(estate: Estate) -> Iterator[Broken]:
     for (protocol, ports), what in needs.items():
         if not any(rule.protocol in (protocol, "any") and ports in rule.ports for rule in rules):
             yield Broken(
-                ("network", "security", "aks"),
+                ("network", "security", purpose),
                 f"LiveKit's {what} ({protocol} {ports}) is not let in",
-                "add a rule to network.security.aks",
+                f"add a rule to network.security.{purpose}",
             )
 
 
@@ -184,6 +190,27 @@ def probes_end_in_time(estate: Estate) -> Iterator[Broken]:
         )
 
 
+@error("TM-ANSWER")
+def the_api_answers_probes(estate: Estate) -> Iterator[Broken]:
+    """Traffic Manager asks a path that the api answers: by that it knows whether a region lives.
+
+    Its probes come with the api's host and pass the gateway's routes; any other part's answer keeps a region
+    without an api in rotation.
+    """
+    manager, routes = estate.architecture.traffic_manager, estate.architecture.gateway.routes
+    if manager is None or "api" not in routes:
+        return
+    asked, route = manager.probe_path, routes["api"]
+    known = asked == route.probe.path or route.path == "/*"
+    if not known and not asked.startswith(route.path.removesuffix("*")):
+        yield Broken(
+            ("traffic_manager", "probe_path"),
+            f"{asked} is not the api's, which has {route.path} and answers {route.probe.path}: what another "
+            "part answers says nothing of it",
+            f"probe_path: {route.probe.path}",
+        )
+
+
 @error("CERT-NAME")
 def names_are_certified(estate: Estate) -> Iterator[Broken]:
     """A certificate covers every public name."""
@@ -282,8 +309,8 @@ def routes_lead_somewhere(estate: Estate) -> Iterator[Broken]:
 RULES: tuple[Rule, ...] = (
     livekit_stays_the_same, livekit_has_an_image,
     media_ports_open, media_past_the_balancer, media_nodes_are_public, only_media_nodes_are_public,
-    names_fail_over, names_lead_somewhere, regions_are_left_in_time, probes_end_in_time, names_are_certified,
-    certificates_exist, certificates_are_renewed_while_they_live,
+    names_fail_over, names_lead_somewhere, regions_are_left_in_time, probes_end_in_time,
+    the_api_answers_probes, names_are_certified, certificates_exist, certificates_are_renewed_while_they_live,
     current_rules, a_firewall, a_firewall_that_blocks, a_rate_limit,
     routes_lead_somewhere,
 )  # fmt: skip

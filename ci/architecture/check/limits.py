@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from ipaddress import IPv4Network, ip_network
+from ipaddress import IPv4Network
 
 from ci.architecture import names
-from ci.architecture.check.rule import Broken, Estate, Rule, error
-from ci.architecture.facts import retirements
+from ci.architecture.check.rule import Broken, Estate, Rule, error, no_range, said
 from ci.architecture.network import address_count
 
 __all__ = ["RULES"]
@@ -20,129 +19,6 @@ __all__ = ["RULES"]
 Key = tuple[str | int, ...]
 
 _DAY = timedelta(days=1)
-_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-
-
-@error("AKS-POOL-NAME")
-def pools_have_names_of_azure(estate: Estate) -> Iterator[Broken]:
-    """A pool's name has at most 12 small letters and digits, a letter first.
-
-    Source: azure/aks/create-node-pools, "Limitations".
-    """
-    for pool in estate.architecture.kubernetes.pools:
-        if not re.fullmatch("[a-z][a-z0-9]{0,11}", pool):
-            short = re.sub("[^a-z0-9]", "", pool)[:12]
-            why = f"has {len(pool)} characters" if len(pool) > 12 else "has a hyphen"
-            yield Broken(
-                ("kubernetes", "pools", pool),
-                f"the pool's name {pool} {why}; AKS takes 12 small letters and digits at most",
-                f"did you mean {short!r}?",
-            )
-
-
-_OFFERED = (35, 37)
-"""Of Kubernetes 1.x what AKS offers, the oldest and the newest."""
-
-
-@error("AKS-VERSION")
-def the_version_is_offered(estate: Estate) -> Iterator[Broken]:
-    """AKS offers the version of Kubernetes. Source: azure/aks/supported-kubernetes-versions, read 2026-08."""
-    version = estate.architecture.kubernetes.version
-    oldest, newest = _OFFERED
-    if oldest <= int(version.partition(".")[2]) <= newest or f"kubernetes {version}" in retirements():
-        return  # RETIRED says it of what was offered once
-    yield Broken(
-        ("kubernetes", "version"),
-        f"AKS offers Kubernetes 1.{oldest} to 1.{newest}, not {version}",
-        f'version: "1.{newest - 1}"',
-    )
-
-
-@error("AKS-DISK")
-def disks_have_sizes_of_azure(estate: Estate) -> Iterator[Broken]:
-    """A node's disk has 30 to 2048 GB. Source: azure/templates/microsoft.containerservice, osDiskSizeGB."""
-    for name, pool in estate.architecture.kubernetes.pools.items():
-        if not 30 <= pool.os_disk <= 2048:
-            yield Broken(
-                ("kubernetes", "pools", name, "os_disk"),
-                f"a disk of {pool.os_disk} GB; AKS takes 30 to 2048 GB",
-                "os_disk: 128 GB",
-            )
-
-
-@error("AKS-DRAIN")
-def drains_end_in_time(estate: Estate) -> Iterator[Broken]:
-    """An upgrade waits for a node from 1 minute to 24 hours, in whole minutes.
-
-    Source: azure/aks/upgrade-aks-cluster, "Set node drain time-out value".
-    """
-    waits = estate.architecture.kubernetes.drain_timeout
-    if not timedelta(minutes=1) <= waits <= _DAY or waits % timedelta(minutes=1):
-        yield Broken(
-            ("kubernetes", "drain_timeout"),
-            f"AKS waits 1 minute to 24 hours for a node, in whole minutes; {_said(waits)} is none of that",
-            "drain_timeout: 6h",
-        )
-
-
-@error("AKS-POOLS")
-def a_cluster_holds_them(estate: Estate) -> Iterator[Broken]:
-    """A cluster has at most 100 pools and 5,000 nodes; a system pool never sleeps.
-
-    Source: azure/aks/quotas-skus-regions and azure/aks/use-system-pools.
-    """
-    kubernetes = estate.architecture.kubernetes
-    if len(kubernetes.pools) > 100 or kubernetes.nodes[1] > 5000:
-        yield Broken(
-            ("kubernetes", "pools"),
-            f"{len(kubernetes.pools)} pools and {kubernetes.nodes[1]:,} nodes; a cluster has 100 and 5,000",
-            "fewer of them",
-        )
-    for name, pool in kubernetes.pools.items():
-        if pool.mode == "system" and (pool.min == 0 or pool.spot):
-            yield Broken(
-                ("kubernetes", "pools", name),
-                f"the system pool {name} {'may be evicted' if pool.spot else 'may have no node'}, "
-                "and AKS itself runs there",
-                "min: 2, spot: false",
-            )
-
-
-@error("K8S-NAME")
-def pods_have_names_of_kubernetes(estate: Estate) -> Iterator[Broken]:
-    """Service accounts are namespace/name, and labels and taints as Kubernetes takes them.
-
-    Sources: kubernetes.io/docs/concepts/overview/working-with-objects, "Names" and "Labels and Selectors";
-    azure/aks/use-labels, "Reserved system labels".
-    """
-    label = "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-    value = "([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?"
-    key = rf"({label}(\.{label})*/)?[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?"
-    for name, identity in estate.architecture.access.identities.items():
-        account = identity.service_account
-        if account is not None and not re.fullmatch(rf"{label}/{label}(\.{label})*", account):
-            yield Broken(
-                ("access", "identities", name, "service_account"),
-                f"{account!r} is no service account: namespace/name in small letters, digits and hyphens",
-                f"service_account: voice/voice-{name}",
-            )
-    for name, pool in estate.architecture.kubernetes.pools.items():
-        pairs: list[tuple[str, str, Key]]
-        pairs = [(one, text, ("labels", one)) for one, text in pool.labels.items()]
-        pairs += [(taint.key, taint.value, ("taints",)) for taint in pool.taints]
-        for one, text, at in pairs:
-            if not re.fullmatch(key, one) or not re.fullmatch(value, text):
-                yield Broken(
-                    ("kubernetes", "pools", name, *at),
-                    f"{one}={text} is no label or taint: letters, digits and ._- between them, 63 at most",
-                    "as voice/pool: agents",
-                )
-            elif one.startswith("kubernetes.azure.com/"):
-                yield Broken(
-                    ("kubernetes", "pools", name, *at),
-                    f"{one}: AKS keeps labels of kubernetes.azure.com for itself",
-                    "as voice/pool: agents",
-                )
 
 
 _POSTGRES_GB = (32, 64, 128, 256, 512, 1024, 2048, 4095, 4096, 8192, 16384, 32767)
@@ -208,7 +84,7 @@ def retentions_are_of_azure(estate: Estate) -> Iterator[Broken]:
         if found % _DAY or not least * _DAY <= found <= most * _DAY:
             yield Broken(
                 at,
-                f"kept for {_said(found)}; Azure keeps it {least} to {most} whole days",
+                f"kept for {said(found)}; Azure keeps it {least} to {most} whole days",
                 f"{at[-1]}: {min(max(found.days, least), most)}d",
             )
 
@@ -328,18 +204,7 @@ def security_rules_are_of_azure(estate: Estate) -> Iterator[Broken]:
                 if ports != "*" and not _are_ports(ports):
                     yield Broken((*at, "ports"), f"{ports!r} are no ports", "443, 50000-60000 or *")
             if rule.source != "*" and not re.fullmatch(r"[A-Z][A-Za-z]+(\.[A-Za-z0-9]+)?", rule.source):
-                yield from _no_range((*at, "source"), rule.source)
-
-
-@error("AKS-RANGES")
-def api_ranges_are_ranges(estate: Estate) -> Iterator[Broken]:
-    """The API server is open to 200 ranges at most. Source: azure/aks/api-server-authorized-ip-ranges."""
-    allowed = estate.architecture.kubernetes.api_allowed_from
-    at: Key = ("kubernetes", "api_allowed_from")
-    if len(allowed) > 200:
-        yield Broken(at, f"{len(allowed)} ranges; AKS takes 200 at most", "wider ranges")
-    for number, one in enumerate(allowed):
-        yield from _no_range((*at, number), one)
+                yield from no_range((*at, "source"), rule.source)
 
 
 @error("GATEWAY-UNITS")
@@ -442,22 +307,9 @@ _NAMES: dict[str, tuple[int, str, str]] = {
 """Kind -> the fewest characters, which ones, the same in words; the most are in ci.architecture.names."""
 
 
-def _said(duration: timedelta) -> str:
-    """As it is written in the files, by the largest unit."""
-    seconds = int(duration.total_seconds())
-    return next(f"{seconds // size}{unit}" for unit, size in _UNITS.items() if seconds % size == 0)
-
-
 def _are_ports(text: str) -> bool:
     found = re.fullmatch("([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
     return found is not None and int(found[1]) <= int(found[2] or found[1]) <= 65535
-
-
-def _no_range(at: Key, text: str) -> Iterator[Broken]:
-    try:
-        ip_network(text)
-    except ValueError:
-        yield Broken(at, f"{text!r} is no address and no range of them", "as 203.0.113.0/24")
 
 
 def _is_address(text: str) -> bool:
@@ -468,10 +320,8 @@ def _is_address(text: str) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    pools_have_names_of_azure, the_version_is_offered, disks_have_sizes_of_azure, drains_end_in_time,
-    a_cluster_holds_them, pods_have_names_of_kubernetes, the_database_has_a_size_of_azure,
-    the_database_is_offered, replicas_are_few, retentions_are_of_azure, probes_are_of_azure,
-    records_live_for_a_time, logs_have_a_cap_that_azure_takes,
-    subnets_hold_what_is_in_them, ranges_are_free, security_rules_are_of_azure, api_ranges_are_ranges,
+    the_database_has_a_size_of_azure, the_database_is_offered, replicas_are_few, retentions_are_of_azure,
+    probes_are_of_azure, records_live_for_a_time, logs_have_a_cap_that_azure_takes,
+    subnets_hold_what_is_in_them, ranges_are_free, security_rules_are_of_azure,
     the_gateway_can_grow, countries_have_codes, contacts_are_addresses, names_are_of_azure,
 )  # fmt: skip

@@ -9,6 +9,7 @@ from itertools import combinations
 
 from ci.architecture.check.rule import Broken, Estate, Rule, error, warning
 from ci.architecture.facts import AZURE_SERVICE_CIDR
+from ci.architecture.kubernetes import NodePool
 from ci.architecture.network import Subnet, address_count
 
 __all__ = ["RULES"]
@@ -100,54 +101,69 @@ def own_pod_range(estate: Estate) -> Iterator[Broken]:
             )
 
 
-def _surge(estate: Estate) -> int:
+Pools = dict[str, NodePool]
+
+
+def _pools(estate: Estate, purpose: str = "") -> Pools:
+    """The pools of a kind of subnet; of all where none is named."""
+    found = estate.architecture.kubernetes.pools
+    apart = any(subnet.purpose == "media" for _, _, subnet in _subnets(estate))
+    return {
+        name: pool
+        for name, pool in found.items()
+        if not purpose or purpose == ("media" if pool.public_ip_per_node and apart else "aks")
+    }
+
+
+def _surge(estate: Estate, pools: Pools) -> int:
     """The nodes that an upgrade adds: Azure upgrades one pool at a time."""
-    kubernetes = estate.architecture.kubernetes
-    return max(math.ceil(pool.max * kubernetes.max_surge) for pool in kubernetes.pools.values())
+    most = estate.architecture.kubernetes.max_surge
+    return max((math.ceil(pool.max * most) for pool in pools.values()), default=0)
 
 
-def _most_nodes(estate: Estate) -> int:
-    return estate.architecture.kubernetes.nodes[1] + _surge(estate)
+def _most_nodes(estate: Estate, pools: Pools) -> int:
+    return sum(pool.max for pool in pools.values()) + _surge(estate, pools)
 
 
-def _most_pods(estate: Estate) -> int:
-    return max(pool.max_pods for pool in estate.architecture.kubernetes.pools.values())
+def _most_pods(pools: Pools) -> int:
+    return max((pool.max_pods for pool in pools.values()), default=0)
 
 
-def _needed_addresses(estate: Estate) -> int:
+def _needed_addresses(estate: Estate, pools: Pools) -> int:
     """What the pools take of their subnet at their largest, an upgrade's nodes with them.
 
     Flat Azure CNI: an address a node and one for every pod that it may hold; an overlay: one a node.
     """
-    kubernetes, surge = estate.architecture.kubernetes, _surge(estate)
-    if kubernetes.network_plugin != "azure-cni":
-        return _most_nodes(estate)
-    pools = kubernetes.pools.values()
-    return sum(pool.max * (pool.max_pods + 1) for pool in pools) + surge * (_most_pods(estate) + 1)
+    if estate.architecture.kubernetes.network_plugin != "azure-cni":
+        return _most_nodes(estate, pools)
+    taken = sum(pool.max * (pool.max_pods + 1) for pool in pools.values())
+    return taken + _surge(estate, pools) * (_most_pods(pools) + 1)
 
 
-def _shares(estate: Estate) -> str:
+def _shares(estate: Estate, pools: Pools) -> str:
     """What each pool takes of its subnet, where its pods take addresses of it."""
-    kubernetes = estate.architecture.kubernetes
-    if kubernetes.network_plugin != "azure-cni":
+    if estate.architecture.kubernetes.network_plugin != "azure-cni":
         return ""
-    shares = [f"{name} {pool.max * (pool.max_pods + 1):,}" for name, pool in kubernetes.pools.items()]
-    return f" ({', '.join(shares)}, an upgrade {_surge(estate) * (_most_pods(estate) + 1):,})"
+    shares = [f"{name} {pool.max * (pool.max_pods + 1):,}" for name, pool in pools.items()]
+    return f" ({', '.join(shares)}, an upgrade {_surge(estate, pools) * (_most_pods(pools) + 1):,})"
 
 
 @error("NET-ADDRESSES")
 def enough_addresses(estate: Estate) -> Iterator[Broken]:
     """The pools at their largest, and the nodes an upgrade adds, find addresses."""
-    nodes, need = _most_nodes(estate), _needed_addresses(estate)
     for region, name, subnet in _subnets(estate):
-        have = address_count(subnet.cidr)
-        if subnet.purpose == "aks" and need > have:
+        if subnet.purpose not in ("aks", "media"):
+            continue
+        pools = _pools(estate, subnet.purpose)
+        have, need = address_count(subnet.cidr), _needed_addresses(estate, pools)
+        if need > have:
             yield Broken(
                 ("regions", region, "subnets", name, "cidr"),
-                f"{nodes} nodes at most need {need:,} addresses{_shares(estate)}; {subnet.cidr} has {have:,}",
+                f"{_most_nodes(estate, pools)} nodes at most need {need:,} addresses"
+                f"{_shares(estate, pools)}; {subnet.cidr} has {have:,}",
                 "a wider subnet, fewer pods a node, or Azure CNI Overlay, where pods take none of them",
             )
-    pods = estate.architecture.network.pod_cidr
+    pods, nodes = estate.architecture.network.pod_cidr, _most_nodes(estate, _pools(estate))
     if pods is not None and (serves := 2 ** max(0, 24 - pods.prefixlen)) < nodes:
         yield Broken(
             ("network", "pod_cidr"),
@@ -161,15 +177,37 @@ def addresses_to_grow(estate: Estate) -> Iterator[Broken]:
     """With flat Azure CNI there is room for 110 pods a node as well."""
     if estate.architecture.kubernetes.network_plugin != "azure-cni":
         return
-    nodes, need, pods = _most_nodes(estate), _needed_addresses(estate), _most_pods(estate)
+    pools = _pools(estate, "aks")
+    nodes, need, pods = _most_nodes(estate, pools), _needed_addresses(estate, pools), _most_pods(pools)
     for region, name, subnet in _subnets(estate):
         have = address_count(subnet.cidr)
         if subnet.purpose == "aks" and need <= have < nodes * 111:
             yield Broken(
                 ("regions", region, "subnets", name, "cidr"),
                 f"Azure CNI: {nodes} nodes x {pods + 1} take {need:,} of {have:,} addresses at {pods} "
-                f"pods a node; at 110 pods they would need {nodes * 111:,} and not fit{_shares(estate)}",
+                f"pods a node; at 110 pods they would need {nodes * 111:,} and not fit"
+                f"{_shares(estate, pools)}",
                 "Azure CNI Overlay: pods take no addresses of the virtual network",
+            )
+
+
+@error("NET-MEDIA")
+def media_leave_by_their_own_address(estate: Estate) -> Iterator[Broken]:
+    """Nodes with addresses of their own are in a subnet without a NAT gateway, of the purpose media.
+
+    The gateway comes before a machine's own address for all that leaves: LiveKit, which asks a STUN server
+    who it is, would tell callers the gateway's, where nothing listens.
+    Source: azure/nat-gateway/nat-gateway-resource, "NAT gateway and outbound methods".
+    """
+    a = estate.architecture
+    public = [name for name, pool in a.kubernetes.pools.items() if pool.public_ip_per_node]
+    for region, plan in a.regions.items():
+        if public and plan.resource_group and "media" not in {one.purpose for one in plan.subnets.values()}:
+            yield Broken(
+                ("regions", region, "subnets"),
+                f"the nodes of {', '.join(public)} have addresses of their own, and {region} has no subnet "
+                "for them: behind a NAT gateway callers are told its address, and no call has sound",
+                "add a subnet with purpose: media (a /24 holds 251 nodes)",
             )
 
 
@@ -252,5 +290,6 @@ def own_priority(estate: Estate) -> Iterator[Broken]:
 
 RULES: tuple[Rule, ...] = (
     inside_its_network, no_overlap, own_service_range, own_pod_range, enough_addresses, addresses_to_grow,
-    room_for_the_gateway, gateway_reachable_by_azure, room_for_private_endpoints, subnets_there, own_priority,
+    media_leave_by_their_own_address, room_for_the_gateway, gateway_reachable_by_azure,
+    room_for_private_endpoints, subnets_there, own_priority,
 )  # fmt: skip

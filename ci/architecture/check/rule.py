@@ -15,16 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from enum import StrEnum
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 
 from ci.architecture.chart import Fit
 from ci.architecture.model import Architecture, Declared
 from ci.errors import Place
 
-__all__ = ["Broken", "Estate", "Finding", "Rule", "Severity", "error", "info", "warning"]
+__all__ = ["Broken", "Estate", "Finding", "Rule", "Severity", "error", "info", "no_range", "said", "warning"]
 
 
 class Severity(StrEnum):
@@ -126,3 +127,20 @@ def _lines(file: Path) -> tuple[str, ...]:
 def _quote(place: Place) -> str:
     lines = _lines(place.file)
     return lines[place.line - 1].strip() if place.line and place.line <= len(lines) else ""
+
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def said(duration: timedelta) -> str:
+    """As it is written in the files, by the largest unit."""
+    seconds = int(duration.total_seconds())
+    return next(f"{seconds // size}{unit}" for unit, size in _UNITS.items() if seconds % size == 0)
+
+
+def no_range(at: tuple[str | int, ...], text: str) -> Iterator[Broken]:
+    """That this text is no range of addresses, where it is none."""
+    try:
+        ip_network(text)
+    except ValueError:
+        yield Broken(at, f"{text!r} is no address and no range of them", "as 203.0.113.0/24")

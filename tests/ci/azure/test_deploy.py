@@ -17,7 +17,9 @@ from ci.architecture.cost import what_if
 from ci.architecture.model import Architecture
 from ci.azure import deploy, standin
 from ci.azure.arm import Module
+from ci.azure.given import resolve
 from ci.azure.network import group, tags
+from ci.azure.refusals import Refused
 from ci.azure.render import parameters, render
 from ci.errors import BadInput, StepFailed, SystemUnavailable
 from ci.reporting import SilentReporter
@@ -26,7 +28,7 @@ T = TypeVar("T")
 
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
 DEV = model.read("dev").architecture
-VALUES = {name: f"value-of-{name}" for name in parameters(DEV)}
+VALUES = {name: f"value-of-{name}" for name in parameters(DEV)} | {"budgetSince": "2026-11-01T00:00:00Z"}
 
 
 @pytest.fixture
@@ -228,7 +230,7 @@ def test_a_deployment_that_is_busy_is_asked_again(
 
     def busy(method: str, subscription: str, home: str, name: str, *more: Any) -> Any:
         if method == "PUT" and name == "va-network" and next(tries, None) is not None:
-            raise standin._Refused(409, "DeploymentActive", "already running")
+            raise Refused(409, "DeploymentActive", "already running")
         return original(method, subscription, home, name, *more)
 
     world._deployment = busy  # type: ignore[method-assign]
@@ -298,9 +300,9 @@ def test_destroy_unlocks_and_deletes_and_can_be_repeated(on: Any, applied: stand
     lock = f"{network}/providers/Microsoft.Authorization/locks/x"
     applied.resources[lock.lower()] = {"id": lock, "name": "x", "type": "Microsoft.Authorization/locks"}
     groups = [group(DEV)]
-    assert on(lambda azure: deploy.destroy(azure, groups, SilentReporter())) == (group(DEV),)
+    assert on(lambda azure: deploy.destroy(azure, groups, [], SilentReporter())) == (group(DEV),)
     assert (applied.groups, applied.resources) == ({}, {})
-    assert on(lambda azure: deploy.destroy(azure, groups, SilentReporter())) == ()
+    assert on(lambda azure: deploy.destroy(azure, groups, [], SilentReporter())) == ()
 
 
 @pytest.mark.parametrize(
@@ -340,9 +342,10 @@ def test_all_missing_parameters_are_named_at_once(monkeypatch: pytest.MonkeyPatc
     for reference in references.values():
         monkeypatch.delenv(reference.partition(":")[2], raising=False)
     with pytest.raises(BadInput) as caught:
-        deploy.resolve(references, list(references))
+        resolve(references, list(references))
     assert "group-admin (env:ENTRA_GROUP_ADMINS)" in str(caught.value)
     assert "pushWebhook (env:VA_PUSH_WEBHOOK)" in str(caught.value)
     for reference in references.values():
         monkeypatch.setenv(reference.partition(":")[2], "value")
-    assert set(deploy.resolve(references, list(references))) == set(VALUES)
+    # What Azure knows is asked of Azure.
+    assert set(resolve(references, list(references))) == set(VALUES) - {"budgetSince"}
