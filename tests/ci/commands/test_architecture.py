@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from ci import places
 from ci.architecture import model
+from ci.azure.render import render
 from ci.commands.cli import app
 from ci.delivery.ledger import Event
 
@@ -153,8 +154,9 @@ def test_render_check_and_graph(va: typer.Typer, tmp_path: Path) -> None:
 def test_plan_apply_drift_destroy_on_the_stand_in(va: typer.Typer, tmp_path: Path) -> None:
     # The stand-in's state outlives each command, as Azure does.
     local = ("--env", "dev", "--local")
-    assert "Plan: 138 to create, 0 to change, 0 to delete." in _run(va, "infra", "plan", *local).stdout
-    assert "deployed (138 resources), 0 unchanged" in _run(va, "infra", "apply", *local).stdout
+    count = sum(len(module.resources) for module in render(model.read("dev").architecture))
+    assert f"Plan: {count} to create, 0 to change, 0 to delete." in _run(va, "infra", "plan", *local).stdout
+    assert f"deployed ({count} resources), 0 unchanged" in _run(va, "infra", "apply", *local).stdout
     assert "No changes." in _run(va, "infra", "plan", *local).stdout
     state = tmp_path / "state" / "azure.json"
     kept = json.loads(state.read_text())
