@@ -522,4 +522,4 @@ async def destroy(
 def _gone(resources: Any, own: str, api: str, poll: float) -> None:
     # What is not there is deleted already.
     with contextlib.suppress(ResourceNotFoundError):
-        resources.begin_delete_by_id(own, api, polling_interval=poll).result()
+        resources.begin_delete_by_id(own, api_version=api, polling_interval=poll).result()
