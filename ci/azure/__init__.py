@@ -4,10 +4,13 @@ arm.py          resources, ids and templates, from the typed models of azure-mgm
 network.py edge.py cluster.py access.py data.py operations.py alerting.py    what is rendered, an area each
 render.py       an architecture -> its modules: one template an area and region, in order
 schema.py       Azure's definition of each type, and what does not fit it
+limits.py       what Azure takes of one resource: names, sizes, intervals
+across.py       what it refuses, or leaves dead, of several together
 offline.py      what can be said of templates without Azure: our rules, the definitions, checkov
 registry.py secrets.py    what is asked of the registry and of the vaults that are there
 given.py        the values of template parameters
-deploy.py       plan, apply, drift, destroy: the client
+connection.py   the clients, and what their errors become
+deploy.py deleted.py    plan, apply, drift; destroy, and what comes back
 standin.py      a stand-in for Azure Resource Manager on this machine
 template.py refusals.py    the language that it reads, and what it refuses
 """

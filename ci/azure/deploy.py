@@ -1,4 +1,4 @@
-"""Plan, apply, drift and destroy: the one place that speaks to Azure Resource Manager.
+"""Plan, apply and drift of what is rendered.
 
 Each module is one ARM deployment, marked with the hash of its template. Applying asks first what is there: a
 module whose deployment succeeded with the same hash and that what-if finds nothing in is left alone, one
@@ -8,59 +8,28 @@ that is still running is waited for. So the same command, killed anywhere and ru
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 
-from azure.core.credentials import AccessToken, TokenCredential
-from azure.core.exceptions import (
-    AzureError,
-    ClientAuthenticationError,
-    HttpResponseError,
-    ResourceNotFoundError,
-    ServiceRequestError,
-)
-from azure.core.pipeline.policies import SansIOHTTPPolicy
-from azure.mgmt.resource.deployments import DeploymentsMgmtClient
+from azure.core.exceptions import ResourceNotFoundError
 from azure.mgmt.resource.deployments import models as arm
-from azure.mgmt.resource.locks import ManagementLockClient
-from azure.mgmt.resource.resources import ResourceManagementClient
 
-from ci import entra
-from ci.azure.arm import API, Module, Resource
-from ci.errors import BadInput, PipelineError, StepFailed, SystemUnavailable
+from ci.azure.arm import Module
+from ci.azure.connection import Azure, call
+from ci.azure.deleted import recover
+from ci.errors import BadInput, PipelineError, StepFailed
 from ci.reporting import Reporter, Step
 
-__all__ = ["Applied", "Azure", "Change", "Delta", "apply", "call", "connect", "destroy", "drift", "plan"]
+__all__ = ["Applied", "Change", "Delta", "apply", "drift", "plan"]
 
 T = TypeVar("T")
 
 _HASH = "va-template"
 _MODE = "Incremental"
-_BUSY = ("DeploymentActive", "AnotherOperationInProgress", "RetryableError", "Conflict")
-_PATIENCE = 8
-_BUSY_SECONDS = 0.5
-"""How often a busy deployment or resource is asked again, with twice the pause each time."""
-
-
-@dataclass(frozen=True)
-class Azure:
-    """A subscription, and how often to ask how something is doing (seconds)."""
-
-    subscription: str
-    deployments: DeploymentsMgmtClient
-    groups: ResourceManagementClient
-    locks: ManagementLockClient
-    poll: float
-    client: Callable[..., Any]
-    """Another management client of the same subscription: `client(ContainerRegistryManagementClient)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,59 +65,6 @@ class Applied:
     resources: int
 
 
-class _Local(TokenCredential):
-    """Signs in to the stand-in, which asks for a token and no more."""
-
-    def get_token(self, *_scopes: str, **_: Any) -> AccessToken:
-        return AccessToken("local", 2**40)
-
-
-@asynccontextmanager
-async def connect(
-    subscription: str, *, endpoint: str | None = None, poll: float = 5.0
-) -> AsyncIterator[Azure]:
-    """Clients for a subscription: of Azure itself, or of a stand-in at an `endpoint` on this machine."""
-    options: dict[str, Any] = {}
-    who: TokenCredential
-    if endpoint is None:
-        who = entra.credential()
-    else:
-        if not endpoint.startswith("http://127.0.0.1:"):
-            raise BadInput(f"{endpoint} is no stand-in on this machine", hint="only http://127.0.0.1:PORT")
-        who = _Local()
-        options = {
-            "base_url": endpoint,
-            "credential_scopes": ["http://local/.default"],
-            "per_call_policies": [_PlainHttp()],
-            "polling_interval": poll,
-        }
-    clients: list[Any] = []
-
-    def client(kind: type[Any], **more: Any) -> Any:
-        clients.append(kind(who, subscription, **options, **more))
-        return clients[-1]
-
-    try:
-        yield Azure(
-            subscription=subscription,
-            deployments=client(DeploymentsMgmtClient),
-            groups=client(ResourceManagementClient),
-            locks=client(ManagementLockClient),
-            poll=poll,
-            client=client,
-        )
-    finally:
-        for each in clients:
-            each.close()
-
-
-class _PlainHttp(SansIOHTTPPolicy[Any, Any]):
-    """The SDK sends tokens over https only, unless it is told that this is a stand-in."""
-
-    def on_request(self, request: Any) -> None:
-        request.context.options["enforce_https"] = False
-
-
 def _digest(template: Mapping[str, Any], values: Mapping[str, str]) -> str:
     text = json.dumps([template, dict(values)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -157,51 +73,6 @@ def _digest(template: Mapping[str, Any], values: Mapping[str, str]) -> str:
 def _properties(module: Module, values: Mapping[str, str]) -> dict[str, Any]:
     given = {name: {"value": values[name]} for name in module.parameters}
     return {"mode": _MODE, "template": module.template(), "parameters": given}
-
-
-async def call(function: Callable[[], T], what: str) -> T:
-    """A call of the SDK, off the event loop; its errors become ours.
-
-    Throttling is the SDK's own to wait for.
-    """
-    for attempt in range(_PATIENCE):
-        try:
-            return await asyncio.to_thread(function)
-        except ResourceNotFoundError:
-            raise
-        except ClientAuthenticationError as error:
-            raise SystemUnavailable(
-                f"Azure does not let us in: {_said(error)}",
-                hint="az login, or set AZURE_CLIENT_ID and its like",
-            ) from error
-        except HttpResponseError as error:
-            code = error.error.code if error.error is not None else ""
-            if error.status_code == 409 and code in _BUSY and attempt < _PATIENCE - 1:
-                await asyncio.sleep(min(60.0, 2**attempt * _BUSY_SECONDS) * (0.75 + random.random() / 2))  # noqa: S311  # nosec B311  # a spread, no secret
-                continue
-            if error.status_code == 400:
-                raise BadInput(f"Azure refuses {what}: {_said(error)}") from error
-            if error.status_code == 403:
-                raise SystemUnavailable(
-                    f"Azure does not allow {what}: {_said(error)}",
-                    hint="the identity needs Contributor and User Access Administrator",
-                ) from error
-            if error.status_code == 409:
-                raise StepFailed(
-                    f"{what}: {_said(error)}", hint="run the same command again later"
-                ) from error
-            raise SystemUnavailable(
-                f"{what}: {_said(error)}", hint="run the same command again: it goes on from here"
-            ) from error
-        except ServiceRequestError as error:
-            raise SystemUnavailable(f"Azure Resource Manager does not answer: {error.message}") from error
-        except AzureError as error:
-            raise SystemUnavailable(f"{what}: {error.message}") from error
-    raise AssertionError("unreachable")
-
-
-def _said(error: AzureError) -> str:
-    return str(error.message).strip().splitlines()[0]
 
 
 # --- plan and drift ----------------------------------------------------------------------
@@ -417,6 +288,8 @@ async def _apply_one(azure: Azure, module: Module, values: Mapping[str, str], st
             step.cached(f"{_many(count)}, unchanged")
             return same
 
+    await recover(azure, module, step)
+
     def begin() -> None:
         body = arm.Deployment(properties=arm.DeploymentProperties(**properties), tags={_HASH: digest})
         client.begin_create_or_update(module.group, module.name, body, polling=False)
@@ -469,57 +342,3 @@ def _why(error: Any) -> str:
         for detail in error.details or ()
     ]
     return "; ".join(inner) or f"{error.message} ({error.code})"
-
-
-# --- destroy -----------------------------------------------------------------------------
-
-
-async def destroy(
-    azure: Azure, groups: Sequence[str], beyond: Sequence[Resource], reporter: Reporter
-) -> tuple[str, ...]:
-    """Delete these resource groups with all that is in them, locks first; returns those that were there.
-
-    `beyond` is what the subscription has of it: nothing of that would go with a group.
-
-    The caller has asked for confirmation. A group that is gone already is none to delete: the call can be
-    repeated.
-    """
-
-    async def one(group: str) -> str | None:
-        with reporter.step(f"delete {group}") as step:
-            if not await call(
-                lambda: azure.groups.resource_groups.check_existence(group), f"looking for {group}"
-            ):
-                step.skipped("not there")
-                return None
-            locks = azure.locks.management_locks
-            held = await call(
-                lambda: list(locks.list_at_resource_group_level(group)), f"the locks of {group}"
-            )
-            for lock in held:
-                scope = str(lock.id).rsplit("/providers/Microsoft.Authorization/locks/", 1)[0].lstrip("/")
-                await call(partial(locks.delete_by_scope, scope, lock.name), f"unlocking {scope}")
-            step.say(f"{len(held)} locks removed; deleting")
-            await call(
-                lambda: azure.groups.resource_groups.begin_delete(
-                    group, polling_interval=azure.poll
-                ).result(),
-                f"deleting {group}",
-            )
-            return group
-
-    done = await asyncio.gather(*(one(group) for group in groups))
-    for resource in beyond:
-        own = f"/subscriptions/{azure.subscription}/providers/{resource.type}/{resource.name}"
-        api = API[resource.type]
-        with reporter.step(f"delete {resource.name}"):
-            await call(
-                partial(_gone, azure.groups.resources, own, api, azure.poll), f"deleting {resource.name}"
-            )
-    return tuple(group for group in done if group is not None)
-
-
-def _gone(resources: Any, own: str, api: str, poll: float) -> None:
-    # What is not there is deleted already.
-    with contextlib.suppress(ResourceNotFoundError):
-        resources.begin_delete_by_id(own, api_version=api, polling_interval=poll).result()

@@ -11,7 +11,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
 from ci.azure.alerting import BUDGET_PARAMETER
-from ci.azure.deploy import Azure, call
+from ci.azure.connection import Azure, call
 from ci.errors import BadInput
 
 __all__ = ["asked", "resolve"]

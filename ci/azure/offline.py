@@ -18,8 +18,10 @@ from typing import Any
 
 from ci.architecture.resources import at
 from ci.architecture.transit import enforced_tls
+from ci.azure.across import across
 from ci.azure.arm import Module, Resource
 from ci.azure.checkov import failed_checks
+from ci.azure.limits import beyond
 from ci.azure.render import write
 from ci.azure.schema import misfits
 from ci.scan.waivers import sort_out
@@ -62,7 +64,12 @@ async def check_templates(
 
     StepFailed when checkov gives no report.
     """
-    found = [*_ours(modules), *_unfitting(modules), *(await _checkov(checkov, modules) if checkov else ())]
+    found = [
+        *_ours(modules),
+        *_across(modules),
+        *_unfitting(modules),
+        *(await _checkov(checkov, modules) if checkov else ()),
+    ]
     sources = ("ours", "schema", "checkov") if checkov else ("ours", "schema")
     return await asyncio.to_thread(_sorted_out, found, waivers_file, today, modules, sources)
 
@@ -233,6 +240,26 @@ _RULES: list[tuple[Callable[[Mapping[str, Any]], bool], str, str]] = [
         "the firewall only watches",
     ),
 ]
+
+
+def _across(modules: Sequence[Module]) -> Iterator[Problem]:
+    """What is wrong of each by itself, and of all together, by what Azure's documentation says."""
+    for module in modules:
+        for resource in module.resources:
+            for message in beyond(resource.type, resource.name, resource.body):
+                yield _problem("ARM-LIMIT", module, resource, message)
+    for one in across(modules):
+        yield _problem(one.code, one.module, one.resource, one.message)
+
+
+def _problem(code: str, module: Module, resource: Resource, message: str) -> Problem:
+    return Problem(
+        source="ours",
+        id=code,
+        resource=f"{resource.type} {resource.name}",
+        module=f"{module.region}/{module.area}",
+        message=message,
+    )
 
 
 # --- Azure's definitions -----------------------------------------------------------------------

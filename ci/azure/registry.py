@@ -13,7 +13,7 @@ from typing import Any
 from azure.core.exceptions import ResourceNotFoundError
 
 from ci.azure.arm import REGIONAL_ENDPOINTS_API
-from ci.azure.deploy import Azure, call
+from ci.azure.connection import Azure, call
 from ci.concurrency import together
 from ci.errors import BadInput, PipelineError
 from ci.layout import Column, Page, Table, page, words

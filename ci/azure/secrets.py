@@ -15,7 +15,7 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
-from ci.azure.deploy import Azure, call
+from ci.azure.connection import Azure, call
 from ci.azure.network import group
 from ci.concurrency import together
 from ci.errors import BadInput

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ci.azure.refusals import Refused, refuse
+from ci import dates
+from ci.azure.refusals import Refused, World, refuse, refuse_at_once
 from ci.azure.template import Scope
 from ci.errors import PipelineError
 from ci.files import write_whole
@@ -64,6 +66,9 @@ class StandIn:
     groups: dict[str, Any] = field(default_factory=dict)
     resources: dict[str, Any] = field(default_factory=dict)
     deployments: dict[str, Any] = field(default_factory=dict)
+    deleted: dict[str, Any] = field(default_factory=dict)
+    """Vaults that were deleted and can come back, by name."""
+    today: date = field(default_factory=dates.today)
     requests: list[str] = field(default_factory=list)
     _results: dict[str, Any] = field(default_factory=dict)
 
@@ -75,6 +80,7 @@ class StandIn:
                 kept["resources"],
                 kept["deployments"],
             )
+            self.deleted = kept.get("deleted", {})
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -106,7 +112,12 @@ class StandIn:
 
     def _keep(self) -> None:
         if self.file is not None:
-            kept = {"groups": self.groups, "resources": self.resources, "deployments": self.deployments}
+            kept = {
+                "groups": self.groups,
+                "resources": self.resources,
+                "deployments": self.deployments,
+                "deleted": self.deleted,
+            }
             write_whole(self.file, json.dumps(kept))
 
     def _route(self, request: Request, path: str, body: Any) -> Response:
@@ -129,6 +140,10 @@ class StandIn:
         if match := re.fullmatch(r"(?i)/subscriptions/[^/]+/resourcegroups/([^/]+)/providers/.*/locks", path):
             group = self._known_group(match[1])
             return JSONResponse({"value": [one for one in self._in(group) if one["type"].endswith("/locks")]})
+        if match := re.fullmatch(
+            r"(?i)/.*/Microsoft\.KeyVault/locations/([^/]+)/deletedVaults/([^/]+)", path
+        ):
+            return self._deleted_vault(match[1], match[2])
         if "/providers/" in path:
             return self._resource(method, path, body)
         raise Refused(404, "NotFound", f"nothing at {path}")
@@ -164,7 +179,7 @@ class StandIn:
             if any(one["type"].endswith("/locks") for one in self._in(key)):
                 raise Refused(409, "ScopeLocked", f"The scope '{group}' cannot be deleted: it is locked.")
             for gone in [one["id"].lower() for one in self._in(key)]:
-                del self.resources[gone]
+                self._forget(gone)
             for gone in [one for one in self.deployments if one.startswith(f"{key}/")]:
                 del self.deployments[gone]
             del self.groups[key]
@@ -217,9 +232,23 @@ class StandIn:
                 return Response(status_code=204)
             raise Refused(404, "ResourceNotFound", f"The resource '{path}' was not found.")
         if method == "DELETE":
-            del self.resources[key]
+            self._forget(key)
             return Response(status_code=200)
         return JSONResponse(self.resources[key])
+
+    def _forget(self, key: str) -> None:
+        """A resource is deleted; a vault keeps its name and can come back."""
+        gone = self.resources.pop(key)
+        if gone["type"] == "Microsoft.KeyVault/vaults":
+            self.deleted[gone["name"].lower()] = gone
+
+    def _deleted_vault(self, location: str, name: str) -> Response:
+        found = self.deleted.get(name.lower())
+        if found is None or found["location"] != location.lower():
+            raise Refused(404, "DeletedVaultNotFound", f"There is no deleted vault {name} in {location}.")
+        return JSONResponse(
+            {"name": found["name"], "properties": {"vaultId": found["id"], "location": location}}
+        )
 
     def _children(self, path: str) -> Response:
         """All of one type below a resource: `…/registries/NAME/replications`."""
@@ -322,7 +351,9 @@ class StandIn:
         scope = Scope(deployment["subscription"], group, self.resources)
         body = {"template": deployment["template"], "parameters": deployment["parameters"]}
         wanted = {one["id"]: one for one in scope.resources(body)}
+        ready: list[str] = []
         try:
+            refuse_at_once(list(wanted.values()))
             for _ in range(self.per_poll):
                 if not deployment["todo"]:
                     break
@@ -335,7 +366,8 @@ class StandIn:
                 deployment["todo"].remove(ready[0])
                 deployment["done"].append(ready[0])
         except Refused as refused:
-            details = [{"code": refused.code, "message": str(refused), "target": ready[0]}]
+            target = ready[0] if ready else deployment["id"]
+            details = [{"code": refused.code, "message": str(refused), "target": target}]
             message = "At least one resource deployment operation failed."
             deployment["error"] = {"code": "DeploymentFailed", "message": message, "details": details}
             deployment["state"] = "Failed"
@@ -354,7 +386,23 @@ class StandIn:
                 )
         if "/providers/" in wanted["scope"] and not self._there(wanted["scope"]):
             raise Refused(404, "ParentResourceNotFound", f"{wanted['scope']} was not found.")
-        refuse({**wanted, "body": body}, self.resources)
+        refuse(
+            {**wanted, "body": body},
+            World(
+                there=self.resources,
+                deleted=self.deleted,
+                elsewhere=[
+                    one
+                    for other in self.deployments.values()
+                    if other["state"] == "Running" and wanted["id"] not in other["todo"]
+                    for one in other["todo"]
+                ],
+                today=self.today,
+            ),
+        )
+        if wanted["type"] == "Microsoft.KeyVault/vaults":
+            back = self.deleted.pop(wanted["name"].lower(), None)
+            body = back if back is not None else body  # refused above, unless it is to be recovered
         stored = {**body, "id": wanted["id"], "type": wanted["type"], "name": wanted["name"]}
         stored["properties"] = {**stored.get("properties", {}), "provisioningState": "Succeeded"}
         self.resources[wanted["id"].lower()] = stored

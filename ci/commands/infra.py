@@ -17,6 +17,7 @@ from ci.files import write_whole
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from ci.azure.connection import Azure
     from ci.azure.deploy import Change
     from ci.layout import Page
 
@@ -126,7 +127,7 @@ def infra_plan(
         values = _values(architecture, modules, local)
         reporter = console_reporter()
 
-        async def work(azure: deploy.Azure) -> Sequence[Change]:
+        async def work(azure: Azure) -> Sequence[Change]:
             known = await asked(azure, architecture, _wanted(modules), today=dates.today())
             return await deploy.plan(azure, modules, values | known, reporter)
 
@@ -200,7 +201,7 @@ def infra_apply(
         values = _values(architecture, modules, local)
         reporter = console_reporter()
 
-        async def work(azure: deploy.Azure) -> Sequence[deploy.Applied]:
+        async def work(azure: Azure) -> Sequence[deploy.Applied]:
             known = await asked(azure, architecture, _wanted(modules), today=dates.today())
             return await deploy.apply(azure, modules, values | known, reporter, tags=tags(architecture))
 
@@ -254,7 +255,7 @@ def infra_destroy(
 
     Example: va infra destroy --env dev --confirm dev
     """
-    from ci.azure import deploy
+    from ci.azure.deleted import destroy
     from ci.azure.network import group
     from ci.layout import show
     from ci.reporting import console_reporter
@@ -282,7 +283,7 @@ def infra_destroy(
         reporter = console_reporter()
         # What is the subscription's goes with the last of its groups.
         beyond = [] if region else [one for one in _resources(architecture) if one.subscription]
-        gone = on_azure(lambda azure: deploy.destroy(azure, groups, beyond, reporter), subscription, local)
+        gone = on_azure(lambda azure: destroy(azure, groups, beyond, reporter), subscription, local)
         if json:
             write_json(gone)
         else:

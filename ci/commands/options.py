@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from ci.architecture.model import Declared
-    from ci.azure.deploy import Azure
+    from ci.azure.connection import Azure
 
 __all__ = [
     "SETTINGS", "Digest", "Env", "Estate", "Fault", "From", "Images", "Json", "Local", "Only", "Region",
@@ -126,7 +126,7 @@ def on_azure(work: Callable[[Azure], Awaitable[Any]], subscription: str, local: 
     import asyncio
 
     from ci import places
-    from ci.azure import deploy, standin
+    from ci.azure import connection, standin
 
     async def flow() -> Any:
         if not local:
@@ -134,13 +134,13 @@ def on_azure(work: Callable[[Azure], Awaitable[Any]], subscription: str, local: 
                 raise BadInput(
                     "no subscription", hint="set AZURE_SUBSCRIPTION_ID or --subscription; --local needs none"
                 )
-            async with deploy.connect(subscription) as azure:
+            async with connection.connect(subscription) as azure:
                 return await work(azure)
         places.state().mkdir(parents=True, exist_ok=True)  # said before anything is asked, if it cannot be
         world = standin.StandIn(file=places.state() / "azure.json", per_poll=25)
         async with standin.serve(world) as endpoint:
             name = "00000000-0000-0000-0000-000000000000"
-            async with deploy.connect(name, endpoint=endpoint, poll=0.02) as azure:
+            async with connection.connect(name, endpoint=endpoint, poll=0.02) as azure:
                 return await work(azure)
 
     return asyncio.run(flow())

@@ -15,8 +15,10 @@ import pytest
 from ci.architecture import model
 from ci.architecture.cost import what_if
 from ci.architecture.model import Architecture
-from ci.azure import deploy, standin
+from ci.azure import connection, deploy, standin
 from ci.azure.arm import Module
+from ci.azure.connection import Azure, connect
+from ci.azure.deleted import destroy
 from ci.azure.given import resolve
 from ci.azure.network import group, tags
 from ci.azure.refusals import Refused
@@ -54,17 +56,17 @@ def applied(world: standin.StandIn, once: standin.StandIn) -> standin.StandIn:
 
 
 @pytest.fixture
-def on(world: standin.StandIn) -> Callable[[Callable[[deploy.Azure], Awaitable[Any]]], Any]:
+def on(world: standin.StandIn) -> Callable[[Callable[[Azure], Awaitable[Any]]], Any]:
     """Run something that takes an `Azure` against the stand-in."""
 
     return lambda work: _run(world, work)
 
 
-def _run(world: standin.StandIn, work: Callable[[deploy.Azure], Awaitable[T]]) -> T:
+def _run(world: standin.StandIn, work: Callable[[Azure], Awaitable[T]]) -> T:
     async def flow() -> T:
         async with (
             standin.serve(world) as endpoint,
-            deploy.connect(SUBSCRIPTION, endpoint=endpoint, poll=0.01) as azure,
+            connect(SUBSCRIPTION, endpoint=endpoint, poll=0.01) as azure,
         ):
             return await work(azure)
 
@@ -76,12 +78,12 @@ def few(architecture: Architecture) -> tuple[Module, ...]:
     return tuple(m for m in render(architecture) if m.area in ("identity", "network", "links", "data"))
 
 
-def apply(azure: deploy.Azure, modules: Sequence[Module] = ()) -> Awaitable[tuple[deploy.Applied, ...]]:
+def apply(azure: Azure, modules: Sequence[Module] = ()) -> Awaitable[tuple[deploy.Applied, ...]]:
     """Apply, quietly."""
     return deploy.apply(azure, modules or few(DEV), VALUES, SilentReporter(), tags=tags(DEV))
 
 
-def plan(azure: deploy.Azure, modules: Sequence[Module] = ()) -> Awaitable[tuple[deploy.Change, ...]]:
+def plan(azure: Azure, modules: Sequence[Module] = ()) -> Awaitable[tuple[deploy.Change, ...]]:
     """Plan, quietly."""
     return deploy.plan(azure, modules or few(DEV), VALUES, SilentReporter())
 
@@ -224,7 +226,7 @@ def test_throttling_is_waited_out(on: Any, world: standin.StandIn) -> None:
 def test_a_deployment_that_is_busy_is_asked_again(
     on: Any, world: standin.StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deploy, "_BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(connection, "_BUSY_SECONDS", 0.01)
     original = world._deployment
     tries = iter(range(2))
 
@@ -254,7 +256,7 @@ def test_a_partial_failure_names_the_resource_and_the_same_command_goes_on(
 def test_killed_while_azure_works_and_run_again(on: Any, world: standin.StandIn) -> None:
     world.per_poll = 1
 
-    async def until_the_network(azure: deploy.Azure) -> None:
+    async def until_the_network(azure: Azure) -> None:
         task = asyncio.ensure_future(apply(azure))
         while not any("virtualnetworks" in resource for resource in world.resources):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
@@ -276,11 +278,11 @@ def test_a_running_deployment_of_an_earlier_run_is_waited_for(tmp_path: Path) ->
     async def start(world: standin.StandIn, work: Any) -> Any:
         async with (
             standin.serve(world) as endpoint,
-            deploy.connect(SUBSCRIPTION, endpoint=endpoint, poll=0.01) as azure,
+            connect(SUBSCRIPTION, endpoint=endpoint, poll=0.01) as azure,
         ):
             return await work(azure)
 
-    async def begin(azure: deploy.Azure) -> None:
+    async def begin(azure: Azure) -> None:
         task = asyncio.ensure_future(apply(azure))
         while not first.deployments or not next(iter(first.deployments.values()))["done"]:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
@@ -300,9 +302,9 @@ def test_destroy_unlocks_and_deletes_and_can_be_repeated(on: Any, applied: stand
     lock = f"{network}/providers/Microsoft.Authorization/locks/x"
     applied.resources[lock.lower()] = {"id": lock, "name": "x", "type": "Microsoft.Authorization/locks"}
     groups = [group(DEV)]
-    assert on(lambda azure: deploy.destroy(azure, groups, [], SilentReporter())) == (group(DEV),)
+    assert on(lambda azure: destroy(azure, groups, [], SilentReporter())) == (group(DEV),)
     assert (applied.groups, applied.resources) == ({}, {})
-    assert on(lambda azure: deploy.destroy(azure, groups, [], SilentReporter())) == ()
+    assert on(lambda azure: destroy(azure, groups, [], SilentReporter())) == ()
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_refusals_are_told_apart(
 
 def test_no_answer_at_all() -> None:
     async def flow() -> None:
-        async with deploy.connect(SUBSCRIPTION, endpoint="http://127.0.0.1:9", poll=0.01) as azure:
+        async with connect(SUBSCRIPTION, endpoint="http://127.0.0.1:9", poll=0.01) as azure:
             for client in (azure.deployments, azure.groups, azure.locks):
                 client._config.retry_policy.total_retries = 0
             await plan(azure)
@@ -330,7 +332,7 @@ def test_no_answer_at_all() -> None:
 
 def test_only_this_machine_can_be_a_stand_in() -> None:
     async def flow() -> None:
-        async with deploy.connect(SUBSCRIPTION, endpoint="http://azure.example.com"):
+        async with connect(SUBSCRIPTION, endpoint="http://azure.example.com"):
             pass
 
     with pytest.raises(BadInput, match="no stand-in on this machine"):

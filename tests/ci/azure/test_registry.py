@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from ci.architecture import model
 from ci.architecture.names import name
-from ci.azure import deploy, standin
+from ci.azure import standin
+from ci.azure.connection import connect
 from ci.azure.network import group
 from ci.azure.registry import RegistryState, registry_state, show_registry
 from ci.azure.render import render
@@ -34,7 +35,7 @@ def ask(world: standin.StandIn, **how: Any) -> RegistryState:
     async def flow() -> RegistryState:
         async with (
             standin.serve(world) as endpoint,
-            deploy.connect(SUBSCRIPTION, endpoint=endpoint, poll=0.01) as azure,
+            connect(SUBSCRIPTION, endpoint=endpoint, poll=0.01) as azure,
         ):
             wanted = {"home": PROD.primary, "replicas": PROD.registry.replicate_to}
             return await registry_state(azure, group=GROUP, name=NAME, **{**wanted, **how})

@@ -10,7 +10,8 @@ import pytest
 
 from ci.architecture import model
 from ci.architecture.names import name
-from ci.azure import deploy, standin
+from ci.azure import standin
+from ci.azure.connection import connect
 from ci.azure.network import group
 from ci.azure.secrets import SecretAge, secret_ages
 from ci.errors import BadInput
@@ -53,7 +54,7 @@ def _ask(world: standin.StandIn) -> tuple[SecretAge, ...]:
     async def flow() -> tuple[SecretAge, ...]:
         async with (
             standin.serve(world) as endpoint,
-            deploy.connect(SUBSCRIPTION, endpoint=endpoint, poll=0.01) as azure,
+            connect(SUBSCRIPTION, endpoint=endpoint, poll=0.01) as azure,
         ):
             return await secret_ages(azure, STAGING, now=NOW)
 
