@@ -179,8 +179,8 @@ def _one_change_at_a_time(placed: Sequence[Placed]) -> Iterator[Wrong]:
             yield Wrong(code="ARM-BUSY", module=module, resource=mine[other], message=message)
     ends: dict[frozenset[str], str] = {}
     for module, resource in _of(placed, _PEERING):
-        other = at(resource.body, ("properties", "remoteVirtualNetwork", "id"))
-        pair = frozenset({resource.name.partition("/")[0], *(words(one)[-1] for one in other)})
+        remote = at(resource.body, ("properties", "remoteVirtualNetwork", "id"))
+        pair = frozenset({resource.name.partition("/")[0], *(words(one)[-1] for one in remote)})
         if ends.setdefault(pair, module.region) != module.region and not module.in_turn:
             message = f"{ends[pair]} makes the other end of this peering at the same time"
             yield Wrong(code="ARM-BUSY", module=module, resource=resource, message=message)

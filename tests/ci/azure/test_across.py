@@ -46,7 +46,11 @@ def _body(change: Callable[[Any], None]) -> Change:
 
 
 def _pools(change: Callable[[Any], None]) -> Change:
-    return _body(lambda properties: [change(pool) for pool in properties["agentPoolProfiles"]][:0])
+    def changed(properties: Any) -> None:
+        for pool in properties["agentPoolProfiles"]:
+            change(pool)
+
+    return _body(changed)
 
 
 def _without(description: str) -> Change:
