@@ -273,6 +273,10 @@ def test_a_good_release_is_promoted_and_no_request_is_lost(stable: Release, esta
     assert (target.requests.lost, target.requests.failed) == (0, 0)
     until_only(releases["better"], estate)
     assert weights() == [100]
+    tested = json.loads(kubectl("-n", NAMESPACE, "get", "pod", "voice-test", "-o", "json"))
+    assert tested["status"]["phase"] == "Succeeded"  # `helm test`, of the release's own image
+    (api,) = (one for one in releases["better"].images if one.name == "fastapi-backend")
+    assert tested["spec"]["containers"][0]["image"].endswith(api.digest)
     assert promote(releases["better"]).targets[0].outcome is Outcome.CACHED
 
 

@@ -565,7 +565,11 @@ async def _verify(doing: _Doing) -> _Came:
         else:
             how = "; ".join(counts.lost_how) or "they fail"
             return _Came(result="failed", reason=f"no session of {_SESSIONS} gets through {work.name}: {how}")
-        step.say("all pods are this release's, and a session gets through")
+        step.say("run the chart's own tests")
+        if why := await site.test():
+            reason = f"the tests of {work.goal.release}'s chart fail on {work.name}: {why}"
+            return _Came(result="failed", reason=reason)
+        step.say("all pods are this release's, a session gets through, and the chart's tests pass")
         return _Came(result="passed", reason=step.detail)
 
 

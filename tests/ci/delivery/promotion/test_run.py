@@ -13,7 +13,7 @@ import pytest
 from promotion_world import World, environment, release
 
 from ci.delivery import traffic
-from ci.delivery.cluster import PodImage
+from ci.delivery.cluster import PodImage, Ran
 from ci.delivery.findings import NOTHING_CARRIED, Carried, Exposure, Finding, Verdict
 from ci.delivery.lease import LeaseLost
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, open_named
@@ -502,5 +502,53 @@ def test_another_digest_than_the_release_names_is_not_verified(
             told = f"better does not run on prod/eastus: voice-api-1 ({container}): it is {ANOTHER}, not"
             assert result.reason.startswith(told)
             assert one.world.place("prod/eastus").revisions[STABLE][-1].release == "good"
+
+    asyncio.run(scenario())
+
+
+def test_the_charts_own_tests_are_run_once_stable_is_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with trying(monkeypatch, environment()) as one:
+            one.world.place("prod/eastus").tests = ("voice-test",)
+            assert (await one.run()).outcome is Outcome.PROMOTED
+            assert one.world.log[-1] == "prod/eastus test voice"
+            assert one.world.log.count("prod/eastus test voice") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_test_of_the_chart_that_fails_takes_stable_back_with_the_pods_last_words(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        async with trying(monkeypatch, environment()) as one:
+            place = one.world.place("prod/eastus")
+            place.tests = ("voice-test", "voice-other")
+            said = "POST /v1/sessions: 503; no session works"
+            place.ran = {
+                "voice-test": Ran(code=1, words=said), "voice-other": Ran(code=0, words="passed"),
+            }  # fmt: skip
+            result = await one.run()
+            assert result.outcome is Outcome.FAILED
+            reason = f"the tests of better's chart fail on prod/eastus: voice-test: {said}"
+            assert result.reason.startswith(reason)
+            assert place.revisions[STABLE][-1].release == "good"
+
+    asyncio.run(scenario())
+
+
+def test_a_test_that_cannot_be_run_says_nothing_of_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with trying(monkeypatch, environment()) as one:
+            place = one.world.place("prod/eastus")
+            place.tests = ("voice-test",)
+            place.ran = {"voice-test": Ran(code=None, words="0/3 nodes are available")}
+            with pytest.raises(SystemUnavailable, match=r"cannot be run on prod/eastus.*0/3 nodes") as error:
+                await one.run()
+            assert "test: {enabled: false}" in error.value.hint
+            assert place.revisions[STABLE][-1].release == "better"
+            place.ran = {}
+            one.again()
+            assert (await one.run()).outcome is Outcome.PROMOTED
 
     asyncio.run(scenario())
