@@ -421,6 +421,7 @@ async def _bake(doing: _Doing) -> _Came:
     carried = {**past.carried, **kept.carried(past.baking)}
     step = next(one for one in environment.canary.steps if one.weight == weight)
     stop, unwritten, unready = asyncio.Event(), "", 0
+    blind = _Blind(work.name, environment.gates.stale, work.reporter.note)
 
     def stopped() -> bool:
         return stop.is_set() or bool(work.harm.elsewhere(work.name))
@@ -445,6 +446,7 @@ async def _bake(doing: _Doing) -> _Came:
                     unwritten = f"{work.name}: what a look saw cannot be kept: {error}"
                     work.reporter.note(unwritten)
             shown.say(look_line(observed, findings, doing.log.load))
+            blind.look(observed)
 
         listening = asyncio.create_task(_listen(work, doing.book, stop))
         try:
@@ -472,6 +474,29 @@ async def _bake(doing: _Doing) -> _Came:
             f"{work.name}: the canary got {baked.exposure.observed:.1%} of the sessions, not {step.weight} %"
         )
     return came
+
+
+@dataclass
+class _Blind:
+    """Says that a bake sees nothing: once, when that is no moment any more, and when it is over."""
+
+    name: str
+    moment: float
+    """Seconds."""
+    note: Callable[[str], None]
+    since: float | None = None
+    told: bool = False
+
+    def look(self, observed: Observed) -> None:
+        if not observed.window.current:
+            self.since = observed.seconds if self.since is None else self.since
+            if not self.told and observed.seconds - self.since >= self.moment:
+                self.told = True
+                self.note(f"{self.name}: no data, so nothing is judged: {observed.window.hole}")
+            return
+        if self.told and self.since is not None:
+            self.note(f"{self.name}: there is data again, after {observed.seconds - self.since:.0f} s")
+        self.since, self.told = None, False
 
 
 async def _listen(work: Work, book: _Book, stop: asyncio.Event) -> None:

@@ -294,6 +294,39 @@ class NoWindow:
         return None
 
 
+def test_a_bake_that_sees_nothing_says_so_once_and_when_it_sees_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not at once: a pod that has just started was not scraped yet."""
+    said: list[str] = []
+
+    async def scenario() -> None:
+        async with trying(monkeypatch, environment()) as one:
+
+            async def bake(environment: Environment, step: Any, **more: Any) -> StepResult:
+                for seconds, current in (
+                    (1, False),
+                    (2, True),
+                    (3, False),
+                    (70, False),
+                    (71, False),
+                    (90, True),
+                ):
+                    window = type("Window", (NoWindow,), {"current": current})()
+                    more["show"](type("Seen", (), {"seconds": seconds, "window": window, "pods": None})(), [])
+                return step_result(Verdict.PASS, step.weight)
+
+            monkeypatch.setattr(loop, "bake", bake)
+            monkeypatch.setattr(SilentReporter, "note", lambda _, text: said.append(text))
+            await one.run()
+
+    asyncio.run(scenario())
+    assert [one for one in said if "data" in one] == 2 * [
+        "prod/eastus: no data, so nothing is judged: no data",
+        "prod/eastus: there is data again, after 87 s",
+    ]
+
+
 def test_a_canary_that_is_installed_anew_begins_with_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with trying(monkeypatch, environment()) as one:
