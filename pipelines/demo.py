@@ -35,9 +35,9 @@ from ci.delivery.ledger import (
     read_all,
     verify_all,
 )
-from ci.delivery.ledger.show import history_page, timeline_page, verified_page
+from ci.delivery.ledger.show import history_page, verified_page
 from ci.delivery.promotion.plan import Change, Plan
-from ci.delivery.promotion.show import plan_page
+from ci.delivery.promotion.show import entry_line, plan_page
 from ci.delivery.promotion.states import unfinished
 from ci.delivery.results import PromotionResult, status_matrix, summary
 from ci.environments import Environment, read_environments
@@ -155,7 +155,7 @@ async def demo(*, reporter: Reporter, reports: Path, tell: Tell) -> Demonstrated
         if promoted.error is not None:
             raise promoted.error
         seen = await _seen(prod, killed)
-        tell(page("", timeline_page(killed.promotion, [(prod.name, entry) for entry in seen])))
+        tell(page(f"\nthe ledger of {prod.name} has of that", *map(entry_line, seen)))
         _went_on(killed, promoted, seen)
 
     with stage.act(
@@ -288,7 +288,10 @@ async def _under_way() -> dict[str, str]:
 
 
 async def _seen(environment: Environment, killed: Killed) -> list[Entry]:
-    """What the ledger has of the target of the kill: how its steps ended, what the run after it found."""
+    """What the ledger has of the target of the kill: how its steps ended, what the run after it found.
+
+    Without the numbers of the gates, which `va history` shows.
+    """
     async with open_ledger(environment) as ledger:
         entries = await ledger.entries(promotion=killed.promotion)
     told = {
@@ -296,7 +299,9 @@ async def _seen(environment: Environment, killed: Killed) -> list[Entry]:
         (Kind.NOTE, Action.GUARD), (Kind.NOTE, Action.START),
     }  # fmt: skip
     return [
-        entry for entry in entries if entry.target == killed.target and (entry.kind, entry.action) in told
+        entry.model_copy(update={"reason": ""}) if entry.action is Action.STEP else entry
+        for entry in entries
+        if entry.target == killed.target and (entry.kind, entry.action) in told
     ]
 
 
