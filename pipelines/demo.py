@@ -49,6 +49,7 @@ from pipelines.killing import Killed, kill, show_killed
 from pipelines.plan import plan
 from pipelines.promote import promote
 from pipelines.registries import estate_registries
+from pipelines.report import leave_report
 from pipelines.rollback import rollback
 from pipelines.ship import SHIP_TOOLS, Shipped, ship, show_shipped
 from pipelines.sign import signer_of
@@ -192,10 +193,13 @@ async def demo(*, reporter: Reporter, reports: Path, tell: Tell) -> Demonstrated
         "Each entry has the hash of the one before: one changed or missing is named.",
         "va history",
         "va ledger verify",
+        f"va report {promoted.promotion} --open",
     ):
         found = [one for one in promotions(await read_all(ESTATE)) if one.began >= began]
         verified = await verify_all(ESTATE)
         tell(page(history_page(found), "", verified_page(verified)))
+        told = [await leave_report(ESTATE, one.promotion, reports) for one in (promoted, caught)]
+        tell(page("", "both on a page each, for people who were not there:", *(f"  {file}" for file in told)))
         _remembered(found, verified, (caught, promoted))
 
     return Demonstrated(

@@ -158,6 +158,9 @@ class World:
         ]
         return self.answer("verified", tuple(found))
 
+    async def leave_report(self, estate: str, promotion: str, folder: Path) -> Path:
+        return folder / f"promotion-{promotion}.html"
+
     def _installed(self, promotion: str, place: str, name: str) -> None:
         self.went[promotion][place] = self.runs[place]
         self.runs[place] = name
@@ -210,6 +213,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         "_ship": made.ship, "status": made.status, "plan": made.plan, "kill": made.kill,
         "promote": made.promote, "rollback": made.rollback, "tamper": made.tamper,
         "open_ledger": made.open_ledger, "read_all": made.read_all, "verify_all": made.verify_all,
+        "leave_report": made.leave_report,
         "read_environments": lambda _: environments(),
     }.items():  # fmt: skip
         monkeypatch.setattr(demonstration, name, part)
@@ -233,6 +237,8 @@ def test_every_act_is_announced_and_all_runs_what_it_ran_before(world: World) ->
     assert [line.partition("  ")[2] for line in headings(world)] == [act.title for act in shown.acts]
     assert set(world.runs.values()) == {"baseline"}
     assert {one.promotion for one in shown.history} >= {shown.promoted.promotion, shown.caught.promotion}
+    for one in (shown.promoted, shown.caught):
+        assert f"  reports/promotion-{one.promotion}.html" in world.told
     seen = [line.plain for line in lines(show_demonstrated(shown))]
     assert len([line for line in seen if "✓" in line]) == 10
 
