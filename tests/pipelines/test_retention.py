@@ -452,7 +452,7 @@ def test_the_commands_print_what_they_did(estate: AzureStandIn) -> None:
 
     with alone(read_environment("local", "prod")):
         done = va("purge", "--keep", "1")
-    assert done.exit_code == 2 and "is being worked on by" in done.output
+    assert done.exit_code == 8 and "is being worked on by" in done.output
 
 
 class Told(SilentReporter):

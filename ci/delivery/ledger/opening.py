@@ -22,7 +22,7 @@ from ci.delivery.ledger.sqlite import Sqlite
 from ci.delivery.ledger.taken_over import take_over
 from ci.delivery.ledger.who import whoami
 from ci.environments import Environment, read_environment, read_environments
-from ci.errors import BadInput
+from ci.errors import BadInput, PolicyBlocked
 
 __all__ = [
     "Verified",
@@ -70,7 +70,7 @@ async def open_named(
 
 @contextmanager
 def alone(environment: Environment) -> Iterator[None]:
-    """Hold an environment for one process of this machine; BadInput names the one that holds it."""
+    """Hold an environment for one process of this machine; PolicyBlocked names the one that holds it."""
     lock = _lock(environment)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a+") as file:
@@ -78,7 +78,7 @@ def alone(environment: Environment) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = _named_in(lock)
-            raise BadInput(
+            raise PolicyBlocked(
                 f"{environment.name} is being worked on by {holder}", hint="wait until it has ended"
             ) from error
         file.truncate(0)
