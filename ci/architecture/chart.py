@@ -180,9 +180,17 @@ def values(
             # Outside of the cluster, at an address that Azure makes up.
             "apiServer": [] if kubernetes.network_policy == "cilium" else ["0.0.0.0/0"],
             "redis": _endpoints(architecture, region),
-            # Its endpoint is in the primary region, and in this one's after a failover to it.
+            # Its endpoint is in the primary region; after a failover in that of a replica, for all regions.
             "database": sorted(
-                {*_endpoints(architecture, architecture.primary), *_endpoints(architecture, region)}
+                {
+                    endpoint
+                    for each in (
+                        architecture.primary,
+                        region,
+                        *(replica.region for replica in architecture.postgres.replicas.values()),
+                    )
+                    for endpoint in _endpoints(architecture, each)
+                }
             ),
             # Nodes of the livekit pool advertise their public addresses, which come and go with them.
             "livekit": ["0.0.0.0/0"],

@@ -20,21 +20,34 @@ from ci.architecture.operations import Claims
 from ci.errors import BadInput, Place
 from ci.yamlfile import Document, checked, did_you_mean, load
 
-__all__ = ["CostLine", "Estimate", "Stated", "estimate", "prices_file", "stated", "what_if"]
+__all__ = ["CostLine", "Estimate", "PriceUsed", "Stated", "estimate", "prices_file", "stated", "what_if"]
 
 HOURS = 730
 """Azure's own month in hours."""
 
 
 @dataclass(frozen=True, kw_only=True)
+class PriceUsed:
+    """One price of an estimate: USD a unit in a region, who said so, and when it was read there."""
+
+    item: str
+    region: str
+    usd: float
+    unit: str
+    source: str
+    read: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CostLine:
-    """One component in one region, USD a month; `basis` says what was counted."""
+    """One component in one region, USD a month; `basis` says what was counted, `prices` by what."""
 
     component: str
     region: str
     low: float
     high: float
     basis: str
+    prices: tuple[PriceUsed, ...]
 
 
 @dataclass(frozen=True)
@@ -52,6 +65,10 @@ class Estimate:
     def high(self) -> float:
         """Every pool at its maximum, all month."""
         return sum(line.high for line in self.lines)
+
+    def prices(self) -> tuple[PriceUsed, ...]:
+        """Every price in it, once."""
+        return tuple(dict.fromkeys(price for line in self.lines for price in line.prices))
 
     def by_component(self) -> dict[str, tuple[float, float]]:
         """The regions' lines added up."""
@@ -77,29 +94,48 @@ def prices_file() -> Path:
 
 
 class _Prices:
+    """The table, and what was asked of it since somebody took note."""
+
     def __init__(self, data: Mapping[str, Any]) -> None:
-        self._usd = {line["id"]: line["usd"] for line in data["prices"]}
+        self._lines = {line["id"]: line for line in data["prices"]}
+        self._asked: list[PriceUsed] = []
         self._factors = {"eastus": 1.0, **data["factors"]}
         self._other = data["other_regions"]
         self._assumed = data["assumptions"]
 
     def __call__(self, item: str, region: str) -> float:
-        if item not in self._usd:
+        if item not in self._lines:
             raise BadInput(
                 f"there is no price for {item!r}",
                 place=Place(file=prices_file()),
-                hint=did_you_mean(item, self._usd),
+                hint=did_you_mean(item, self._lines),
             )
-        usd = self._usd[item]
-        return float(usd[region] if region in usd else usd["eastus"] * self._factors.get(region, self._other))
+        line = self._lines[item]
+        usd, source = line["usd"], str(line["source"])
+        if region in usd:
+            found = float(usd[region])
+        else:
+            factor = self._factors.get(region, self._other)
+            found, source = float(usd["eastus"] * factor), f"{source}; East US x {factor:g}"
+        self._asked.append(
+            PriceUsed(
+                item=item, region=region, usd=found, unit=line["unit"], source=source, read=str(line["read"])
+            )
+        )
+        return found
+
+    def taken(self) -> tuple[PriceUsed, ...]:
+        """The prices that were asked since the last time, each once."""
+        asked, self._asked = self._asked, []
+        return tuple(dict.fromkeys(asked))
 
     def assumed(self, what: str) -> tuple[float, float]:
         return float(self._assumed[what]["low"]), float(self._assumed[what]["high"])
 
 
 @cache
-def _table() -> _Prices:
-    return _Prices(load(prices_file()).data)
+def _table() -> Mapping[str, Any]:
+    return load(prices_file()).data
 
 
 def estimate(architecture: Architecture, region: str | None = None) -> Estimate:
@@ -109,13 +145,16 @@ def estimate(architecture: Architecture, region: str | None = None) -> Estimate:
             f"{architecture.environment} has no region {region!r}",
             hint=did_you_mean(region, architecture.regions),
         )
-    lines = (line for each in architecture.order for line in _region(architecture, each, _table()))
+    price = _Prices(_table())
+    lines = (line for each in architecture.order for line in _region(architecture, each, price))
     return Estimate(tuple(line for line in lines if region in (None, line.region)))
 
 
 def _region(architecture: Architecture, region: str, price: _Prices) -> Iterator[CostLine]:
     def line(component: str, low: float, high: float, basis: str) -> CostLine:
-        return CostLine(component=component, region=region, low=low, high=high, basis=basis)
+        return CostLine(
+            component=component, region=region, low=low, high=high, basis=basis, prices=price.taken()
+        )
 
     primary = region == architecture.primary
     kubernetes = architecture.kubernetes
@@ -199,9 +238,12 @@ def _region(architecture: Architecture, region: str, price: _Prices) -> Iterator
     usd = count * price("private endpoint", region) * HOURS
     yield line("private-endpoints", usd, usd, f"{count} endpoints")
     yield from _monitoring(architecture, region, price)
+    # The registry's and the API server's private zones are a region's own.
+    zones = ("registry" in architecture.network.private_endpoints) + kubernetes.private_api
     if primary:
-        queries = price.assumed("dns_queries_million")
-        zones = 1 + count
+        zones += 1 + len({*architecture.network.private_endpoints} - {"registry"})
+    if zones:
+        queries = price.assumed("dns_queries_million") if primary else (0.0, 0.0)
         usd = zones * price("dns zone", region)
         yield line(
             "dns",
@@ -229,6 +271,7 @@ def _blobs(storage: BlobStorage, region: str, price: _Prices) -> CostLine:
         low=usd(low),
         high=usd(high),
         basis=f"{storage.expected:,} GB {storage.replication}, {low:.0%} cool at the low end",
+        prices=price.taken(),
     )
 
 
@@ -253,6 +296,7 @@ def _monitoring(architecture: Architecture, region: str, price: _Prices) -> Iter
         low=usd[0],
         high=usd[1],
         basis=f"logs to {monitoring.daily_log_cap} GB a day, metrics" + (", Grafana" if fixed else ""),
+        prices=price.taken(),
     )
 
 

@@ -28,7 +28,6 @@ KINDS: dict[str, tuple[str, int]] = {
     "gateway": ("appgw-{product}-{env}{-r}", 80),
     "waf": ("waf{product}{env}{r}", 128),
     "public ip": ("pip-{part}-{product}-{env}{-r}", 80),
-    "load balancer": ("lb-livekit-{env}{-r}", 80),
     "nat gateway": ("ng-{product}-{env}{-r}", 80),
     "traffic manager": ("tm-{product}-{env}{-part}", 63),
     "log analytics": ("log-{product}-{env}{-r}", 63),

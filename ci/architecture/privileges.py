@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ci.architecture.access import container_users, secret_readers
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
-from ci.architecture.resources import Fact, Rendered, words
+from ci.architecture.resources import Fact, Rendered, role_of, words
 
 __all__ = ["Grant", "grants", "privileges"]
 
@@ -51,7 +51,7 @@ def grants(architecture: Architecture, rendered: Sequence[Rendered]) -> Iterator
         scope = words(one.scope or "")
         yield Grant(
             who=next((identities[word] for word in mentioned if word in identities), mentioned[0]),
-            role=properties["description"],
+            role=role_of(one.body),
             kind=scope[1] if scope else "",
             what="/".join(word.strip("/") for word in scope[2:]),
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Fact", "Rendered", "at", "words"]
+__all__ = ["Fact", "Rendered", "at", "role_of", "words"]
 
 
 class Rendered(Protocol):
@@ -46,6 +46,11 @@ def at(value: Any, path: Sequence[str]) -> list[Any]:
     if first == "*":
         return [found for one in value or () for found in at(one, rest)]
     return at(value.get(first) if isinstance(value, Mapping) else None, rest)
+
+
+def role_of(assignment: Mapping[str, Any]) -> str:
+    """The role of a role assignment, by name: its description is `ROLE for WHOM`."""
+    return str(assignment["properties"].get("description", "")).partition(" for ")[0]
 
 
 def words(expression: str) -> list[str]:

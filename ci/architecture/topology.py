@@ -161,8 +161,8 @@ def _edge(architecture: Architecture, region: str) -> tuple[_Card, ...]:
     behind = f"{media} behind it: no call would work"
     balancer = _Card(
         "media",
-        name(architecture, "load balancer", region),
-        (f"{livekit.load_balancer_sku}, static address", balanced,
+        name(architecture, "public ip", region, part="livekit"),
+        (f"AKS' own load balancer, {livekit.load_balancer_sku}, has this address", balanced,
          straight if livekit.media == "host-network" else behind),
     )  # fmt: skip
     return way_in, balancer

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from ci.architecture.resources import at, words
+from ci.architecture.resources import at, role_of, words
 from ci.azure.arm import Module, Resource
 
 __all__ = ["RULES", "Wrong", "across", "at_once", "one_at_a_time"]
@@ -84,7 +84,7 @@ def _roles_have_scopes_that_mean_something(placed: Sequence[Placed]) -> Iterator
         if not mentioned:
             continue
         group, kind = mentioned[0], mentioned[1]
-        role = str(resource.body["properties"].get("description", ""))
+        role = role_of(resource.body)
         meant = next((kinds for start, kinds in _MEANT.items() if role.startswith(start)), ("",))
         if group != module.group:
             message = f"its scope is in {group}, its deployment in {module.group}: Azure takes no such scope"
@@ -220,16 +220,14 @@ def _clusters_are_entered(placed: Sequence[Placed]) -> Iterator[Wrong]:
 
     [D] "Use Azure RBAC for Kubernetes authorization"; "Create a private AKS cluster", Custom private zone.
     """
-    roles = [(module, one, one.body["properties"]) for module, one in _of(placed, _ROLE)]
-    enter = {
-        (module.group, who["principalId"])
-        for module, _, who in roles
-        if who.get("description", "").endswith("Cluster User Role")
-    }
-    for module, resource, properties in roles:
-        inside = "Service RBAC" in properties.get("description", "")
-        if inside and (module.group, properties["principalId"]) not in enter:
-            message = f"{properties['description']} without the role to fetch the cluster's credentials"
+    roles = [
+        (module, one, role_of(one.body), (module.group, one.body["properties"]["principalId"]))
+        for module, one in _of(placed, _ROLE)
+    ]
+    enter = {who for _, _, role, who in roles if role.endswith("Cluster User Role")}
+    for module, resource, role, who in roles:
+        if "Service RBAC" in role and who not in enter:
+            message = f"{role} without the role to fetch the cluster's credentials"
             yield Wrong(code="ARM-ENTRY", module=module, resource=resource, message=message)
     for module, cluster in _of(placed, _CLUSTER):
         access = cluster.body["properties"].get("apiServerAccessProfile", {})
@@ -246,7 +244,7 @@ def _what_is_asked_may_be_read(placed: Sequence[Placed]) -> Iterator[Wrong]:
     readers = [
         str(one.body["properties"]["principalId"])
         for _, one in _of(placed, _ROLE)
-        if one.body["properties"].get("description") == "Monitoring Data Reader"
+        if role_of(one.body) == "Monitoring Data Reader"
     ]
     for module, grafana in _of(placed, "Microsoft.Dashboard/grafana"):
         if not any("'Microsoft.Dashboard/grafana'" in reader for reader in readers):

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ci.architecture.resources import words
+
 __all__ = [
     "API",
     "REGIONAL_ENDPOINTS_API",
@@ -23,6 +25,7 @@ __all__ = [
     "resource_id",
     "role_assignment",
     "template",
+    "who_is",
 ]
 
 API = {
@@ -215,12 +218,19 @@ def role_assignment(
                 role_definition_id=definition,
                 principal_id=principal,
                 principal_type=principal_type,
-                description=role,
+                # What people read in Azure's own lists and in plans: the ids say nothing to them.
+                description=f"{role} for {who_is(principal)}",
             )
         ),
         depends_on=tuple(depends_on),
         scope=scope,
     )
+
+
+def who_is(principal: str) -> str:
+    """A principal's name, of the expression that gives its object id: an identity's, or `group-ROLE`."""
+    mentioned = words(principal)
+    return mentioned[2] if len(mentioned) > 2 else mentioned[0] if mentioned else principal
 
 
 def template(resources: Iterable[Resource], parameters: Iterable[str] = ()) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from azure.core.exceptions import ResourceNotFoundError
 from azure.mgmt.resource.deployments import models as arm
 
-from ci.azure.arm import Module
+from ci.architecture.resources import words
+from ci.azure.arm import Module, Resource
 from ci.azure.connection import Azure, call
 from ci.azure.deleted import recover
 from ci.errors import BadInput, PipelineError, StepFailed
@@ -138,7 +139,7 @@ async def _what_if(azure: Azure, module: Module, properties: dict[str, Any]) -> 
                 region=module.region,
                 action="create",
                 type=resource.type,
-                name=resource.name,
+                name=_named(resource, module.group),
                 id=f"{module.group}/{resource.scope or ''}/{resource.type}/{resource.name}",
             )
             for resource in module.resources
@@ -146,6 +147,15 @@ async def _what_if(azure: Azure, module: Module, properties: dict[str, Any]) -> 
     if answer.error is not None:
         raise BadInput(f"Azure refuses {module.area} in {module.region}: {answer.error.message}")
     return [_change(module, change) for change in answer.changes or ()]
+
+
+def _named(resource: Resource, group: str) -> str:
+    """What a resource that is not there yet is called, before Azure has made sense of its name."""
+    on = f" on {words(resource.scope)[-1]}" if resource.scope else ""
+    if resource.type == "Microsoft.Authorization/roleAssignments":
+        return f"{resource.body['properties']['description']}{on or f' on {group}'}"
+    plain = "".join(words(resource.name)) if resource.name.startswith("[") else resource.name
+    return f"{plain}{on}"
 
 
 _ACTIONS = {
@@ -161,7 +171,12 @@ def _change(module: Module, change: Any) -> Change:
     above, _, own = change.resource_id.rpartition("/providers/")
     kind, *pairs = own.split("/")
     # A lock, a role or a diagnostic setting is called alike everywhere: say what it is on.
-    on = f" on {above.rpartition('/')[2]}" if "/providers/" in above else ""
+    target = above.rpartition("/")[2]
+    on = f" on {target}" if "/providers/" in above else ""
+    name = "/".join(pairs[1::2]) + on
+    if kind == "Microsoft.Authorization" and pairs[0] == "roleAssignments":
+        said = ((change.after or change.before or {}).get("properties") or {}).get("description")
+        name = f"{said} on {target}" if said else name
     delta = tuple(_deltas(change.delta or ()))
     action = _ACTIONS.get(_text(change.change_type), "same")
     if action == "modify" and not delta:
@@ -171,7 +186,7 @@ def _change(module: Module, change: Any) -> Change:
         region=module.region,
         action=action,
         type="/".join([kind, *pairs[::2]]),
-        name="/".join(pairs[1::2]) + on,
+        name=name,
         id=change.resource_id,
         delta=delta,
     )

@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from ci.architecture.resources import at
+from ci.architecture.resources import at, role_of
 from ci.architecture.transit import enforced_tls
 from ci.azure.across import across
 from ci.azure.arm import Module, Resource
@@ -117,9 +117,7 @@ def _ours(modules: Sequence[Module]) -> Iterator[Problem]:
             ):
                 yield problem("ARM-SECRET", "a secret's value in a template")
             if _wide(resource):
-                yield problem(
-                    "ARM-WIDE", f"{resource.body['properties']['description']} on more than one thing"
-                )
+                yield problem("ARM-WIDE", f"{role_of(resource.body)} on more than one thing")
             for rule, types, message in _RULES:
                 if resource.type == types and not rule(resource.body):
                     yield problem("ARM-RULE", message)
@@ -143,7 +141,7 @@ def _wide(resource: Resource) -> bool:
     if resource.type != "Microsoft.Authorization/roleAssignments":
         return False
     properties = resource.body["properties"]
-    role, scope = str(properties.get("description")), resource.scope or ""
+    role, scope = role_of(resource.body), resource.scope or ""
     if role.startswith("Acr"):
         return "'Microsoft.ContainerRegistry/registries'" not in scope
     one = (

@@ -12,7 +12,9 @@ from ci.commands.answers import failing, write_json
 from ci.commands.options import Env, Json, Region, WhatIf, Written, load
 
 if TYPE_CHECKING:
-    from ci.architecture.cost import Estimate, Stated
+    from collections.abc import Sequence
+
+    from ci.architecture.cost import Estimate, PriceUsed, Stated
     from ci.layout import Page
 
 __all__ = ["cost"]
@@ -27,6 +29,7 @@ def cost(
         bool,
         typer.Option("--update-prices", help="Read current prices from the Azure Retail Prices API first."),
     ] = False,
+    sources: Annotated[bool, typer.Option("--sources", help="Show each price, whose and when.")] = False,
     json: Json = False,
 ) -> None:
     """What an environment costs a month: low (pools at their minimum), high (at their maximum), the budget.
@@ -61,6 +64,8 @@ def cost(
             show(_stated_page(stated(claims)))
         budget = now.budget.monthly if region is None else None
         show(_cost_page("as written" if written else env, before, after, budget))
+        if sources:
+            show(_sources_page((after or before).prices()))
 
 
 def _update_prices() -> None:
@@ -98,11 +103,39 @@ def _cost_page(env: str, before: Estimate, after: Estimate | None, budget: float
     more = [f"{after.low:,.0f}", f"{after.high:,.0f}"] if after else []
     table.add("total", f"{before.low:,.0f}", f"{before.high:,.0f}", *more, style="bold")
     last = after or before
+    said = _where_from(last.prices())
     if budget is None:
-        return page(table)
+        return page(table, said)
     inside = "inside" if last.high <= budget else "inside at the low end, over it at the high end"
     inside = "over, even at the low end" if last.low > budget else inside
-    return page(table, f"budget {budget:,.0f} USD: {inside}")
+    return page(table, f"budget {budget:,.0f} USD: {inside}", said)
+
+
+def _where_from(prices: Sequence[PriceUsed]) -> str:
+    """How many of the prices were read of Azure, and since when; the others are remembered."""
+    remembered = [one for one in prices if one.source.startswith("as remembered")]
+    read = sorted(one.read for one in prices if one not in remembered)
+    said = f"{len(read)} of {len(prices)} prices read from Azure's price list"
+    said += f" ({read[0]} or later)" if read else ""
+    if not remembered:
+        return said
+    return f"{said}; {len(remembered)} are remembered: --sources shows each, --update-prices reads them"
+
+
+def _sources_page(prices: Sequence[PriceUsed]) -> Page:
+    from ci.layout import Column, Table, page
+
+    table = Table(
+        "price",
+        Column(name="region", rank=1),
+        Column(name="USD", right=True),
+        Column(name="a", rank=2),
+        Column(name="of", rank=4),
+        Column(name="source", rank=3, below=True, prose=True),
+    )
+    for one in sorted(prices, key=lambda one: (one.item, one.region)):
+        table.add(one.item, one.region, f"{one.usd:g}", one.unit, one.read, one.source)
+    return page(table)
 
 
 def _stated_page(stated: Stated) -> Page:

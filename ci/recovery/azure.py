@@ -128,23 +128,22 @@ def _out_of_traffic(architecture: Architecture, region: str) -> Step:
 
 
 def _point_to(architecture: Architecture, server: str, regions: tuple[str, ...]) -> Step:
-    vaults = [name(architecture, "key vault", region) for region in regions]
+    address = f"{server}.postgres.database.azure.com"
+    url = f"postgresql://{address}:5432/{architecture.postgres.databases[0]}"
+    clusters = [name(architecture, "cluster", region) for region in regions]
     return Step(
         key="point",
         title="Point the services to the new server",
-        why="The secret `database` holds the address; the new one is "
-        f"{server}.postgres.database.azure.com. It is read from a file (database.url, mode 600): what "
-        "stands on a command line can be seen by others.",
-        commands=(
-            *(
-                f"az keyvault secret set --vault-name {vault} --name database --file database.url "
-                "--encoding utf-8 --query attributes.updated"
-                for vault in vaults
-            ),
-            f"kubectl annotate externalsecret --all {_API_NAMESPACE} --overwrite force-sync=$(date +%s)",
-            f"kubectl rollout restart {_API}",
+        why=f"Each region's api reads where the database is from DATABASE_URL; the new one is {address}. It is "
+        "no secret: they sign in by Entra ID. What is set here holds until the next promotion: before that, "
+        "`database.url` of the environment's values says the same.",
+        commands=tuple(
+            f"kubectl --context {cluster} set env {_API} --containers=api DATABASE_URL={url}"
+            for cluster in clusters
         ),
-        proof=(f"kubectl rollout status {_API} --timeout=300s",),
+        proof=tuple(
+            f"kubectl --context {cluster} rollout status {_API} --timeout=300s" for cluster in clusters
+        ),
         minutes=5,
     )
 

@@ -19,6 +19,7 @@ from ci.architecture.compliance import report
 from ci.architecture.cost import what_if
 from ci.architecture.model import Declared
 from ci.architecture.operations import Identity
+from ci.architecture.resources import role_of
 from ci.azure.arm import ROLES, Module, Resource
 from ci.azure.render import render
 
@@ -112,7 +113,7 @@ def test_who_backs_up_has_an_identity_of_its_own_and_that_container_alone() -> N
 def test_what_publishes_has_no_cluster_and_what_promotes_changes_no_image() -> None:
     def given(group: str) -> set[tuple[str, Any]]:
         return {
-            (one.body["properties"]["description"], one.scope)
+            (role_of(one.body), one.scope)
             for module in render(_ENVIRONMENTS["prod"].architecture)
             for one in module.resources
             if one.type.endswith("/roleAssignments")

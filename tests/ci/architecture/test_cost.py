@@ -52,6 +52,19 @@ def test_the_sum_is_the_sum_of_regions_and_of_components() -> None:
     )
 
 
+def test_every_figure_says_by_what_price_and_whose() -> None:
+    whole = estimate(model.read("prod").architecture)
+    assert all(line.prices for line in whole.lines)
+    used = {(one.item, one.region): one for one in whole.prices()}
+    # A region with a figure of its own, and one without: then it says by which factor.
+    assert used["vm Standard_D4s_v5", "westeurope"].usd == USD["vm Standard_D4s_v5"]["westeurope"]
+    derived = used["nat gateway", "southeastasia"]
+    assert derived.usd == pytest.approx(USD["nat gateway"]["eastus"] * 1.25)
+    assert derived.source.endswith("; East US x 1.25") and derived.read == "2026-11-23"
+    agents = next(line for line in whole.lines if line.basis.startswith("agents:"))
+    assert {one.item for one in agents.prices} == {"vm Standard_D4s_v5", "disk P10"}
+
+
 def test_smaller_environments_cost_less() -> None:
     high = [estimate(model.read(environment).architecture).high for environment in ("dev", "staging", "prod")]
     assert high == sorted(high)

@@ -73,7 +73,6 @@ def test_names_follow_the_architecture() -> None:
         "gateway": "appgw-voiceassistant-prod",
     }
     assert name(prod, "resource group") == "rg-voiceassistant-prod-eastus"
-    assert name(prod, "load balancer") == "lb-livekit-prod"
     assert name(prod, "key vault") == "kv-voiceassistant-prod"
     assert name(prod, "registry") == "acrvoiceassistantprod"
     assert name(prod, "cluster", "westeurope") == "aks-voiceassistant-prod-weu"

@@ -11,6 +11,7 @@ import pytest
 
 from ci.architecture import model
 from ci.architecture.cost import what_if
+from ci.architecture.resources import role_of
 from ci.azure.across import RULES, across
 from ci.azure.arm import Module, Resource
 from ci.azure.limits import NAMES, VALUES, beyond
@@ -54,7 +55,7 @@ def _pools(change: Callable[[Any], None]) -> Change:
 
 
 def _without(description: str) -> Change:
-    return lambda one: None if one.body["properties"]["description"] == description else one
+    return lambda one: None if role_of(one.body) == description else one
 
 
 def _with(**changes: Any) -> Change:

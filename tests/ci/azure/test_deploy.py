@@ -104,6 +104,19 @@ def test_an_empty_subscription_is_planned_as_all_creation(on: Any, world: standi
     assert world.resources == {}, "a plan changes nothing"
 
 
+def test_a_plan_names_roles_and_what_they_are_on(on: Any, applied: standin.StandIn) -> None:
+    # Before the group is there, and when one of its assignments is gone: no bare ids.
+    new = [one.name for one in on(plan) if one.type.endswith("/roleAssignments")]
+    expected = "Network Contributor for id-cluster-voiceassistant-dev on rg-voiceassistant-dev-eastus"
+    assert expected in new and "Reader for group-developer on rg-voiceassistant-dev-eastus" in new
+    gone = next(key for key, one in applied.resources.items() if "Network Contributor" in str(one))
+    del applied.resources[gone]
+    assert [one.name for one in on(plan) if one.action == "create"] == [expected]
+    applied.groups.clear()
+    empty = [one.name for one in on(plan)]
+    assert expected in empty and not [name for name in empty if "[" in name or "(" in name]
+
+
 def test_apply_brings_everything_about_and_a_second_time_nothing(on: Any, world: standin.StandIn) -> None:
     assert _results(on(apply)) == {"deployed": len(few(DEV))}
     assert len(world.resources) == RESOURCES

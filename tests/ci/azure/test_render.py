@@ -21,6 +21,7 @@ from ci.architecture.alerts import alerts
 from ci.architecture.compliance import Item, report
 from ci.architecture.cost import what_if
 from ci.architecture.model import Declared
+from ci.architecture.resources import role_of
 from ci.architecture.topology import draw
 from ci.azure import offline
 from ci.azure.arm import API, REGIONAL_ENDPOINTS_API, ROLES, Module, Resource
@@ -153,12 +154,8 @@ def test_who_asks_metrics_may_read_them() -> None:
 
 def test_who_may_do_something_in_a_cluster_may_get_there() -> None:
     given = _find("Microsoft.Authorization/roleAssignments")
-    entry = [one for one in given if one.body["properties"]["description"].endswith("Cluster User Role")]
-    inside = {
-        one.body["properties"]["principalId"]
-        for one in given
-        if "RBAC" in one.body["properties"]["description"]
-    }
+    entry = [one for one in given if role_of(one.body).endswith("Cluster User Role")]
+    inside = {one.body["properties"]["principalId"] for one in given if "RBAC" in role_of(one.body)}
     assert {one.body["properties"]["principalId"] for one in entry} == inside and len(entry) == 3 * len(
         inside
     )
@@ -343,7 +340,7 @@ def test_who_changed_what_in_the_database_is_logged_by_statement() -> None:
 
 def test_people_and_services_get_their_roles_by_name() -> None:
     assignments = _find("Microsoft.Authorization/roleAssignments")
-    assert {one.body["properties"]["description"] for one in assignments} <= set(ROLES)
+    assert {role_of(one.body) for one in assignments} <= set(ROLES)
     names = [one.name for one in assignments]
     in_region = [
         (module.group, one.name) for module in MODULES for one in module.resources if one in assignments
@@ -519,6 +516,10 @@ def test_the_picture_shows_every_region_and_is_xml(environment: str) -> None:
     ElementTree.fromstring(picture)
     assert all(str(plan.vnet) in picture for plan in architecture.regions.values())
     assert picture == draw(model.read(environment).architecture)
+    # What is drawn under a name is rendered under it.
+    rendered = json.dumps([one.as_dict() for module in render(architecture) for one in module.resources])
+    drawn = re.findall(rf"\b[a-z]+-[a-z-]*{architecture.product}-{environment}[a-z-]*", picture)
+    assert [name for name in {*drawn} if name not in rendered] == [] and len({*drawn}) > 5
 
 
 def _report(declared: Declared) -> tuple[Item, ...]:

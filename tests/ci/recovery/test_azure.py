@@ -11,11 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ci.architecture import model
+from ci.architecture.chart import values
 from ci.architecture.model import Architecture
 from ci.azure.render import render
 from ci.errors import BadInput
+from ci.places import checkout
 from ci.recovery import azure, runbooks
 from ci.recovery.azure import scenario, scenarios
 
@@ -127,7 +130,6 @@ def test_azures_own_command_line_can_read_every_line(tmp_path: Path) -> None:
     env = {**os.environ, "AZURE_CONFIG_DIR": str(tmp_path), "AZURE_CORE_COLLECT_TELEMETRY": "no"}
     lines = sorted({re.sub(r"\$\([^)]*\)", "X", line) for line in _lines(PROD) if line.startswith("az ")})
     (tmp_path / "import.json").write_text("{}")
-    (tmp_path / "database.url").write_text("x")
 
     def parsed(line: str) -> str:
         done = subprocess.run(
@@ -137,6 +139,27 @@ def test_azures_own_command_line_can_read_every_line(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         assert [problem for problem in pool.map(parsed, lines) if problem] == []
+
+
+def test_what_is_set_is_what_the_pod_reads_and_may_reach() -> None:
+    # From the runbook's line to the pod: the Deployment of the chart has this container with this variable …
+    golden = [
+        one
+        for one in yaml.safe_load_all((checkout() / "tests/helm/golden/prod.yaml").read_text())
+        if one and one["kind"] == "Deployment" and one["metadata"]["name"] == "voice-api"
+    ]
+    (api,) = golden[0]["spec"]["template"]["spec"]["containers"]
+    (before,) = [one["value"] for one in api["env"] if one["name"] == "DATABASE_URL"]
+    step = next(step for step in scenario(PROD, "region-lost").steps if step.key == "point")
+    assert len(step.commands) == 2, "each region that is left"
+    for line in step.commands:
+        name, _, value = shlex.split(line)[-1].partition("=")
+        assert f"--containers={api['name']}" in line and name == "DATABASE_URL"
+        assert value == before.replace("psql-voiceassistant-prod.", "psql-voiceassistant-prod-weu.")
+    # … and every region's pods may reach the endpoints of the region that takes over.
+    there = next(one for one in PROD.regions["westeurope"].subnets.values() if one.purpose == "endpoints")
+    for region in PROD.order:
+        assert str(there.cidr) in values(PROD, region)["networkPolicy"]["database"]
 
 
 # Runbooks ------------------------------------------------------------------------------------------
