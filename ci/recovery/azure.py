@@ -134,8 +134,8 @@ def _point_to(architecture: Architecture, server: str, regions: tuple[str, ...])
     return Step(
         key="point",
         title="Point the services to the new server",
-        why=f"Each region's api reads where the database is from DATABASE_URL; the new one is {address}. It is "
-        "no secret: they sign in by Entra ID. What is set here holds until the next promotion: before that, "
+        why=f"Each region's api reads where the database is from DATABASE_URL; the new one is {address}. It "
+        "is no secret: they sign in by Entra ID. What is set here holds until the next promotion: before it, "
         "`database.url` of the environment's values says the same.",
         commands=tuple(
             f"kubectl --context {cluster} set env {_API} --containers=api DATABASE_URL={url}"
