@@ -10,6 +10,7 @@ retail.py       new prices from the Azure Retail Prices API
 alerts.py       alert rules and dashboards, by code
 audit.py        who did what, as a query over the audit logs
 access.py       who may use what of the vault and of Blob Storage
+grants.py       what a promoter may do in a cluster, beyond Azure's roles
 compliance.py   each promise with its evidence; computed from what is rendered: privileges.py transit.py
 resources.py    what is rendered for Azure, as far as evidence is in it
 topology.py     the picture (SVG)

@@ -237,6 +237,28 @@ def env_fence() -> None:
         sys.stdout.write(yaml.safe_dump_all(fence.policy(lease.NAME), sort_keys=False, width=110))
 
 
+@app.command("grants")
+def env_grants(env: Env) -> None:
+    """Print what a promoter may do in a cluster beyond Azure's own roles; an administrator applies it once.
+
+    Example: va env grants --env prod | kubectl apply -f -
+    """
+    import yaml
+
+    from ci.architecture.grants import promoter
+    from ci.azure.given import resolve
+
+    with failing(False):
+        architecture = load(env).architecture
+        role = architecture.access.roles.get("promoter")
+        if role is None or not role.namespaces:
+            raise BadInput(
+                f"{env} has no promoter with namespaces of its own", hint="access.roles.promoter.namespaces"
+            )
+        group = resolve({"promoter": role.group}, ["promoter"])["promoter"]
+        sys.stdout.write(yaml.safe_dump_all(promoter(architecture, group), sort_keys=False, width=110))
+
+
 @app.command("alerts")
 def env_alerts(env: Env) -> None:
     """Print the six alert rules as a PrometheusRule.
