@@ -68,7 +68,10 @@ def encode(call: Call) -> str:
     before: Call | None = call
     while before and before not in _NUMBERED:
         before = before.parent
-    known = _NUMBERED[before] if before else ({}, [])
+    known: tuple[dict[Call, int], list[bytes]] = ({}, [])
+    if before:
+        known = _NUMBERED[before]
+        _remember(_NUMBERED, before, known)  # as the last one: the next may go on from there, too
     numbers, rows = dict(known[0]), list(known[1])
     for each in _in_order(call, numbers):
         parent = numbers[each.parent] if each.parent else None
@@ -101,8 +104,13 @@ def _remember(known: dict[K, V], key: K, value: V) -> None:
 
 def decode(identity: str) -> Call:
     """The call that an ID names; BadInput when it is none of ours."""
-    if identity in _NAMED:
-        return _NAMED[identity]
+    if (named := _NAMED.get(identity)) is None:
+        named = _decoded(identity)
+    _remember(_NAMED, identity, named)
+    return named
+
+
+def _decoded(identity: str) -> Call:
     try:
         rows = json.loads(zlib.decompress(base64.urlsafe_b64decode(identity.encode())))
         calls: list[Call] = []

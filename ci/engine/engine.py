@@ -12,6 +12,7 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -152,6 +153,9 @@ class Engine:
         """Those that run, are made ready for it, or are put away."""
         self.volume_locks: dict[str, asyncio.Lock] = {}
         self._own: set[str] = set()
+        self._trees = lru_cache(64)(
+            lambda layers: Tree([store.layers / layer for layer in layers], store.names)
+        )
         self.services = services(self)
         self._shared = _Shared()
         self._boundary: Boundary | None = None
@@ -216,7 +220,7 @@ class Engine:
 
     def tree(self, layers: tuple[str, ...]) -> Tree:
         """What those layers show."""
-        return Tree([self.store.layers / layer for layer in layers], self.store.names)
+        return self._trees(layers)
 
     async def layered(
         self, base: tuple[str, ...], what: tuple[Any, ...], write: Callable[[Layer], None]

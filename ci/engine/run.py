@@ -380,8 +380,8 @@ def _given(
     def outside(owner: tuple[int, int]) -> tuple[int, int]:
         return owner if userns < 0 else (boundary.outside(owner[0]), boundary.outside(owner[1]))
 
-    def below(path: Path) -> str:
-        return str(path.relative_to(store))
+    def below(path: Path) -> str:  # not by pathlib, which is slow, and there are hundreds
+        return str(path).removeprefix(f"{store}/")
 
     def stack(at: str, overlay: Overlay) -> tuple[str, list[str], str | None, str | None]:
         layers = [below(path) for path in overlay.layers] or [f"layers/{NO_LAYER}"]

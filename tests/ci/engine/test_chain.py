@@ -77,3 +77,12 @@ def test_an_id_is_the_same_whatever_was_asked_before() -> None:
 def test_what_is_no_id_is_bad_input(identity: str) -> None:
     with pytest.raises(BadInput, match="not an ID of the embedded session"):
         decode(identity)
+
+
+def test_what_is_gone_on_from_again_and_again_stays_known() -> None:
+    base = Call(Call(None, "Container", "container", {}), "Container", "withNewFile", {"path": "/a"})
+    identity = encode(base)
+    for number in range(100):
+        assert decode(identity) is base
+        grown = Call(base, "Container", "withExec", {"args": [str(number)]})
+        assert decode(encode(grown)) == grown
