@@ -183,7 +183,8 @@ async def launch(
         services = await engine.services.bound(ctr)
         stdin = command.stdin.encode("utf-8", "surrogateescape")
         wires = [service.plug for service in services]
-        plugging = asyncio.ensure_future((await engine.spare()).take(wires, stdin=bool(stdin)))
+        spare = await engine.spare()
+        plugging = asyncio.ensure_future(spare.take(wires, stdin=bool(stdin)))
         try:
             with full_disk_is_told(engine.store.root):
                 launched, overlay, mounts = await asyncio.to_thread(_prepare, engine, command, volumes, work)
@@ -230,6 +231,7 @@ async def launch(
             on_lines=on_lines,
             redirects=redirects,
         )
+        spare.refill()
         try:
             yield launched
         finally:

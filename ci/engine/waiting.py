@@ -57,14 +57,17 @@ class Spare:
         """One for a step, with wires to those plugs: the spare one, but for a step with a standard input."""
         ready, self._next = (None, self._next) if stdin else (self._next, None)
         found = await (ready or asyncio.ensure_future(_make(self._boundary, stdin=stdin)))
-        if self._next is None:
-            self._next = asyncio.ensure_future(_make(self._boundary))
         try:
             await self._boundary.network.use(found.plug, wires)
         except BaseException:
             await found.close()
             raise
         return found
+
+    def refill(self) -> None:
+        """Make the next one, now that the step runs: before, it would be in the way of its start."""
+        if self._next is None:
+            self._next = asyncio.ensure_future(_make(self._boundary))
 
     async def close(self) -> None:
         if self._next:
