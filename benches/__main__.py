@@ -9,6 +9,7 @@
     estate    checking and rendering the Azure architecture, ours and one of fifty regions
     list      10,000 tags and 2,000 referrers of a registry, a hundred a page
     scan      an image whose digest was scanned before, as a step of `va ship`
+    promotion what a promotion costs beside what it waits for; status, plan; 200 targets in one process
 
 Exit code 1 when a claim does not hold, else as `va` has them. Figures of a busy machine mean little: nothing
 else should run.
@@ -33,6 +34,7 @@ import typer
 from benches.measure import (
     Figure,
     built,
+    promoted,
     published,
     registry,
     replicated,
@@ -379,6 +381,39 @@ def scan_() -> list[Figure]:
     ]
 
 
+def promotion() -> list[Figure]:
+    """On a real API server with Helm and the chart, whose pods are only said to run (tests/small_cluster.py).
+
+    What proves a release stands in: nothing of registries and signatures is in these figures.
+    """
+    got = promoted()
+    many = f"planned in {got['many_planned']:.1f} s, a look of the watch takes {got['many_looked']:.1f} s"
+    return [
+        Figure(
+            claim="a promotion to one target, less bakes and Helm",
+            value=got["overhead"],
+            limit=1,
+            unit="s",
+            detail=f"of it until the gateway was seen to follow: {got['followed']:.2f} s",
+        ),
+        Figure(claim="a bad verdict until stable has all the traffic", value=got["back"], limit=2, unit="s"),
+        Figure(
+            claim="facts of one target", value=got["facts"] * 1000, limit=150, unit="ms", detail="the median"
+        ),
+        Figure(
+            claim="va status of 3 x 3 targets", value=got["status"], limit=1.5, unit="s", detail="best of 3"
+        ),
+        Figure(claim="va plan of 3 x 3 targets", value=got["plan"], limit=3, unit="s", detail="best of 3"),
+        Figure(
+            claim="peak memory of a process that plans and watches 200 targets",
+            value=got["many"],
+            limit=500,
+            unit="MiB",
+            detail=many,
+        ),
+    ]
+
+
 _REGISTRY = (*SHIP_TOOLS, "docker-registry")
 BENCHES: dict[str, tuple[Callable[[], list[Figure]], Sequence[str]]] = {
     "help": (help_, ()),
@@ -390,6 +425,7 @@ BENCHES: dict[str, tuple[Callable[[], list[Figure]], Sequence[str]]] = {
     "publish": (publish, (*_REGISTRY, "skopeo")),
     "list": (list_, ()),
     "scan": (scan_, SHIP_TOOLS),
+    "promotion": (promotion, ()),
 }
 """Each with the tools that it needs; one that needs any builds images, as root."""
 

@@ -146,21 +146,23 @@ def _tend(api: httpx.Client, pod: dict[str, Any], small: SmallCluster) -> None:
     meta, now = pod["metadata"], (pod.get("status") or {}).get("conditions") or []
     if "deletionTimestamp" in meta or any(one["type"] == "Ready" and one["status"] == "True" for one in now):
         return
-    if small.nodes_down:
+    if small.nodes_down or (pod.get("status") or {}).get("phase") == "Succeeded":
         return
+    once = pod["spec"].get("restartPolicy") == "Never"  # a test of the chart: it finds all well
     ready = not small.pulls_fail
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "the registry does not answer"}}
     told = [
         {
             "name": one["name"], "image": one["image"], "imageID": one["image"] if ready else "",
             "ready": ready, "restartCount": 0,
-            "state": {"running": {}} if ready else waiting,
+            "state": ({"terminated": {"exitCode": 0}} if once else {"running": {}}) if ready else waiting,
         }
         for one in pod["spec"]["containers"]
     ]  # fmt: skip
-    said = "True" if ready else "False"
+    said = "True" if ready and not once else "False"
     conditions = [{"type": one, "status": said} for one in ("Ready", "ContainersReady")]
-    status = {"phase": "Running" if ready else "Pending", "conditions": conditions, "podIP": "10.9.9.9",
+    phase = ("Succeeded" if once else "Running") if ready else "Pending"
+    status = {"phase": phase, "conditions": conditions, "podIP": "10.9.9.9",
               "podIPs": [{"ip": "10.9.9.9"}], "containerStatuses": told}  # fmt: skip
     api.patch(
         f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/status",

@@ -47,7 +47,7 @@ values:
 _TARGET = """\
   {region}:
     kubeconfig: {kubeconfig}
-    context: {context}
+    context: va-eastus
     namespace: {namespace}
     registry: registry.example
     metrics: {gateway}
@@ -104,24 +104,17 @@ def write_environment(
     install: str = "60s",
     drain: str = "1s",
 ) -> None:
-    """An environment of the estate `test`: a namespace for each region, all in one cluster of many names."""
+    """An environment of the estate `test`: each region a namespace, and a kubeconfig of its own."""
     (root / "test").mkdir(parents=True, exist_ok=True)
     shutil.copy(_ROOT / "environments" / "base.yaml", root)
     key = root / "signer.pub"
     key.write_text("a key that nobody asks")
     known = yaml.safe_load(kubeconfig.read_text())
-    (context, *_) = known["contexts"]
-    contexts = {region: f"{name}-{region}" for region in regions}
-    known["contexts"] = [{**context, "name": one} for one in contexts.values()]
-    known["current-context"] = next(iter(contexts.values()))
-    own = root / f"{name}.kubeconfig"
-    own.write_text(yaml.safe_dump(known))
-    targets = "".join(
-        _TARGET.format(
-            region=region, kubeconfig=own, context=contexts[region], namespace=namespace, gateway=gateway
-        )
-        for region, namespace in regions.items()
-    )
+    targets = ""
+    for region, namespace in regions.items():
+        own = root / f"{name}-{region}.kubeconfig"
+        own.write_text(yaml.safe_dump(known))
+        targets += _TARGET.format(region=region, kubeconfig=own, namespace=namespace, gateway=gateway)
     text = _ENVIRONMENT.format(
         regions=", ".join(regions), targets=targets, key=key, install=install, drain=drain
     )
