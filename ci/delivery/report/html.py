@@ -34,6 +34,12 @@ _GATES = {
     "restarts": "containers that restarted",
     "saturation": "memory in use",
 }
+_TESTS = (
+    ("E of harm", "fails", "log_harm", "log_fail_at", Look.BAD),
+    ("E over tolerated", "fails", "log_floor", "log_floor_at", Look.BAD),
+    ("E of safety", "passes", "log_safe", "log_pass_at", Look.GOOD),
+)
+"""What a finding may have been decided by: not each gate has all of them."""
 _RESULTS = {
     "promoted": Look.GOOD, "restored": Look.GOOD, "failed": Look.BAD, "pass": Look.GOOD, "passed": Look.GOOD,
     "fail": Look.BAD, "step failed": Look.BAD, "step passed": Look.GOOD,
@@ -169,8 +175,8 @@ def _row(report: Report, story: TargetStory, times: Times) -> _Row:
 
 def _gate(finding: Finding, axis: Evidence) -> _Gate:
     tests = [
-        ("harm", "fails", finding.log_harm, finding.log_fail_at, Look.BAD),
-        ("safety", "passes", finding.log_safe, finding.log_pass_at, Look.GOOD),
+        (name, decides, getattr(finding, value, None), getattr(finding, limit, None), look)
+        for name, decides, value, limit, look in _TESTS
     ]
     return _Gate(
         finding=finding,
@@ -186,7 +192,7 @@ def _gate(finding: Finding, axis: Evidence) -> _Gate:
 def _scale(name: str, decides: str, value: float, limit: float, look: Look, axis: Evidence) -> _Scale:
     here, one = axis.at(value), axis.at(0.0)
     return _Scale(
-        name=f"E of {name}",
+        name=name,
         value=_number(value),
         limit=f"{decides} at {_number(limit)}",
         decides=value >= limit,
