@@ -25,7 +25,7 @@ from ci.concurrency import together
 from ci.delivery.cluster import Cluster, connect
 from ci.delivery.helm import Helm
 from ci.engine import session
-from ci.errors import SystemUnavailable
+from ci.errors import StepFailed, SystemUnavailable
 from ci.platform.instance import instance
 from ci.registry import Registry, open_archive, push
 from ci.reporting import SilentReporter
@@ -212,3 +212,23 @@ def test_a_caller_meets_an_agent_over_the_charts_own_livekit(installed: Cluster)
             assert joined.connection_state == rtc.ConnectionState.CONN_CONNECTED
 
     asyncio.run(call())
+
+
+def test_a_helm_test_that_fails_is_an_error_and_its_pod_says_why(installed: Cluster) -> None:
+    """Last of all: somebody has another release answer than the chart says."""
+    patch = {"spec": {"template": {"spec": {"containers": [
+        {"name": "api", "env": [{"name": "VA_RELEASE", "value": "a-strangers"}]}
+    ]}}}}  # fmt: skip
+    apps = client.AppsV1Api(installed._api)
+    apps.patch_namespaced_deployment("voice-api", NAMESPACE, patch)
+
+    def rolled_out() -> bool:
+        api = apps.read_namespaced_deployment("voice-api", NAMESPACE)
+        seen = api.status.observed_generation == api.metadata.generation
+        return seen and api.status.updated_replicas == api.status.ready_replicas == api.status.replicas
+
+    until(rolled_out, seconds=120)
+    with pytest.raises(StepFailed, match="the tests of voice did not pass"):
+        asyncio.run(helm().test("voice", timeout=60))
+    ran = asyncio.run(installed.ran_once(NAMESPACE, "voice-test"))
+    assert ran.code == 1 and "no session works: release a-strangers answered, not " in ran.words
