@@ -151,7 +151,10 @@ def test_what_became_of_a_pod_that_runs_once_is_told(installed: Cluster) -> None
     (test,) = core.list_namespaced_pod(NAMESPACE, label_selector="app.kubernetes.io/name=test").items
     spec = installed._api.sanitize_for_serialization(test.spec)
     spec = {key: value for key, value in spec.items() if key != "nodeName"}
-    fails = {**spec["containers"][0], "args": ["print('one'); raise SystemExit('no session works')"]}
+    fails = {
+        **spec["containers"][0],
+        "args": ["print('one'); print('no session works'); raise SystemExit(1)"],
+    }
 
     def make(name: str, **more: Any) -> None:
         core.create_namespaced_pod(NAMESPACE, {"metadata": {"name": name}, "spec": {**spec, **more}})
