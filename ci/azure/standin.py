@@ -68,6 +68,8 @@ class StandIn:
     deployments: dict[str, Any] = field(default_factory=dict)
     deleted: dict[str, Any] = field(default_factory=dict)
     """Vaults that were deleted and can come back, by name."""
+    others: set[str] = field(default_factory=set)
+    """Global names that somebody else has."""
     today: date = field(default_factory=dates.today)
     requests: list[str] = field(default_factory=list)
     _results: dict[str, Any] = field(default_factory=dict)
@@ -140,6 +142,8 @@ class StandIn:
         if match := re.fullmatch(r"(?i)/subscriptions/[^/]+/resourcegroups/([^/]+)/providers/.*/locks", path):
             group = self._known_group(match[1])
             return JSONResponse({"value": [one for one in self._in(group) if one["type"].endswith("/locks")]})
+        if re.search(r"(?i)/check(TrafficManager)?NameAvailability(V2)?$", path):
+            return self._available(body["type"], body["name"])
         if match := re.fullmatch(
             r"(?i)/.*/Microsoft\.KeyVault/locations/([^/]+)/deletedVaults/([^/]+)", path
         ):
@@ -217,6 +221,8 @@ class StandIn:
 
     def _resource(self, method: str, path: str, body: Any) -> Response:
         key = path.lower()
+        if method == "HEAD":
+            return Response(status_code=204 if key in self.resources else 404)
         if method == "GET" and len(path.rsplit("/providers/", 1)[-1].split("/")) % 2 == 0:
             return self._children(path)
         if method == "PUT":
@@ -249,6 +255,15 @@ class StandIn:
         return JSONResponse(
             {"name": found["name"], "properties": {"vaultId": found["id"], "location": location}}
         )
+
+    def _available(self, kind: str, name: str) -> Response:
+        """Whether a name that is one's own in all of Azure is to be had; `others` have some."""
+        there = {
+            one["name"].lower() for one in self.resources.values() if one["type"].lower() == kind.lower()
+        }
+        free = name.lower() not in there | {*self.others, *self.deleted}
+        said = {"nameAvailable": free, "reason": "AlreadyExists", "message": f"The name {name} is taken."}
+        return JSONResponse(said if not free else {"nameAvailable": True})
 
     def _children(self, path: str) -> Response:
         """All of one type below a resource: `…/registries/NAME/replications`."""

@@ -117,6 +117,7 @@ def infra_plan(
     Example: va infra plan --env prod
     """
     from ci.azure import deploy
+    from ci.azure.free import names_are_free
     from ci.azure.given import asked
     from ci.azure.render import render
     from ci.reporting import console_reporter
@@ -128,6 +129,7 @@ def infra_plan(
         reporter = console_reporter()
 
         async def work(azure: Azure) -> Sequence[Change]:
+            await names_are_free(azure, modules)
             known = await asked(azure, architecture, _wanted(modules), today=dates.today())
             return await deploy.plan(azure, modules, values | known, reporter)
 
@@ -189,6 +191,7 @@ def infra_apply(
     Example: va infra apply --env dev --local
     """
     from ci.azure import deploy
+    from ci.azure.free import names_are_free
     from ci.azure.given import asked
     from ci.azure.network import tags
     from ci.azure.render import render
@@ -202,6 +205,7 @@ def infra_apply(
         reporter = console_reporter()
 
         async def work(azure: Azure) -> Sequence[deploy.Applied]:
+            await names_are_free(azure, modules)
             known = await asked(azure, architecture, _wanted(modules), today=dates.today())
             return await deploy.apply(azure, modules, values | known, reporter, tags=tags(architecture))
 

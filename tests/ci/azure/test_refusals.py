@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 
+from ci.architecture import model
 from ci.azure import deploy, standin
 from ci.azure.arm import Module, Resource
 from ci.azure.connection import Azure, connect
 from ci.azure.deleted import destroy
+from ci.azure.free import names_are_free
 from ci.azure.refusals import Refused, World, refuse, refuse_at_once
-from ci.errors import StepFailed
+from ci.azure.render import render
+from ci.errors import BadInput, StepFailed
 from ci.reporting import SilentReporter
 
 SUBSCRIPTION = "11111111-2222-3333-4444-555555555555"
@@ -200,3 +203,24 @@ def test_a_deleted_vaults_name_is_taken(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(deploy, "recover", nothing)
     with pytest.raises(StepFailed, match="deleted state"):
         _run(world, _apply)
+
+
+# --- names that are one's own in all of Azure --------------------------------------------------
+
+
+def test_names_that_somebody_has_are_said_before_anything_is_made() -> None:
+    world = standin.StandIn(others={"kv-voiceassistant-dev", "stvoiceassistantdev", "kv-x"})
+    with pytest.raises(BadInput) as caught:
+        _run(world, lambda azure: names_are_free(azure, render(model.read("dev").architecture)))
+    said = str(caught.value)
+    assert "kv-voiceassistant-dev (" in said and "stvoiceassistantdev (" in said
+    assert "psql-" not in said and "acr" not in said and world.groups == {}
+
+
+def test_what_is_ours_is_no_name_of_others() -> None:
+    world = standin.StandIn()
+    free = lambda azure: names_are_free(azure, [VAULT])  # noqa: E731
+    _run(world, free, _apply, free)
+    _run(world, lambda azure: destroy(azure, ["rg-x"], [], SilentReporter()))
+    assert list(world.deleted) == ["kv-x"]
+    _run(world, free)  # it comes back
