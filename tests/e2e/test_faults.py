@@ -114,7 +114,7 @@ def estate(small: SmallCluster, tmp_path: Path, request: pytest.FixtureRequest) 
     yield made
     for child in made.running:
         child.kill()
-        child.communicate()
+        child.wait()
     small.server.kubectl("delete", "namespace", made.namespace, "--wait=false")
 
 
