@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from ci.delivery.ledger import Action, Entry, Kind, person
@@ -150,7 +150,8 @@ def _too_early(
         return
     longest = timedelta(seconds=environment.soak.seconds)
     times = _times(release, before, now)
-    ran = min((max(end - begin for begin, end in each) for each in times.values()), default=timedelta())
+    spans = (max(end - begin for begin, end in each) for each in times.values())
+    ran = max(timedelta(), min(spans, default=timedelta()))
     if times and ran >= longest:
         return
     asked = f"{span(longest)} are asked for"
@@ -224,10 +225,15 @@ def _is_back(entry: Entry) -> bool:
 def _times(
     release: str, entries: Sequence[Entry], now: datetime
 ) -> dict[str, list[tuple[datetime, datetime]]]:
-    """From when until when each target has had that release, if it was not rolled back since."""
+    """From when until when each target has had that release, if it was not rolled back since.
+
+    Entries stand in their order, clocks are set: none is older than one that stands before it.
+    """
     found: dict[str, list[tuple[datetime, datetime]]] = {}
     running: dict[str, str] = {}
+    latest = datetime.fromtimestamp(0, UTC)
     for entry in entries:
+        latest = max(latest, entry.when)
         target = entry.target
         if not target or not (_is_promoted(entry) or _is_back(entry)):
             continue
@@ -236,7 +242,7 @@ def _times(
         before = running.get(target, "")
         running[target] = after = _left(entry, before)
         if after == release != before:
-            found.setdefault(target, []).append((entry.when, now))
+            found.setdefault(target, []).append((latest, now))
         elif before == release != after and target in found:
             begin, _ = found[target].pop()
             found[target].append((begin, entry.when))

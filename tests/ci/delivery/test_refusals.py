@@ -189,6 +189,13 @@ def test_a_release_that_is_said_again_to_be_there_goes_on_soaking() -> None:
     assert soaked(ran("2026-11-30 07:00"), ran("2026-11-30 09:59")) == ""
 
 
+def test_a_clock_that_was_set_makes_no_release_soak_longer() -> None:
+    """It is ten: what the ledger says of half past ten was written by a clock that was ahead."""
+    assert "for 0 min" in soaked(ran("2026-11-30 10:30"))
+    behind = (ran("2026-11-30 09:50", release="r1"), ran("2026-11-30 05:00"))
+    assert "it has run in staging for 10 min" in soaked(*behind)
+
+
 # Approvals -----------------------------------------------------------------------------------------------
 
 TWO = {"count": 2, "by": ["anna", "Bert", "pat"]}
