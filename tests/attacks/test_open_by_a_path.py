@@ -32,7 +32,7 @@ _ALLOWED = {
     "files.py": {"write", "_lines"},
     "host.py": {"write", "_copy", "_export", "exported", "_is_folder", "clean", "file_export"},
     "launching.py": {"made", "_ca_bundle", "_unlink", "tidy"},
-    "limits.py": {"bounded", "unbounded", "_count", "_value"},
+    "limits.py": {"bounded", "expect_a_move", "unbounded", "_count", "_value"},
     "network.py": {"resolv_conf", "make"},
     "patterns.py": {"_ignore_of"},
     "oci.py": {"read_archive", "_unpacked_layer", "layer_blob", "write_archive", "_opened", "opened"},
