@@ -1,55 +1,98 @@
-"""Whether a release may go into environments now: asked of their policy before anything is touched.
+"""Whether a release may go into environments now: asked before anything is touched.
 
     await permitted(environments, release.name, override="", reporter=reporter)     # or PolicyBlocked
+    found = await in_the_way(environment, release.name, entries)                    # the same, for a plan
 
-What is read: the ledger of each environment that asks for something, the one of where a release soaks, and
-on GitHub who approved the run. What is written: an approval that GitHub tells of, that a promotion waits for
-one, and an override with its reason.
+What is read: the ledger of each environment, the one of where a release soaks, and on GitHub who approved the
+run. What is written: an approval that GitHub tells of, that a promotion waits for one, and an override with
+its reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 
 from ci.actions import this_job
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, open_ledger, person, promotion_id, whoami
-from ci.delivery.refusals import Code, Refusal, approvers, blocked, refusals, runs_in, soaks_in, waits
+from ci.delivery.refusals import (
+    Code,
+    Refusal,
+    approvers,
+    blocked,
+    overridden,
+    refusals,
+    runs_in,
+    soaks_in,
+    waits,
+)
 from ci.delivery.reviews import Review, reviews
 from ci.environments import Environment, read_environment
 from ci.errors import BadInput
 from ci.reporting import Reporter
+from pipelines.before import others
 
-__all__ = ["approve", "permitted"]
+__all__ = ["approve", "in_the_way", "permitted"]
+
+
+async def _nothing() -> Sequence[Refusal]:
+    return ()
 
 
 async def permitted(
-    environments: Sequence[Environment], release: str, *, override: str | None, reporter: Reporter
+    environments: Sequence[Environment],
+    release: str,
+    *,
+    override: str | None,
+    reporter: Reporter,
+    also: Callable[[], Awaitable[Sequence[Refusal]]] = _nothing,
 ) -> None:
-    """Return when the release may go into each of them; an environment that has it already is not asked.
+    """Return when the release may go into each of them.
 
-    `override` is the reason of an emergency, None when there is none. Raises PolicyBlocked with all that is
-    in the way, BadInput for an override without a reason.
+    `override` is the reason of an emergency, None when there is none. `also` is asked, and has its word,
+    where nothing else is in the way. Raises PolicyBlocked with all that is in the way, before an override is
+    written down; BadInput for one without a reason.
     """
     if override is not None and not override.strip():
         raise BadInput("an override needs its reason", hint='--override "what cannot wait": it is kept')
-    found: list[Refusal] = []
-    lifted: list[tuple[Environment, list[Refusal]]] = []
+
+    def lifted(found: Sequence[Refusal]) -> list[Refusal]:
+        over = [one for one in found if override is not None and one.overridable]
+        if left := [one for one in found if one not in over]:
+            raise blocked(left)
+        return over
+
+    found = [
+        one for each in environments for one in await _refused(each, release, overriding=override is not None)
+    ]
+    over = lifted(found)
+    over += lifted(await also())
     for environment in environments:
-        if not _asks(environment):
-            continue
-        left, over = await _refused(environment, release, override is not None)
-        if over:
-            lifted.append((environment, over))
-        found += left
-    if found:
-        raise blocked(found)
-    for environment, over in lifted:
-        reporter.note(f"overridden: {'; '.join(map(str, over))}")
-        async with open_ledger(environment) as ledger:
-            draft = _draft(Kind.ORDER, Action.OVERRIDE, release, (override or "").strip())
-            told = {one.code: one.reason for one in over}
-            await ledger.append(draft.model_copy(update={"detail": told}))
+        own = [one for one in over if one.place.partition("/")[0] == environment.name]
+        if own:
+            reporter.note(f"overridden: {'; '.join(map(str, own))}")
+            async with open_ledger(environment) as ledger:
+                draft = _draft(Kind.ORDER, Action.OVERRIDE, release, (override or "").strip())
+                told = {
+                    one.code: "; ".join(str(each) for each in own if each.code == one.code) for one in own
+                }
+                await ledger.append(draft.model_copy(update={"detail": told}))
+
+
+async def in_the_way(environment: Environment, release: str, entries: Sequence[Entry]) -> list[Refusal]:
+    """What keeps the release out of that environment by its ledger, `entries`, and by its policy.
+
+    The policy of an environment that has it already is not asked.
+    """
+    found = [] if overridden(release, entries) else await others(environment, release, entries)
+    if runs_in(environment, release, entries):
+        return found
+    before: tuple[Entry, ...] = ()
+    if place := soaks_in(environment):
+        async with open_ledger(read_environment(environment.estate, place)) as ledger:
+            before = await ledger.entries()
+    promoter, now = person(whoami()), datetime.now(UTC)
+    return [*found, *refusals(environment, release, entries, now, promoter=promoter, before=before)]
 
 
 async def approve(environment: Environment, release: str, *, reason: str) -> Entry:
@@ -80,32 +123,19 @@ async def approve(environment: Environment, release: str, *, reason: str) -> Ent
         return await ledger.append(_draft(Kind.ORDER, Action.APPROVE, release, reason.strip()))
 
 
-def _asks(environment: Environment) -> bool:
-    return bool(environment.hours or environment.freezes or environment.soak or environment.approvals)
-
-
-async def _refused(
-    environment: Environment, release: str, overridden: bool
-) -> tuple[list[Refusal], list[Refusal]]:
-    """What is in the way, and what would be if it were not overridden."""
-    before: tuple[Entry, ...] = ()
-    if place := soaks_in(environment):
-        async with open_ledger(read_environment(environment.estate, place)) as ledger:
-            before = await ledger.entries()
+async def _refused(environment: Environment, release: str, *, overriding: bool) -> list[Refusal]:
+    """What is in the way there, once GitHub's word is in the ledger; and that it waits for somebody's."""
     async with open_ledger(environment) as ledger:
         entries = await ledger.entries()
-        if runs_in(environment, release, entries):
-            return [], []
-        for review in await _reviews(environment, entries):
-            detail = {"who": review.login, "reviewer": True, "run": review.run}
-            draft = _draft(Kind.ORDER, Action.APPROVE, release, review.comment or "approved on GitHub")
-            entries = (*entries, await ledger.append(draft.model_copy(update={"detail": detail})))
-        promoter, now = person(whoami()), datetime.now(UTC)
-        found = refusals(environment, release, entries, now, promoter=promoter, before=before)
-        over = [one for one in found if overridden and one.overridable]
-        left = [one for one in found if one not in over]
+        if not runs_in(environment, release, entries):
+            for review in await _reviews(environment, entries):
+                detail = {"who": review.login, "reviewer": True, "run": review.run}
+                draft = _draft(Kind.ORDER, Action.APPROVE, release, review.comment or "approved on GitHub")
+                entries = (*entries, await ledger.append(draft.model_copy(update={"detail": detail})))
+        found = await in_the_way(environment, release, entries)
+        left = [one for one in found if not (overriding and one.overridable)]
         await _say_that_it_waits(ledger, release, entries, left)
-    return left, over
+    return found
 
 
 async def _reviews(environment: Environment, entries: Sequence[Entry]) -> list[Review]:

@@ -16,34 +16,30 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ci.concurrency import together
-from ci.delivery.helm import pull_chart
 from ci.delivery.lease import Held, at_work
-from ci.delivery.ledger import Action, Draft, Kind, Ledger, alone, open_ledger, promotion_id
+from ci.delivery.ledger import Action, Draft, Kind, Ledger, alone, open_ledger
 from ci.delivery.notify import telling
 from ci.delivery.promotion.everywhere import everywhere, report
-from ci.delivery.promotion.plan import proven
+from ci.delivery.promotion.plan import plans, proven
 from ci.delivery.promotion.run import Harm, Work, run
 from ci.delivery.promotion.states import Goal, left_open, unfinished
 from ci.delivery.promotion.watch import Watch, stood
 from ci.delivery.promotion.waves import brought, ordered, stand
-from ci.delivery.refusals import runs_in
+from ci.delivery.refusals import Code, Refusal, runs_in
 from ci.delivery.results import Outcome, PromotionResult, TargetResult
 from ci.delivery.site import chart_values, open_site
-from ci.environments import Environment, OnHarm, Target, geography, read_environment, read_environments
+from ci.environments import Environment, OnHarm, Target, read_environment, read_environments
 from ci.errors import PolicyBlocked, SystemUnavailable
-from ci.registry import registry_at
 from ci.release import Release
 from ci.reporting import Reporter
-from ci.supply.availability import Availability, Contents, State, contents, prove, survey
+from ci.supply.availability import Availability
+from pipelines.before import Asked, ask, lack, named
 from pipelines.permission import permitted
-from pipelines.verify import verify
 
 __all__ = ["chosen", "promote"]
 
@@ -56,6 +52,7 @@ async def promote(
     only: str | Sequence[str] | None = None,
     override: str | None = None,
     again: bool = False,
+    plan: str = "",
     reporter: Reporter,
 ) -> PromotionResult:
     """Promote a release through an estate's environments, in their order, up to and with `through`.
@@ -65,19 +62,25 @@ async def promote(
     may not reach the environments before answers for the release being there; for single targets the ledger
     does. A target whose cluster does not answer is left out, and the others go on.
 
-    Returns what happened, gates that failed included (`result.error`). Raises BadInput, or PolicyBlocked for
-    a release that may not go there now (pipelines.permission; `override` is the reason of an emergency) or
-    does not prove what is asked of it (pipelines.verify), before anything is touched; SystemUnavailable or
-    StepFailed when a target's system or installation did not work.
+    Returns what happened, gates that failed included (`result.error`). Raises BadInput, or PolicyBlocked with
+    all that is in the way (pipelines.permission, pipelines.before, as a plan has it; `override` is the reason
+    of an emergency), before anything is touched; SystemUnavailable or StepFailed when a target's system or
+    installation did not work. `plan` is the seal of the plan that this does: the ledger keeps it.
     """
     started = time.monotonic()
     environments = await chosen(release.name, estate, through, only)
     if not (again or only):
         environments = await _not_left(release.name, environments, reporter)
     async with telling(environments, reporter):
-        await permitted(environments, release.name, override=override, reporter=reporter)
-        sources, down = await _check(release, environments, reporter)
-        course = _Course(await _name(release, environments), release, sources, down, reporter)
+        name = await named(release.name, environments)
+        asked: list[Asked] = []
+
+        async def there() -> Sequence[Refusal]:
+            asked.append(await _check(release, environments, name, again=again, reporter=reporter))
+            return [one for one in asked[0].refusals if not one.alone]
+
+        await permitted(environments, release.name, override=override, reporter=reporter, also=there)
+        course = _Course(name, release, asked[0], reporter, plan)
         done: list[TargetResult] = []
         stopped = ""
         for number, environment in enumerate(environments, 1):
@@ -98,21 +101,15 @@ async def promote(
     )
 
 
-Source = Path | Availability
-"""Of an endpoint that has all of a release: the chart, pulled from it. Of another one: what it lacks."""
-
-
 @dataclass(frozen=True)
 class _Course:
     """What a promotion has wherever it is."""
 
     promotion: str
     release: Release
-    sources: Mapping[str, Source]
-    """By the endpoint of a registry."""
-    down: Mapping[str, str]
-    """Targets that do not answer, and what was said of that."""
+    asked: Asked
     reporter: Reporter
+    plan: str
 
     def draft(self, kind: Kind, action: Action, **more: Any) -> Draft:
         return Draft(
@@ -178,16 +175,6 @@ async def _not_left(
         else:
             kept.append(environment)
     return (*kept, *environments[-1:])
-
-
-async def _name(release: Release, environments: Sequence[Environment]) -> str:
-    """The name of this promotion: that of one of this release which came to no end, or else a new one."""
-    begun: list[str] = []
-    for environment in environments:
-        async with open_ledger(environment) as ledger:
-            left = unfinished(await ledger.entries())
-        begun += [name for name, what in left.items() if what == release.name]
-    return max(begun, default=promotion_id())
 
 
 async def _promote(course: _Course, environment: Environment) -> tuple[list[TargetResult], str]:
@@ -317,7 +304,7 @@ async def _begin(course: _Course, environment: Environment, ledger: Ledger) -> N
     """
     left = unfinished(await ledger.entries())
     for region, target in environment.targets.items() if set(left) - {course.promotion} else ():
-        if target.name not in course.down:
+        if not course.asked.places[target.name].silent:
             async with open_site(environment, region) as site:
                 there = await at_work(site.cluster, target.namespace)
             if there is not None and there.promotion in set(left) - {course.promotion}:
@@ -327,8 +314,11 @@ async def _begin(course: _Course, environment: Environment, ledger: Ledger) -> N
             over = course.draft(Kind.OUTCOME, Action.FINISH, release=what, result="superseded")
             reason = f"{course.release.name} is promoted"
             await ledger.append(over.model_copy(update={"promotion": name, "reason": reason}))
+    detail = {"plan": course.plan} if course.plan else {}
     if course.promotion not in left:
-        await ledger.append(course.draft(Kind.INTENT, Action.START))
+        await ledger.append(course.draft(Kind.INTENT, Action.START, detail=detail))
+    elif course.plan and course.plan not in plans(await ledger.entries(), course.promotion):
+        await ledger.append(course.draft(Kind.NOTE, Action.START, detail=detail))
 
 
 def _waits(done: Iterable[TargetResult]) -> bool:
@@ -377,11 +367,9 @@ async def _promote_target(
     course: _Course, environment: Environment, region: str, harm: Harm, ledger: Ledger
 ) -> TargetResult:
     target, release = environment.target(region), course.release
-    source = course.sources[target.registry]
-    if target.name in course.down:
-        return await _not_there(course, target, course.down[target.name], ledger)
-    if isinstance(source, Availability):
-        return await _not_there(course, target, _lack(source), ledger)
+    source = course.asked.sources[target.registry]
+    if isinstance(source, Availability) or course.asked.places[target.name].why:
+        return await _not_there(course, target, course.asked.places[target.name].why, ledger)
     goal = Goal(
         promotion=course.promotion,
         target=target.name,
@@ -416,79 +404,30 @@ async def _not_there(course: _Course, target: Target, reason: str, ledger: Ledge
 
 
 async def _check(
-    release: Release, environments: Sequence[Environment], reporter: Reporter
-) -> tuple[dict[str, Source], dict[str, str]]:
+    release: Release, environments: Sequence[Environment], name: str, *, again: bool, reporter: Reporter
+) -> Asked:
     """Everything that a promotion needs is there, before anything is touched.
 
-    Returns sources by endpoint, and what is wrong with the targets that do not answer. A region whose own
-    endpoint has not got all of the release is left out; SystemUnavailable when none has, or none answers.
+    A region that does not answer, or whose own endpoint has not got all of the release, is left out;
+    SystemUnavailable when none answers, or none has.
     """
-    targets = [target for environment in environments for target in environment.targets.values()]
-    home = geography(environments).home
     with reporter.step(f"check {release.name} in every target") as step:
-
-        async def fetch(endpoint: str, wanted: Contents) -> Source:
-            async with registry_at(endpoint) as registry:
-                found = await prove(registry, wanted)
-                return await pull_chart(registry, release.chart) if found.state is State.THERE else found
-
-        async def silent(environment: Environment, region: str) -> SystemUnavailable | None:
-            try:
-                async with open_site(environment, region) as site:
-                    await site.cluster.version()
-                    await site.prometheus.instant("vector(1)")
-                return None
-            except SystemUnavailable as error:
-                return error
-
-        endpoints = sorted({target.registry for target in targets})
-        wanted = await _wanted(release, home, reporter)
-        found = await together(fetch(endpoint, wanted) for endpoint in endpoints)
-        answers = await together(
-            silent(environment, region) for environment in environments for region in environment.targets
-        )
-        down = {one.name: error for one, error in zip(targets, answers, strict=True) if error is not None}
-        if len(down) == len(targets):
+        asked = await ask(release, environments, promotion=name, again=again, reporter=reporter)
+        down = {name: one.silent for name, one in asked.places.items() if one.silent is not None}
+        if len(down) == len(asked.places):
             raise next(iter(down.values()))
-        lacking = {one.endpoint: one for one in found if isinstance(one, Availability)}
-        reached = [one for one in (_without(each, lacking) for each in environments) if one.targets]
-        verified = await verify(release, reached or environments)
-        if verified.error is not None:
-            raise verified.error
-        if not reached:
+        others = [one for one in asked.refusals if not one.alone and one.code != Code.UNSIGNED]
+        if asked.unproven is not None and not (others and isinstance(asked.unproven, PolicyBlocked)):
+            raise asked.unproven
+        there = len(asked.sources) - len(asked.lacking)
+        if not there and asked.unproven is None:
             raise SystemUnavailable(
-                f"{release.name} is in none of the registries: {'; '.join(map(_lack, lacking.values()))}",
+                f"{release.name} is in none of the registries: {'; '.join(map(lack, asked.lacking))}",
                 hint="va registry status says what is missing; va ship publishes it again",
             )
-        there = len(endpoints) - len(lacking)
         step.say(f"{len(release.images)} images and the chart verified in {there} registries")
-    for one in lacking.values():
-        reporter.note(f"{_lack(one)}: nothing is promoted to its region")
-    for name, error in down.items():
-        reporter.note(f"{name}: {error.message}: nothing is promoted there")
-    return dict(zip(endpoints, found, strict=True)), {name: error.message for name, error in down.items()}
-
-
-def _without(environment: Environment, lacking: Collection[str]) -> Environment:
-    """Its targets whose endpoint is none of these."""
-    targets = {name: one for name, one in environment.targets.items() if one.registry not in lacking}
-    return environment.model_copy(update={"targets": targets})
-
-
-async def _wanted(release: Release, home: str, reporter: Reporter) -> Contents:
-    """All that has to be in a region: what the release names, and what home lists as attached to it."""
-    wanted = contents(release)
-    try:
-        async with registry_at(home) as registry:
-            return await survey(registry, wanted)
-    except SystemUnavailable as error:
-        # The other regions need no home to run what they have.
-        reporter.note(f"{error}: only what the release itself names is asked for")
-        return wanted
-
-
-def _lack(found: Availability) -> str:
-    if found.state is State.DOWN:
-        return found.problem
-    missing = ", ".join(found.missing[:2]) + (" and more" if len(found.missing) > 2 else "")
-    return f"{found.endpoint} lacks {len(found.missing)} of its parts ({missing})"
+    for one in asked.lacking:
+        reporter.note(f"{lack(one)}: nothing is promoted to its region")
+    for target, error in down.items():
+        reporter.note(f"{target}: {error.message}: nothing is promoted there")
+    return asked

@@ -67,15 +67,25 @@ async def rollback(
             errors |= failed
     if (wrong := report(results, errors, reporter)) is not None:
         raise wrong
-    if not results:
+    releases = {result.release for result in results} or await _known([one for one, _ in places], promotion)
+    if not releases:
         raise BadInput(f"no promotion {what} is known", hint="va history lists them")
     return PromotionResult(
-        release=", ".join(sorted({result.release for result in results})),
+        release=", ".join(sorted(releases)),
         estate=estate,
         targets=tuple(results),
         seconds=time.monotonic() - started,
         promotion=promotion,
     )
+
+
+async def _known(environments: Iterable[Environment], promotion: str) -> set[str]:
+    """The release of a promotion that went to no target before it was stopped; none where nobody knows it."""
+    found: set[str] = set()
+    for environment in environments if promotion else ():
+        async with open_ledger(environment) as ledger:
+            found |= {entry.release for entry in await ledger.entries(promotion=promotion) if entry.release}
+    return found
 
 
 @dataclass(frozen=True)
@@ -111,9 +121,10 @@ async def _undo(
                 for region in regions
             }
         )
-        for name, release in unfinished(entries).items() if regions and not errors else ():
+        for name, release in unfinished(entries).items() if not errors else ():
             ended = whole or not left_open(await ledger.entries(), name)
-            if ended and wanted.promotion in (None, name):
+            # One that went to no target has nothing to take back, and ends all the same.
+            if ended and (name == wanted.promotion or (regions and wanted.promotion is None)):
                 over = Draft(
                     promotion=name, kind=Kind.OUTCOME, action=Action.FINISH, release=release,
                     result="not done", reason=wanted.reason,

@@ -117,6 +117,8 @@ class World:
         self.done: list[str] = []
         """What Helm installed to its end."""
         self.prometheus_down = False
+        self.renders: Callable[[Mapping[str, Any]], str] = lambda values: ""
+        """The manifest of a chart with these values."""
         self.on: Callable[[str], None] = lambda event: None
         """Called with each event as it is logged, and in the middle of what Helm does."""
 
@@ -286,6 +288,7 @@ class Place:
             description=description,
             values=values,
             tests=self.tests,
+            manifest=self.world.renders(values),
         )
         self.revisions[name] = [*before, made]
         self.world.on(f"{what}: in the middle")

@@ -10,6 +10,7 @@ import typer
 from ci.commands.answers import answer, ended, failing
 from ci.commands.machine import needs_platform
 from ci.commands.options import Estate, Json, ReleaseName, Reports, check_only
+from ci.errors import BadInput, Place
 
 if TYPE_CHECKING:
     from ci.delivery.ledger import Entry
@@ -40,18 +41,27 @@ Again = Annotated[
 
 
 def promote(
+    context: typer.Context,
     release: ReleaseName = "latest",
     to: Annotated[
         str | None, typer.Option(help="The last environment on the way; all of the estate's when left out.")
     ] = None,
     only: OnlyTargets = None,
     planned: Annotated[
-        Path | None, typer.Option("--plan", help="Do exactly what this plan of `va plan --out` says.")
+        Path | None,
+        typer.Option(
+            "--plan",
+            help="Do exactly what this plan of `va plan --out` says, which names release and places itself; "
+            "8, and what moved since, where that is not what would be done.",
+        ),
     ] = None,
     again: Again = False,
     override: Annotated[
         str | None,
-        typer.Option(help="In an emergency: why freezes, hours and soak do not count. It is kept."),
+        typer.Option(
+            help="In an emergency: why freezes, hours, soak, drift, a downgrade and what another promotion "
+            "left do not count. It is kept."
+        ),
     ] = None,
     estate: Estate = "local",
     json: Json = False,
@@ -71,22 +81,52 @@ def promote(
     async def flow(reporter: Reporter) -> PromotionResult:
         check_only(to, only)
         if planned is None:
-            found, through, where, whole = find_release(release), to, only, again
-        else:
-            wanted = read_plan(planned)
-            found, through, where, whole = (
-                find_release(wanted.release),
-                wanted.to,
-                [*wanted.only],
-                wanted.again,
-            )
-            now = await look_again(found, estate, through=through, only=where, again=whole, reporter=reporter)
-            as_planned(wanted, now)
-        return await pipeline(
-            found, estate, through=through, only=where, again=whole, override=override, reporter=reporter
+            return await pipeline(
+                find_release(release), estate, through=to, only=only, again=again, override=override,
+                reporter=reporter,
+            )  # fmt: skip
+        wanted = read_plan(planned)
+        _agrees(context, planned, wanted)
+        found, where = find_release(wanted.release), [*wanted.only] or None
+        now = await look_again(
+            found, wanted.estate, through=wanted.to, only=where, again=wanted.again, reporter=reporter
         )
+        await as_planned(wanted, now)
+        return await pipeline(
+            found, wanted.estate, through=wanted.to, only=where, again=wanted.again, override=override,
+            plan=wanted.seal, reporter=reporter,
+        )  # fmt: skip
 
     ended(answer(flow, json=json, show=summary))
+
+
+def _agrees(context: typer.Context, file: Path, plan: Plan) -> None:
+    """BadInput when what was said beside a plan is not what the plan says."""
+    from ci.release import find_release
+
+    said = {
+        name: value
+        for name, value in context.params.items()
+        if (source := context.get_parameter_source(name)) is not None
+        and source.name in ("COMMANDLINE", "ENVIRONMENT")
+    }
+    differs = []
+    if "release" in said and (name := find_release(said["release"]).name) != plan.release:
+        differs.append(f"the release {name}, not {plan.release}")
+    if "estate" in said and said["estate"] != plan.estate:
+        differs.append(f"--estate {said['estate']}, not {plan.estate}")
+    if "to" in said and said["to"] != plan.to:
+        differs.append(f"--to {said['to']}, not {plan.to or 'all environments'}")
+    if "only" in said and sorted(said["only"]) != sorted(plan.only):
+        differs.append(f"--only {', '.join(said['only'])}, not {', '.join(plan.only) or 'all targets'}")
+    if said.get("again") and not plan.again:
+        differs.append("--again, which it does without")
+    if differs:
+        raise BadInput(
+            f"beside the plan stands {'; and '.join(differs)}",
+            place=Place(file=file),
+            hint="leave it out: a plan says itself what it is of; va plan makes another",
+        )
 
 
 def plan(
@@ -99,13 +139,16 @@ def plan(
     out: Annotated[
         Path | None, typer.Option(help="Write the plan there: va promote --plan does exactly that.")
     ] = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Show each line that the rendered manifests differ in.")
+    ] = False,
     estate: Estate = "local",
     json: Json = False,
 ) -> None:
     """Show what a promotion would do now, and what stands in its way. Nothing is touched.
 
-    Each target in its wave: what changes, its gates and how long they need at the traffic of now. Exit code 8
-    when something refuses it.
+    Each target in its wave: images by digest, values, replicas and manifests that change, its gates and how
+    long they need at the traffic of now. Exit code 8 when something refuses it.
 
     Example: va plan latest --to prod --out plan.json
     """
@@ -122,7 +165,7 @@ def plan(
             write_whole(out, made.model_dump_json(indent=2).encode() + b"\n")
         return made
 
-    if answer(flow, json=json, show=plan_page).refusals:
+    if answer(flow, json=json, show=lambda made: plan_page(made, diff)).refusals:
         raise typer.Exit(8)
 
 

@@ -90,13 +90,22 @@ async def lint(folder: Path, values: Mapping[str, Any], *, helm: Path) -> None:
 
 
 async def render(
-    folder: Path, values: Mapping[str, Any], *, name: str, helm: Path, namespace: str = "default"
+    chart: Path,
+    values: Mapping[str, Any],
+    *,
+    name: str,
+    helm: Path,
+    namespace: str = "default",
+    hooks: bool = True,
 ) -> str:
-    """The manifests of the chart in `folder` with these values, as YAML; StepFailed shows Helm's words."""
+    """The manifests of a chart (its folder, or its package) with these values, as YAML.
+
+    Without `hooks` they are what Helm keeps as a release's manifest. StepFailed shows Helm's words.
+    """
     done = await run(
         helm,
-        *("template", name, folder, "--values", "-", "--kube-version", "1.34.0"),
-        *("--namespace", namespace),
+        *("template", name, chart, "--values", "-", "--kube-version", "1.34.0"),
+        *("--namespace", namespace, *(() if hooks else ("--no-hooks",))),
         stdin=json.dumps(values),
         failure=StepFailed,
     )

@@ -28,6 +28,7 @@ from pyhelm3.errors import ReleaseNotFoundError
 from ci import places, tools
 from ci.delivery.fence import TAKEN_OVER
 from ci.delivery.lease import LeaseLost
+from ci.delivery.masked import masked
 from ci.delivery.revisions import BACK, FENCE, Revision, Values
 from ci.errors import BadInput, StepFailed, SystemUnavailable
 from ci.registry import Registry, digest_of
@@ -204,10 +205,14 @@ def _write_chart(chart: Mapping[str, Any], folder: Path) -> None:
 
 
 def changes(before: Values, after: Values) -> tuple[str, ...]:
-    """What differs between two sets of values: `images.api.digest: sha256:… -> sha256:…`, one line each."""
+    """What differs between two sets of values: `images.api.digest: sha256:… -> sha256:…`, one line each.
+
+    Of a secret it is told that it differs.
+    """
     return tuple(
-        f"{key}: {_shown(old)} -> {_shown(new)}"
-        for key, old, new in _differences(dict(before), dict(after), "")
+        f"{path}: {_shown(masked(old, key=key))} -> {_shown(masked(new, key=key))}"
+        for path, old, new in _differences(dict(before), dict(after), "")
+        for key in [path.rpartition(".")[2]]
     )
 
 

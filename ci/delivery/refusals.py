@@ -1,4 +1,4 @@
-"""Why a release may not go into an environment now: freezes, hours, soak and approvals, as data.
+"""Why a release may not go into an environment now, as data; and of that, freezes, hours, soak and approvals.
 
     found = refusals(prod, release.name, entries, now, promoter="anna", before=those_of_staging)
     raise blocked(found)                         # PolicyBlocked: each in a line, the first one's next command
@@ -23,13 +23,16 @@ from ci.environments import Environment
 from ci.errors import PolicyBlocked
 from ci.windows import covering, opens, said, span
 
-__all__ = ["Code", "Refusal", "approvers", "blocked", "refusals", "runs_in", "soaks_in", "waits"]
+__all__ = [
+    "EMERGENCY", "Code", "Refusal", "approvers", "blocked", "overridden", "promoting", "refusals", "runs_in",
+    "soaks_in", "waits",
+]  # fmt: skip
 
 
 _BACK = ("rolled back", "failed", "stopped", "aborted")
 """How a promotion ends on a target that has not got the release then."""
 _ENDS = (Action.FINISH, Action.TAKEN_OVER)
-_EMERGENCY = 'in an emergency now, with --override "REASON"'
+EMERGENCY = 'in an emergency now, with --override "REASON"'
 
 
 class Code(StrEnum):
@@ -39,6 +42,16 @@ class Code(StrEnum):
     OUTSIDE_HOURS = "outside-hours"
     NOT_SOAKED = "not-soaked"
     NOT_APPROVED = "not-approved"
+    NOT_VERIFIED = "not-verified"
+    """It was not proven in the environment before."""
+    UNSIGNED = "unsigned"
+    """It does not prove what is asked of it."""
+    NOT_REPLICATED = "not-replicated"
+    DRIFT = "drift"
+    """Somebody changed what Helm installed."""
+    UNFINISHED = "unfinished"
+    """Another promotion has not come to its end there."""
+    DOWNGRADE = "downgrade"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,8 @@ class Refusal:
     """When it is over by itself, where that is known."""
     overridable: bool = False
     """Whether an emergency, with its reason, is let through."""
+    alone: bool = False
+    """Whether that place alone is left out, and the others go on."""
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}"
@@ -74,9 +89,14 @@ def refusals(
     both in their order. `promoter` is the login of whoever promotes (ci.delivery.ledger.person).
     """
     found = [*_closed(environment, release, now), *_too_early(environment, release, before, now)]
-    if _standing(release, entries, Kind.ORDER, Action.OVERRIDE):
+    if overridden(release, entries):
         found = []
     return (*found, *_not_approved(environment, release, entries, promoter))
+
+
+def overridden(release: str, entries: Sequence[Entry]) -> bool:
+    """Whether somebody has answered for it that this promotion of that release cannot wait."""
+    return bool(_standing(release, entries, Kind.ORDER, Action.OVERRIDE))
 
 
 def soaks_in(environment: Environment) -> str | None:
@@ -136,7 +156,7 @@ def _closed(environment: Environment, release: str, now: datetime) -> Iterator[R
         code=Code.FROZEN if frozen else Code.OUTSIDE_HOURS,
         place=environment.name,
         reason=f"frozen {moment}: {'; '.join(why)}" if frozen else f"closed {moment}: only {only}",
-        next_command=f"{_again(environment, release)}, when it is over; {_EMERGENCY}",
+        next_command=f"{promoting(environment, release)}, when it is over; {EMERGENCY}",
         until=until,
         overridable=True,
     )
@@ -158,13 +178,13 @@ def _too_early(
     if times and all(each[-1][1] == now for each in times.values()):
         until = max(each[-1][0] for each in times.values()) + longest
         had = f"it has run in {place} for {_had(ran)}, {asked}: {span(until - now)} more"
-        then = f"{_again(environment, release)}, in {span(until - now)}; {_EMERGENCY}"
+        then = f"{promoting(environment, release)}, in {span(until - now)}; {EMERGENCY}"
     else:
         until = None
         back = any(_is_back(entry) and entry.release == release for entry in before)
         gone = f"it was rolled back from {place}" if back else f"it does not run in {place}"
         had = f"{f'it ran in {place} for {_had(ran)}' if times else gone}, {asked}"
-        then = f"{_again(environment, release, place)}; {_EMERGENCY}"
+        then = f"{promoting(environment, release, place)}; {EMERGENCY}"
     yield Refusal(
         code=Code.NOT_SOAKED,
         place=environment.name,
@@ -206,7 +226,8 @@ def _had(length: timedelta) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
-def _again(environment: Environment, release: str, to: str | None = None) -> str:
+def promoting(environment: Environment, release: str, to: str | None = None) -> str:
+    """The command that promotes a release to an environment of that estate, its own or the one of a name."""
     estate = "" if environment.estate == "local" else f" --estate {environment.estate}"
     return f"va promote {release} --to {to or environment.name}{estate}"
 

@@ -21,7 +21,8 @@ from promotion_world import release
 
 from ci.delivery.guard import Acted
 from ci.delivery.ledger import Action, Entry, Kind, Problem, Verified, promotion_id
-from ci.delivery.promotion.plan import Change, Plan, PlannedTarget, Refused
+from ci.delivery.promotion.plan import Change, Plan, PlannedTarget
+from ci.delivery.refusals import Refusal
 from ci.delivery.results import Outcome, PromotionResult, Requests, StepResult, TargetResult, TargetStatus
 from ci.environments import Environment, read_environments
 from ci.errors import GateFailed, PipelineError, StepFailed
@@ -281,7 +282,7 @@ def test_what_an_interrupted_one_left_under_way_is_taken_back_first(world: World
 
 
 def refused(plan: Plan) -> Plan:
-    stands = Refused(code="freeze", place="prod", reason="nobody works", next_command="va plan later")
+    stands = Refusal(code="freeze", place="prod", reason="nobody works", next_command="va plan later")
     return plan.model_copy(update={"refusals": (stands,)})
 
 

@@ -19,7 +19,7 @@ from ci.delivery.ledger import Action, Entry, Event, Kind, open_ledger, person, 
 from ci.environments import Environment
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
 from ci.reporting import SilentReporter
-from pipelines import permission
+from pipelines import before, permission
 from pipelines import promote as flow
 
 ALWAYS = [{"when": "daily UTC", "why": "stock-taking"}]
@@ -53,8 +53,8 @@ def entries(environment: Environment) -> tuple[Entry, ...]:
 def test_nothing_is_touched_in_a_freeze(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = place(freezes=ALWAYS)
     monkeypatch.setattr(flow, "read_environments", lambda estate, through=None: (place("dev"), frozen))
-    monkeypatch.setattr(flow, "open_site", lambda *_: pytest.fail("a cluster is asked"))
-    monkeypatch.setattr(flow, "registry_at", lambda *_: pytest.fail("a registry is asked"))
+    monkeypatch.setattr(before, "open_site", lambda *_: pytest.fail("a cluster is asked"))
+    monkeypatch.setattr(before, "registry_at", lambda *_: pytest.fail("a registry is asked"))
 
     with pytest.raises(PolicyBlocked, match="prod: frozen with no end in sight: stock-taking") as blocked:
         asyncio.run(flow.promote(release("r2"), "local", reporter=SilentReporter()))

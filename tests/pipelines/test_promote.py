@@ -10,7 +10,6 @@ from promotion_world import AnyRegistry, World, environment, release
 
 from ci.delivery import lease
 from ci.delivery.findings import Verdict
-from ci.delivery.lease import Held
 from ci.delivery.ledger import Action, Entry, Kind, open_named
 from ci.delivery.promotion import run as loop
 from ci.delivery.results import Outcome, PromotionResult
@@ -26,7 +25,7 @@ from ci.errors import (
 )
 from ci.reporting import SilentReporter
 from ci.supply.verification import Check
-from pipelines import orders
+from pipelines import before, orders
 from pipelines import promote as flow
 from pipelines import rollback as back
 from pipelines.verify import Verification, Verified
@@ -40,11 +39,12 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     made.fails_every = {"bad": 10}
     monkeypatch.setenv("VA_STATE", str(tmp_path))
     monkeypatch.setattr(lease, "_LEFT", set())  # this world's fences begin anew
-    monkeypatch.setattr(flow, "open_site", made.open_site)
+    for module in (flow, before):
+        monkeypatch.setattr(module, "open_site", made.open_site)
     monkeypatch.setattr(back, "open_site", made.open_site)
-    monkeypatch.setattr(flow, "registry_at", AnyRegistry)
-    monkeypatch.setattr(flow, "survey", AnyRegistry.known)
-    monkeypatch.setattr(flow, "prove", AnyRegistry.has)
+    monkeypatch.setattr(before, "registry_at", AnyRegistry)
+    monkeypatch.setattr(before, "survey", AnyRegistry.known)
+    monkeypatch.setattr(before, "prove", AnyRegistry.has)
     monkeypatch.setattr(loop, "SMOKE_SECONDS", 0.03)
     monkeypatch.setattr(loop, "SMOKE_RATE", 500)
 
@@ -54,18 +54,18 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     async def proven(wanted, environments) -> Verification:
         return Verification(release=wanted.name, digest=wanted.chart.digest, places=())
 
-    monkeypatch.setattr(flow, "pull_chart", chart)
-    monkeypatch.setattr(flow, "verify", proven)
+    monkeypatch.setattr(before, "pull_chart", chart)
+    monkeypatch.setattr(before, "verify", proven)
     return made
 
 
 @pytest.fixture
 def promote(monkeypatch: pytest.MonkeyPatch):
-    async def run(wanted, *environments: Environment) -> PromotionResult:
+    async def run(wanted, *environments: Environment, override: str | None = None) -> PromotionResult:
         chosen = environments or (environment(),)
         monkeypatch.setattr(flow, "read_environments", lambda estate, through=None: chosen)
         monkeypatch.setattr(back, "read_environment", lambda estate, name: chosen[0])
-        return await flow.promote(wanted, "test", reporter=SilentReporter())
+        return await flow.promote(wanted, "test", override=override, reporter=SilentReporter())
 
     return run
 
@@ -330,12 +330,17 @@ def test_after_ctrl_c_in_any_stage_stable_has_all_traffic_and_the_next_run_goes_
     assert events()[-1] == "finish promoted"
 
 
-def test_a_canary_of_another_release_is_removed_first(world: World, promote) -> None:
+def test_a_canary_of_another_release_stands_in_the_way_and_in_an_emergency_is_removed_first(
+    world: World, promote
+) -> None:
     asyncio.run(promote(GOOD))
     asyncio.run(promote(BAD, environment("prod", deadline="0s")))
     world.log.clear()
+    with pytest.raises(PolicyBlocked, match="of bad has not come to its end"):
+        asyncio.run(promote(BETTER))
+    assert world.log == []
 
-    result = asyncio.run(promote(BETTER))
+    result = asyncio.run(promote(BETTER, override="calls drop, this mends them"))
 
     assert [target.outcome for target in result.targets] == [Outcome.PROMOTED]
     assert world.log[:2] == ["prod/eastus uninstall voice-canary", "prod/eastus install voice-canary better"]
@@ -372,7 +377,7 @@ def test_a_release_that_is_refused_touches_nothing(world: World, promote, monkey
         place = Verified(endpoint="127.0.0.1:5501", environments=("prod",), checks=(check,))
         return Verification(release=wanted.name, digest=wanted.chart.digest, places=(place,))
 
-    monkeypatch.setattr(flow, "verify", refused)
+    monkeypatch.setattr(before, "verify", refused)
 
     with pytest.raises(PolicyBlocked, match="signature of fastapi-backend: it is not signed"):
         asyncio.run(promote(GOOD))
@@ -482,7 +487,7 @@ def test_a_target_that_somebody_else_works_on_is_not_touched(world: World, promo
         lambda: promote(GOOD),
         lambda: back.rollback("test", "prod/eastus", reporter=SilentReporter()),
     ):
-        with pytest.raises(Held, match="va-prod-eastus is being worked on by bert on build-2 since"):
+        with pytest.raises(PolicyBlocked, match="va-prod-eastus is being worked on by bert on build-2 since"):
             asyncio.run(work())
     assert world.log == [] and events()[-1] == "finish promoted"
 
@@ -696,7 +701,7 @@ def test_a_second_promoter_that_is_refused_leaves_the_first_as_it_is(
     place.held["metadata"]["annotations"] = {"va.dev/promotion": first}
     before = len(entries())
 
-    with pytest.raises(Held, match="bert on build-2"):
+    with pytest.raises(PolicyBlocked, match="bert on build-2"):
         asyncio.run(promote(BAD))
 
     assert len(entries()) == before

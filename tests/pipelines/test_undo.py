@@ -23,6 +23,7 @@ from ci.environments import Environment
 from ci.errors import PipelineError, StepFailed, SystemUnavailable
 from ci.release import Release
 from ci.reporting import SilentReporter
+from pipelines import before
 from pipelines import promote as flow
 from pipelines import rollback as back
 from pipelines.verify import Verification
@@ -45,11 +46,12 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     made = World()
     made.fails_every = {"bad": 10}
     monkeypatch.setenv("VA_STATE", str(tmp_path))
-    monkeypatch.setattr(flow, "open_site", made.open_site)
+    for module in (flow, before):
+        monkeypatch.setattr(module, "open_site", made.open_site)
     monkeypatch.setattr(back, "open_site", made.open_site)
-    monkeypatch.setattr(flow, "registry_at", AnyRegistry)
-    monkeypatch.setattr(flow, "survey", AnyRegistry.known)
-    monkeypatch.setattr(flow, "prove", AnyRegistry.has)
+    monkeypatch.setattr(before, "registry_at", AnyRegistry)
+    monkeypatch.setattr(before, "survey", AnyRegistry.known)
+    monkeypatch.setattr(before, "prove", AnyRegistry.has)
     monkeypatch.setattr(loop, "SMOKE_SECONDS", 0.03)
     monkeypatch.setattr(loop, "SMOKE_RATE", 500)
 
@@ -59,8 +61,8 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     async def proven(wanted: Release, _: object) -> Verification:
         return Verification(release=wanted.name, digest=wanted.chart.digest, places=())
 
-    monkeypatch.setattr(flow, "pull_chart", chart)
-    monkeypatch.setattr(flow, "verify", proven)
+    monkeypatch.setattr(before, "pull_chart", chart)
+    monkeypatch.setattr(before, "verify", proven)
     return made
 
 
@@ -75,8 +77,10 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     return these
 
 
-def promote(wanted: Release, reporter: Notes | None = None) -> PromotionResult:
-    return asyncio.run(flow.promote(wanted, "test", reporter=reporter or Notes()))
+def promote(
+    wanted: Release, reporter: Notes | None = None, *, override: str | None = None
+) -> PromotionResult:
+    return asyncio.run(flow.promote(wanted, "test", override=override, reporter=reporter or Notes()))
 
 
 def rollback(what: str = "prod", reporter: Notes | None = None) -> PromotionResult:
@@ -318,7 +322,7 @@ def test_what_failed_is_never_what_another_promotion_goes_back_to(
         with pytest.raises(SystemUnavailable):
             promote(BAD)
     assert runs(place) == "bad"
-    promote(BETTER)
+    promote(BETTER, override="the users are on a release that fails")
     assert runs(place) == "better"
     rollback()
     assert runs(place) == "good"

@@ -17,7 +17,16 @@ cluster, the ledger says what was decided.
 
 from ci.delivery.ledger.chain import Damaged, Problem
 from ci.delivery.ledger.entry import Action, Draft, Entry, Kind, promotion_id
-from ci.delivery.ledger.history import Figures, Promotion, Went, figures, left_by, meant, promotions
+from ci.delivery.ledger.history import (
+    Figures,
+    Promotion,
+    Went,
+    committed,
+    figures,
+    left_by,
+    meant,
+    promotions,
+)
 from ci.delivery.ledger.ledger import Conflict, Ledger
 from ci.delivery.ledger.opening import (
     Verified,
@@ -49,6 +58,7 @@ __all__ = [
     "Verified",
     "Went",
     "alone",
+    "committed",
     "figures",
     "folder",
     "inspect_all",

@@ -26,7 +26,7 @@ from ci.complaints import did_you_mean
 from ci.delivery.ledger.entry import Action, Entry, Kind
 from ci.errors import BadInput
 
-__all__ = ["Figures", "Promotion", "Went", "figures", "left_by", "meant", "promotions"]
+__all__ = ["Figures", "Promotion", "Went", "committed", "figures", "left_by", "meant", "promotions"]
 
 _BACK = "rolled back"
 _OF_EVENTS = {
@@ -158,7 +158,7 @@ def _figures(environment: str, all_of_them: Sequence[Went], since: datetime, unt
         if one.ended and since <= one.ended <= until and one.result in _COUNTED and one.targets
     ]
     failed = [one for one in ended if one.result in _FAILED]
-    leads = [_seconds(_committed(one.release), one.promoted) for one in deployed]
+    leads = [_seconds(committed(one.release), one.promoted) for one in deployed]
     restored = [_seconds(one.failure_seen, one.restored) for one in failed]
     return Figures(
         environment=environment,
@@ -184,7 +184,7 @@ def _seconds(since: datetime | None, until: datetime | None) -> float | None:
     return (until - since).total_seconds() if since and until and until >= since else None
 
 
-def _committed(release: str) -> datetime | None:
+def committed(release: str) -> datetime | None:
     """The commit's time, which a release's name begins with."""
     found = re.match(r"(\d{8}-\d{6})-", release)
     try:

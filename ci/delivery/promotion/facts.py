@@ -23,7 +23,7 @@ from ci.delivery.revisions import Revision, newest
 from ci.delivery.tracks import CANARY, SPLIT, STABLE
 from ci.errors import SystemUnavailable
 
-__all__ = ["Drift", "Facts", "canary_ready", "differences", "drift", "look"]
+__all__ = ["Drift", "Facts", "canary_ready", "differences", "drift", "look", "scaled", "things"]
 
 _Object = Mapping[str, Any]
 _CLUSTERWIDE = frozenset({"PriorityClass", "Namespace", "ClusterRole", "ClusterRoleBinding"})
@@ -96,7 +96,7 @@ class Drift:
 
 async def drift(cluster: Cluster, namespace: str, revisions: Iterable[Revision | None]) -> tuple[Drift, ...]:
     """Where the cluster has not got what these revisions installed. What may not be read is not judged."""
-    wanted = [thing for one in revisions if one is not None for thing in _things(one.manifest)]
+    wanted = [thing for one in revisions if one is not None for thing in things(one.manifest)]
     paths = sorted({_path(thing, namespace) for thing in wanted})
 
     async def listed(path: str) -> Mapping[str, _Object] | None:
@@ -119,9 +119,9 @@ def differences(
     wanted: Iterable[_Object], found: Mapping[str, Mapping[str, _Object]], namespace: str
 ) -> Iterator[Drift]:
     """What of `wanted` is not so in what was `found`: by the path of its kind, by name. Pure."""
-    things = list(wanted)
-    bounds = dict(filter(None, map(_bounds, things)))
-    for thing in things:
+    objects = list(wanted)
+    bounds = dict(filter(None, map(scaled, objects)))
+    for thing in objects:
         path, name = _path(thing, namespace), thing["metadata"]["name"]
         if path not in found:
             continue
@@ -161,7 +161,7 @@ def _replicas(words: str, wanted: _Object, there: _Object, bounds: tuple[int, in
         yield Drift(thing=words, what="replicas", wanted=str(asked), found=str(now))
 
 
-def _bounds(thing: _Object) -> tuple[tuple[str, str], tuple[int, int]] | None:
+def scaled(thing: _Object) -> tuple[tuple[str, str], tuple[int, int]] | None:
     """Whose replicas an autoscaler decides, and between what: Kubernetes' own, or KEDA's."""
     spec = thing.get("spec") or {}
     of = spec.get("scaleTargetRef") or {}
@@ -175,12 +175,13 @@ def _bounds(thing: _Object) -> tuple[tuple[str, str], tuple[int, int]] | None:
 
 
 @lru_cache(maxsize=64)
-def _things(manifest: str) -> tuple[_Object, ...]:
+def things(manifest: str) -> tuple[_Object, ...]:
+    """The objects of a manifest, as Helm keeps one or renders it."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it takes a tenth of the time
     try:
         found = list(yaml.load_all(manifest, Loader=loader))
     except yaml.YAMLError as error:
-        raise SystemUnavailable("the manifest that Helm keeps of a release is no YAML") from error
+        raise SystemUnavailable("a manifest of Helm's is no YAML") from error
     return tuple(one for one in found if isinstance(one, dict) and one.get("kind") and one.get("metadata"))
 
 

@@ -1,0 +1,99 @@
+"""What stands in the way of a promotion besides the policy of an environment, as data: of its targets. Pure.
+
+What its own promotion has begun is never in its way: the same command goes on there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ci.delivery.lease import Held
+from ci.delivery.ledger import Action, Entry, Kind, committed
+from ci.delivery.promotion.facts import Drift
+from ci.delivery.promotion.states import unfinished
+from ci.delivery.refusals import EMERGENCY, Code, Refusal, promoting
+from ci.environments import Environment, Target
+
+__all__ = ["at_work", "downgrade", "drifted", "others"]
+
+
+def others(environment: Environment, release: str, entries: Sequence[Entry]) -> dict[str, Refusal]:
+    """The promotions of other releases that have come to no end there, by name: this one would end them.
+
+    Not one that only waits for a region's registry or cluster: what it has begun has ended, and a region that
+    is down keeps no fix from the others.
+    """
+    lacks = {
+        entry.promotion: entry.result == "partly"
+        for entry in entries
+        if not entry.target and entry.action is Action.FINISH and entry.kind is Kind.OUTCOME
+    }
+    found = {}
+    for name, what in unfinished(entries).items():
+        if what != release and not lacks.get(name):
+            estate = "" if environment.estate == "local" else f" --estate {environment.estate}"
+            found[name] = Refusal(
+                code=Code.UNFINISHED,
+                place=environment.name,
+                reason=f"the promotion {name} of {what} has not come to its end",
+                next_command=f"va rollback {name}{estate}, or {promoting(environment, what)}: it goes on; "
+                f"{EMERGENCY}",
+                overridable=True,
+            )
+    return found
+
+
+def at_work(target: Target, held: Held) -> Refusal:
+    """Somebody promotes something else there at this moment: nobody can override that."""
+    name = held.promotion
+    return Refusal(
+        code=Code.UNFINISHED,
+        place=target.name,
+        reason=held.message,
+        next_command=f"va watch {name}; {held.hint}" if name else held.hint,
+    )
+
+
+def drifted(environment: Environment, target: Target, release: str, found: Iterable[Drift]) -> Refusal | None:
+    """What somebody changed there by hand: the promotion would undo it, or count it as the release's."""
+    changed = "; ".join(map(str, found))
+    if not changed:
+        return None
+    return Refusal(
+        code=Code.DRIFT,
+        place=target.name,
+        reason=f"somebody changed what Helm installed: {changed}",
+        next_command=f"va status {environment.name} --wide shows it: undo it, then "
+        f"{promoting(environment, release)}; {EMERGENCY}",
+        overridable=True,
+    )
+
+
+def downgrade(
+    environment: Environment, target: Target, release: str, runs: str, entries: Sequence[Entry]
+) -> Refusal | None:
+    """Whether what runs there is newer: by the commits' times, and if they are the same or not known, because
+    it took that release's place there."""
+    if not runs or runs == release:
+        return None
+    mine, theirs = committed(release), committed(runs)
+    came = [
+        one.release
+        for one in entries
+        if one.target == target.name and one.kind is not Kind.INTENT and one.result == "promoted"
+    ]
+    if mine and theirs and mine != theirs:
+        newer = theirs > mine
+    else:
+        newer = release in came and runs in came and came.index(release) < came.index(runs)
+    if not newer:
+        return None
+    estate = "" if environment.estate == "local" else f" --estate {environment.estate}"
+    back = f"va rollback {target.name} --to {release}{estate}; or " if release in came else ""
+    return Refusal(
+        code=Code.DOWNGRADE,
+        place=target.name,
+        reason=f"it runs {runs}, which is newer than {release}",
+        next_command=f"{back}{promoting(environment, release)} --again, if that is meant",
+        overridable=True,
+    )
