@@ -72,8 +72,8 @@ def drifted(environment: Environment, target: Target, release: str, found: Itera
 def downgrade(
     environment: Environment, target: Target, release: str, runs: str, entries: Sequence[Entry]
 ) -> Refusal | None:
-    """Whether what runs there is newer: by the commits' times, and if they are the same or not known, because
-    it took that release's place there."""
+    """Whether what runs there is newer: by the commits' times, which the names of releases begin with. Where
+    names do not tell, because it took that release's place there."""
     if not runs or runs == release:
         return None
     mine, theirs = committed(release), committed(runs)
@@ -82,7 +82,7 @@ def downgrade(
         for one in entries
         if one.target == target.name and one.kind is not Kind.INTENT and one.result == "promoted"
     ]
-    if mine and theirs and mine != theirs:
+    if mine and theirs:
         newer = theirs > mine
     else:
         newer = release in came and runs in came and came.index(release) < came.index(runs)

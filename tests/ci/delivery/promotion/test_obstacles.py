@@ -35,8 +35,8 @@ def promoted(*releases: str) -> list[Entry]:
         ("20261129-090000-bbbbbbb-2", "20261101-090000-aaaaaaa-1", [], False),
         # Promoted first, and the commit is the younger one all the same.
         ("20261129-090000-b-2", "20261101-090000-a-1", ["20261129-090000-b-2", "20261101-090000-a-1"], False),
-        # Of one commit: who was there first.
-        ("20261101-090000-a-1", "20261101-090000-a-2", ["20261101-090000-a-1", "20261101-090000-a-2"], True),
+        # Of one commit none is the newer one, whoever was there first.
+        ("20261101-090000-a-1", "20261101-090000-a-2", ["20261101-090000-a-1", "20261101-090000-a-2"], False),
         ("20261101-090000-a-2", "20261101-090000-a-1", ["20261101-090000-a-1", "20261101-090000-a-2"], False),
         ("20261101-090000-a-1", "20261101-090000-a-2", [], False),
         ("hotfix", "main", ["hotfix", "main"], True),
