@@ -60,7 +60,7 @@ from pathlib import Path
 from promotion_world import AnyRegistry
 from ci import environments
 from ci.commands.cli import main
-from pipelines import plan, promote, status
+from pipelines import before, permission, plan, promote, status
 from pipelines.verify import Verification
 root, chart = Path(sys.argv.pop(1)), Path(sys.argv.pop(1))
 async def pulled(*_):
@@ -69,7 +69,7 @@ async def proven(wanted, environments):
     return Verification(release=wanted.name, digest=wanted.chart.digest, places=())
 def read(estate, through=None):
     return environments.read_environments(estate, through, root)
-for flow in (plan, promote, status):
+for flow in (before, permission, plan, promote, status):
     told = {"read_environments": read, "registry_at": AnyRegistry, "survey": AnyRegistry.known,
             "prove": AnyRegistry.has, "pull_chart": pulled, "verify": proven,
             "read_environment": lambda estate, name: environments.read_environment(estate, name, root)}
