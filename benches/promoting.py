@@ -36,6 +36,7 @@ from ci.delivery.site import Site, open_site
 from ci.environments import Environment
 from ci.release import Release
 from ci.reporting import SilentReporter
+from pipelines import before, permission
 from pipelines import plan as planning
 from pipelines import promote as flow
 from pipelines.verify import Verification
@@ -93,7 +94,7 @@ def _stand_in(root: Path) -> None:
     def read(estate: str, through: str | None = None) -> tuple[Environment, ...]:
         return environments.read_environments(estate, through, root)
 
-    for module in (flow, planning):
+    for module in (before, permission, flow, planning):
         for name, stands in {
             "read_environments": read, "registry_at": AnyRegistry, "survey": AnyRegistry.known,
             "prove": AnyRegistry.has, "pull_chart": pulled, "verify": proven,
