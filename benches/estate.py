@@ -35,6 +35,7 @@ def estate(folder: Path, count: int) -> Path:
             "zones": ["1", "2", "3"] if REGIONS[name].zones else [],
             "subnets": {
                 "aks": {"cidr": f"10.{number + 100}.0.0/22", "purpose": "aks"},
+                "media": {"cidr": f"10.{number + 100}.8.0/24", "purpose": "media"},
                 "gateway": {"cidr": f"10.{number + 100}.4.0/24", "purpose": "gateway"},
                 "endpoints": {"cidr": f"10.{number + 100}.5.0/24", "purpose": "endpoints"},
             },

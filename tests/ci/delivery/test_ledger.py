@@ -39,7 +39,7 @@ from ci.delivery.ledger import (
 )
 from ci.delivery.ledger.chain import Row, read, sealed
 from ci.delivery.ledger.sqlite import Sqlite
-from ci.errors import BadInput, SystemUnavailable
+from ci.errors import PolicyBlocked, SystemUnavailable
 
 T = TypeVar("T")
 
@@ -647,7 +647,7 @@ def test_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     prod = environment("prod")
     with (
         alone(prod),
-        pytest.raises(BadInput, match=r"prod is being worked on by process \d+ of"),
+        pytest.raises(PolicyBlocked, match=r"prod is being worked on by process \d+ of"),
         alone(prod),
     ):
         pass
