@@ -21,7 +21,7 @@ from ci.delivery.ledger import Entry, open_ledger, promotion_id
 from ci.delivery.metrics import SESSIONS
 from ci.delivery.promotion import obstacles
 from ci.delivery.promotion.facts import Facts, drift, look
-from ci.delivery.promotion.states import past_of, unfinished
+from ci.delivery.promotion.states import unfinished
 from ci.delivery.refusals import Code, Refusal, overridden
 from ci.delivery.site import Site, chart_values, open_site
 from ci.environments import Environment, Target, geography
@@ -219,9 +219,8 @@ async def _target(
             place = Place(facts=facts, sessions=found[0].value if found else None)
             if holder is not None and holder.promotion != promotion:
                 return place, [obstacles.at_work(target, Held(target.namespace, holder))]
-            past = past_of(entries, promotion, target.name)
-            if overridden(release.name, entries) or (past.started and not past.ended):
-                return place, []
+            if overridden(release.name, entries) or promotion in unfinished(entries):
+                return place, []  # what was asked when it began is not asked again where it goes on
             return place, await _obstacles(release, site, facts, entries, again=again)
     except SystemUnavailable as error:
         return Place(silent=error, why=error.message), []

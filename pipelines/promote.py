@@ -25,6 +25,7 @@ from ci.delivery.lease import Held, at_work
 from ci.delivery.ledger import Action, Draft, Kind, Ledger, alone, open_ledger
 from ci.delivery.notify import telling
 from ci.delivery.promotion.everywhere import everywhere, report
+from ci.delivery.promotion.obstacles import lacks
 from ci.delivery.promotion.plan import plans, proven
 from ci.delivery.promotion.run import Harm, Work, run
 from ci.delivery.promotion.states import Goal, left_open, unfinished
@@ -273,6 +274,10 @@ async def _stand(
         watch = Watch(environment, sites, stood(entries, course.promotion))
         harmed = await stand(draft, seconds, environment, ledger, course.reporter, watch.look)
     if not harmed:
+        if watch.blind:
+            course.reporter.note(
+                f"{environment.name}: NOBODY SAW how its users fared while it was watched: {watch.blind}"
+            )
         return done
     if environment.on_harm is OnHarm.ALERT:
         course.reporter.note(f"{environment.name}: HARM: {harmed}: nothing is taken back, as it is set")
@@ -302,7 +307,8 @@ async def _begin(course: _Course, environment: Environment, ledger: Ledger) -> N
 
     Held when that one is at work: it goes on, and nothing was written.
     """
-    left = unfinished(await ledger.entries())
+    entries = await ledger.entries()
+    left = unfinished(entries)
     for region, target in environment.targets.items() if set(left) - {course.promotion} else ():
         if not course.asked.places[target.name].silent:
             async with open_site(environment, region) as site:
@@ -317,7 +323,9 @@ async def _begin(course: _Course, environment: Environment, ledger: Ledger) -> N
     detail = {"plan": course.plan} if course.plan else {}
     if course.promotion not in left:
         await ledger.append(course.draft(Kind.INTENT, Action.START, detail=detail))
-    elif course.plan and course.plan not in plans(await ledger.entries(), course.promotion):
+    elif lacks(entries, course.promotion) or (
+        course.plan and course.plan not in plans(entries, course.promotion)
+    ):
         await ledger.append(course.draft(Kind.NOTE, Action.START, detail=detail))
 
 

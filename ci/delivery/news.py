@@ -18,6 +18,7 @@ __all__ = ["Message", "messages", "told", "told_up_to"]
 _LONGEST = 1500
 """Characters: a chat shows no more at once."""
 _BACK = ("rolled back", "failed", "stopped", "aborted")
+_INSTALLS = (Action.CANARY, Action.INSTALL, Action.UPGRADE)
 _WORDS = {
     News.STARTED: "started",
     News.WAITING: "waits for approval",
@@ -90,7 +91,7 @@ def _news(entry: Entry) -> News | None:
         return _ends(entry)
     if action is Action.STEP and result == "inconclusive":
         return News.HELD
-    if result == "failed":
+    if result == "failed" or (result == "error" and action in _INSTALLS):
         return News.FAILED
     if action is Action.START:
         return News.STARTED if entry.kind is Kind.OUTCOME else None  # a note: the same one goes on

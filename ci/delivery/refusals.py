@@ -288,6 +288,10 @@ def _standing(release: str, entries: Sequence[Entry], kind: Kind, action: Action
             been = True
         elif (_is_back(entry) and entry.release == release) or (been and _is_promoted(entry)):
             found, been = [], False
+        elif action is Action.OVERRIDE and _is_promoted(entry):
+            found = []  # whatever could not wait: another one went in since
+        elif not entry.target and entry.result == "superseded" and entry.promotion in own:
+            found, been = [], False
         elif (entry.kind, entry.action) == (kind, action) and (
             entry.release == release or (not entry.release and entry.promotion in own)
         ):

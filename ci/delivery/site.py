@@ -172,8 +172,6 @@ class Site:
                 description=f"{release.name} ({track})",
                 fence=fence,
             )
-            if track == "canary":
-                await self.cluster.hold_scale(namespace, "stable")
         except asyncio.CancelledError:
             with suppress(PipelineError):
                 await self._undo(track)
@@ -227,7 +225,14 @@ class Site:
         return route is None or traffic.on_stable(route, SPLIT)
 
     async def move(self, weight: int) -> float:
-        """Give the canary `weight` percent and wait until the gateway follows; returns seconds."""
+        """Give the canary `weight` percent and wait until the gateway follows; returns seconds.
+
+        Stable keeps the pods that it has: it gets all of the traffic back at once. A run that was killed may
+        have installed the canary, so this is where it is seen to.
+        """
+        if weight:
+            await self._ours()
+            await self.cluster.hold_scale(self.target.namespace, "stable")
         before = await traffic.set_weight(
             self.cluster, self.target.namespace, SPLIT, weight, fence=await self._ours()
         )
@@ -241,11 +246,14 @@ class Site:
         )
 
     async def remove_canary(self) -> None:
-        """Take the canary away. Its traffic has to be on stable; requests in flight get time to end."""
+        """Take the canary away. Its traffic has to be on stable; requests in flight get time to end.
+
+        The canary last: as long as it is there, a run after a kill comes here again.
+        """
         await asyncio.sleep(self.environment.canary.drain)
         await self._ours()
-        await self.helm.uninstall(CANARY, timeout=self.environment.canary.install)
         await self.cluster.release_scale(self.target.namespace, "stable")
+        await self.helm.uninstall(CANARY, timeout=self.environment.canary.install)
 
     async def test(self) -> str:
         """Run the tests that stable's chart has (`helm test`), if it has any.

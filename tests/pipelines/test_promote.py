@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import patch
@@ -9,6 +10,7 @@ import pytest
 from promotion_world import AnyRegistry, World, environment, release
 
 from ci.delivery import lease
+from ci.delivery.cluster import Pod
 from ci.delivery.findings import Verdict
 from ci.delivery.ledger import Action, Entry, Kind, open_named
 from ci.delivery.promotion import run as loop
@@ -609,6 +611,54 @@ def test_a_rollback_between_waves_is_ordered_for_all_of_the_environment_first(wo
 
     asyncio.run(ordered())
     assert [one.target for one in entries() if one.kind is Kind.ORDER] == [""]
+
+
+def test_a_release_that_does_not_start_keeps_no_fix_away(world: World, promote) -> None:
+    dev = environment("dev")
+    dev = dev.model_copy(update={"canary": dev.canary.model_copy(update={"steps": ()})})
+    asyncio.run(promote(GOOD, dev))
+    place = world.place("dev/eastus")
+    upgrade = place.upgrade
+
+    async def breaks(name: str, chart: Path, values: dict[str, object], **more: object) -> None:
+        if values["release"] == "bad":
+            raise StepFailed("timed out: its container ends at once")
+        await upgrade(name, chart, values, **more)  # type: ignore[arg-type]
+
+    place.upgrade = breaks  # type: ignore[method-assign,assignment]
+    for _ in range(2):  # the same command tries again
+        with pytest.raises(StepFailed, match="ends at once"):
+            asyncio.run(promote(BAD, dev))
+    assert [target.outcome for target in asyncio.run(promote(BETTER, dev)).targets] == [Outcome.PROMOTED]
+
+
+def test_a_pod_that_an_autoscaler_has_just_added_may_start_for_a_while(world: World, promote) -> None:
+    prod = environment("prod")
+    prod = prod.model_copy(update={"canary": prod.canary.model_copy(update={"follow": 0.2})})
+    asyncio.run(promote(GOOD, prod))
+    place = world.place("prod/eastus")
+    pods, looks = place.pods, iter(range(10))
+
+    async def scaled(namespace: str) -> tuple[Pod, ...]:
+        found = await pods(namespace)
+        runs = [one for one in found if one.track == "stable" and one.release == "better"]
+        starting = [replace(one, name="new", ready=False, trouble="no node") for one in runs]
+        return (*found, *(starting if starting and next(looks, 9) < 2 else ()))
+
+    place.pods = scaled  # type: ignore[method-assign]
+    assert [one.outcome for one in asyncio.run(promote(BETTER, prod)).targets] == [Outcome.PROMOTED]
+    assert next(looks) >= 2
+
+
+def test_a_watch_that_saw_nothing_says_so(world: World, promote) -> None:
+    notes: list[str] = []
+    prod = environment("prod").model_copy(update={"watch": 0.1})
+    asyncio.run(promote(GOOD, prod))
+    world.on = lambda event: setattr(world, "prometheus_down", "uninstall" in event or world.prometheus_down)
+    with patch.object(SilentReporter, "note", lambda _, text: notes.append(text)):
+        result = asyncio.run(promote(BETTER, prod))
+    assert result.error is None
+    assert [note for note in notes if "NOBODY SAW" in note and "prod/eastus (" in note]
 
 
 def test_killed_after_it_was_taken_back_the_same_command_goes_no_further(

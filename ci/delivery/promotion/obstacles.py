@@ -10,37 +10,55 @@ from collections.abc import Iterable, Sequence
 from ci.delivery.lease import Held
 from ci.delivery.ledger import Action, Entry, Kind, committed
 from ci.delivery.promotion.facts import Drift
-from ci.delivery.promotion.states import unfinished
+from ci.delivery.promotion.states import left_open, unfinished
 from ci.delivery.refusals import EMERGENCY, Code, Refusal, promoting
 from ci.environments import Environment, Target
 
-__all__ = ["at_work", "downgrade", "drifted", "others"]
+__all__ = ["at_work", "downgrade", "drifted", "lacks", "others"]
 
 
 def others(environment: Environment, release: str, entries: Sequence[Entry]) -> dict[str, Refusal]:
     """The promotions of other releases that have come to no end there, by name: this one would end them.
 
-    Not one that only waits for a region's registry or cluster: what it has begun has ended, and a region that
-    is down keeps no fix from the others.
+    Not one that only waits for a region's registry or cluster, and not one whose run ended with an error, as
+    of an installation that did not come up: what it has begun has ended, or was put back by itself, and keeps
+    no fix from anybody.
     """
-    lacks = {
-        entry.promotion: entry.result == "partly"
-        for entry in entries
-        if not entry.target and entry.action is Action.FINISH and entry.kind is Kind.OUTCOME
-    }
     found = {}
     for name, what in unfinished(entries).items():
-        if what != release and not lacks.get(name):
+        own = [entry for entry in entries if entry.promotion == name]
+        if what != release and not lacks(own, name) and not _in_error(own):
             estate = "" if environment.estate == "local" else f" --estate {environment.estate}"
             found[name] = Refusal(
                 code=Code.UNFINISHED,
                 place=environment.name,
                 reason=f"the promotion {name} of {what} has not come to its end",
-                next_command=f"va rollback {name}{estate}, or {promoting(environment, what)}: it goes on; "
-                f"{EMERGENCY}",
+                next_command=f"va rollback {name}{estate}, or {promoting(environment, what)} (--only, where "
+                f"it was begun so): it goes on; {EMERGENCY}",
                 overridable=True,
             )
     return found
+
+
+def lacks(entries: Iterable[Entry], promotion: str) -> bool:
+    """Whether that promotion's last word for an environment is that it waits for a region's registry or
+    cluster."""
+    whole = [
+        one
+        for one in entries
+        if one.promotion == promotion and not one.target and one.action in (Action.START, Action.FINISH)
+    ]
+    return bool(whole) and whole[-1].action is Action.FINISH and whole[-1].result == "partly"
+
+
+def _in_error(own: Sequence[Entry]) -> bool:
+    """Whether its run ended by itself, with an error, on all targets that it has come to no end on."""
+    ends = [
+        [one.result for one in reversed(own) if one.target == target and one.kind is not Kind.ORDER]
+        for target in left_open(own, own[0].promotion)
+    ]
+    last = [set(each[: each.index("") if "" in each else None]) for each in ends]  # since the last intent
+    return any("error" in each for each in last) and all(each & {"error", "interrupted"} for each in last)
 
 
 def at_work(target: Target, held: Held) -> Refusal:
@@ -94,6 +112,6 @@ def downgrade(
         code=Code.DOWNGRADE,
         place=target.name,
         reason=f"it runs {runs}, which is newer than {release}",
-        next_command=f"{back}{promoting(environment, release)} --again, if that is meant",
+        next_command=f"{back}va promote {release} --only {target.name}{estate} --again, if that is meant",
         overridable=True,
     )

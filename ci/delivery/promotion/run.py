@@ -47,6 +47,7 @@ SMOKE_RATE = 5.0
 _SESSIONS = 5
 """How many sessions may be tried until one has worked, to see that stable answers at all."""
 _AGAIN = 0.5
+_NOT_READY = "not ready yet:"
 _LOOKS_UNREADY = 3
 
 
@@ -575,10 +576,12 @@ async def _verify(doing: _Doing) -> _Came:
         return await _ready(doing)
     work, site = doing.work, doing.site
     with work.reporter.step(f"{work.name}: verify what runs") as step:
-        until = time.monotonic() + site.environment.canary.follow
+        canary, begun = site.environment.canary, time.monotonic()
         while wrong := await _wrong(doing):
             step.say(wrong)
-            if time.monotonic() > until:
+            # A pod that an autoscaler has just added may start for as long as one of an installation.
+            starts = wrong.startswith(_NOT_READY)
+            if time.monotonic() - begun > (canary.install if starts else canary.follow):
                 return _Came(
                     result="failed", reason=f"{work.goal.release} does not run on {work.name}: {wrong}"
                 )
@@ -607,12 +610,14 @@ async def _wrong(doing: _Doing) -> str:
     for pod in pods:
         if pod.release != release:
             return f"{pod.name} is still of {pod.release or 'somebody else'}"
-        if not pod.ready:
-            return f"{pod.name} is not ready{f': {pod.trouble}' if pod.trouble else ''}"
-    found = origins(pods, endpoint=site.target.registry, on_nodes={})
+    ready = [pod for pod in pods if pod.ready]
+    found = origins(ready, endpoint=site.target.registry, on_nodes={})
     elsewhere = (f"{one.pod}: {one.problem}" for one in found if one.problem)
-    others = strangers(pods, doing.work.release) if doing.work.release else ()
-    return next(chain(elsewhere, others), "")
+    others = strangers(ready, doing.work.release) if doing.work.release else ()
+    starting = (
+        f"{_NOT_READY} {pod.name}{f': {pod.trouble}' if pod.trouble else ''}" for pod in pods if not pod.ready
+    )
+    return next(chain(elsewhere, others, starting), "")
 
 
 async def _remove(doing: _Doing) -> _Came:

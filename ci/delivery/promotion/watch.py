@@ -38,6 +38,12 @@ class Watch:
     def __post_init__(self) -> None:
         self._windows: dict[str, Window] = {}
 
+    @property
+    def blind(self) -> str:
+        """The targets that were looked at and of which nothing was ever seen, with why; empty for none."""
+        unseen = {name: one.hole for name, one in sorted(self._windows.items()) if one.hole and not one.last}
+        return "; ".join(f"{name} ({why})" for name, why in unseen.items())
+
     async def look(self) -> tuple[str, Finding] | None:
         """The first target that is shown to be harmed, and the numbers; None while none is."""
         for name, finding in await together(self._look(site) for site in self.sites):

@@ -260,6 +260,8 @@ def test_a_failure_has_its_sentence_and_its_numbers(rooms: Rooms, prod: Environm
         (Kind.OUTCOME, Action.FINISH, "held", "prod: r2 is held: a person decides"),
         (Kind.NOTE, Action.GUARD, "", "prod: r2 was left alone: all traffic is on stable"),
         (Kind.OUTCOME, Action.SMOKE, "failed", "prod: r2 failed"),
+        (Kind.OUTCOME, Action.CANARY, "error", "prod: r2 failed"),  # it did not come up
+        (Kind.OUTCOME, Action.MOVE, "error", None),  # the same command goes on
         (Kind.OUTCOME, Action.FINISH, "promoted", "prod: r2 is promoted"),
         (Kind.OUTCOME, Action.FINISH, "failed", None),  # its targets say so
         (Kind.OUTCOME, Action.FINISH, "partly", None),

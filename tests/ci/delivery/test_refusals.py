@@ -108,6 +108,11 @@ def test_an_override_is_for_times_alone_and_for_one_promotion() -> None:
     assert len(found(frozen, other, now=now)) == 3
     gone = back("2026-12-19 11:30", target="prod/eastus")
     assert len(found(frozen, lifted, gone, now=now)) == 3
+    # It never came so far: what could not wait then is nothing that may overtake what came since.
+    newer = ran("2026-12-19 11:40", release="r3", target="prod/eastus", promotion="p3")
+    assert len(found(frozen, lifted, newer, now=now)) == 3
+    over = entry("2026-12-19 11:40", Action.FINISH, result="superseded", target="", promotion="p1")
+    assert len(found(frozen, lifted, over, now=now)) == 3
 
 
 # Soak ----------------------------------------------------------------------------------------------------

@@ -119,7 +119,7 @@ def test_nothing_is_changed_on_a_target_that_is_somebody_elses(what: str) -> Non
     assert made.log == []
 
 
-def test_stables_pods_are_held_from_the_canarys_installation_to_its_removal() -> None:
+def test_stables_pods_are_held_while_the_canary_gets_traffic_whichever_run_installed_it() -> None:
     made, place = world()
     place.hold_scale = lambda *words: said("held", *words)  # type: ignore[method-assign,assignment]
     place.release_scale = lambda *words: said("released", *words)  # type: ignore[method-assign,assignment]
@@ -132,12 +132,16 @@ def test_stables_pods_are_held_from_the_canarys_installation_to_its_removal() ->
         async with made.open_site(environment(), "eastus") as opened, opened.held("p") as site:
             await installed(site, GOOD, "stable")
             await installed(site, GOOD, "canary")
+            await site.move(20)
+            await site.move(0)
             await site.remove_canary()
 
     asyncio.run(run())
     assert made.log[1:] == [
         f"prod/eastus install {CANARY} good",
         "held va-prod-eastus stable",
-        f"prod/eastus uninstall {CANARY}",
+        "prod/eastus weight 20",
+        "prod/eastus weight 0",
         "released va-prod-eastus stable",
+        f"prod/eastus uninstall {CANARY}",
     ]
