@@ -141,7 +141,13 @@ def find_release(wanted: str) -> Release:
     folder = places.state() / "releases"
     parse_name(wanted)
     if wanted != "latest" and (folder / f"{wanted}.json").is_file():
-        return read_release(folder / f"{wanted}.json")
+        found = read_release(folder / f"{wanted}.json")
+        if found.name != wanted:
+            file = folder / f"{wanted}.json"
+            raise BadInput(
+                f"{file} holds the release {found.name}", hint=f"give it its name: {found.name}.json"
+            )
+        return found
     # A release that was made again from the same commit keeps its file: its last shipping is the file's time.
     files = sorted(folder.glob("*.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     if not files:

@@ -123,7 +123,7 @@ def read_plan(file: Path) -> Plan:
         raise BadInput("it is no text", place=Place(file=file, line=line), hint=hint) from error
     try:
         found: Any = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number may be too long, too
         line = getattr(error, "lineno", 1)
         whole = not text.strip() or text.rstrip()[-1] == "}"
         wrong = "it is no plan: no JSON" if whole else "the plan ends in the middle: the file was cut off"

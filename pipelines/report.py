@@ -8,6 +8,7 @@ It looks at whatever is there: a promotion that runs, one that failed, one of la
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from ci.delivery.ledger import Damaged, inspect_all
@@ -37,7 +38,8 @@ async def read_report(estate: str, name: str | None = None, *, env: str | None =
 
 def write_report(found: Report, file: Path | None = None, *, folder: Path = Path("reports")) -> Path:
     """Write the page, into `folder` under the promotion's name where no file is said; returns where it is."""
-    where = file or folder / f"promotion-{found.promotion}.html"
+    # An id comes from a ledger that others may write to, too: no part of it is a folder here.
+    where = file or folder / f"promotion-{re.sub(r'[^A-Za-z0-9-]+', '-', found.promotion)}.html"
     if file is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)

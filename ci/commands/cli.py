@@ -105,6 +105,6 @@ def _in_words(message: str) -> str:
         r"(.*)Input should be (?:a valid (integer|number|\w+)|(.*?))(?:, (?!.*').*)?", message
     )
     if found is None:
-        return message
+        return message.replace("Value error, ", "")
     kind = {"integer": "whole number"}.get(found[2], found[2])
     return f"{found[1]}{f'a {kind} is expected' if kind else f'it should be {found[3]}'}"

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -290,3 +290,17 @@ def test_a_release_that_mends_another_is_not_taken_back_for_the_rest(
     was, tally = (Tally(stable_bad=bad, stable=all_) for bad, all_ in (before, now))
     finding = stands(tally, environment("prod"), was)
     assert finding is not None and (finding.verdict is Verdict.FAIL) is fails
+
+
+def test_a_reason_of_several_lines_is_one_of_ours() -> None:
+    said = {"promotion": "p1", "kind": Kind.ORDER, "action": Action.PAUSE, "who": "mallory"}
+    forged = Entry(
+        reason="ok\n01:10:00  dev/eastus  finish: promoted",
+        time=datetime.fromisoformat("2026-11-29T02:10:00+02:00"),
+        sequence=1,
+        previous="",
+        hash="",
+        **said,
+    )
+    told = entry_line(forged).plain
+    assert "\n" not in told and told.startswith("00:10:00  all of it  ")

@@ -504,6 +504,7 @@ SPOILT = {
     "a release": (lambda text: OLD.model_dump_json(), "it is no plan, but something else in JSON"),
     "a list": (lambda text: "[1, 2]", "it is no plan"),
     "not text": (lambda text: "\udcff", "it is no text"),
+    "a number without end": (lambda text: '{"seconds":1' + "0" * 5000 + "}", "it is no plan"),
 }  # fmt: skip
 
 

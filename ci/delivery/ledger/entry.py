@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ci.delivery.findings import Exposure, Finding
 
@@ -104,6 +104,20 @@ class Draft(BaseModel):
     findings: tuple[Finding, ...] = ()
     exposure: Exposure | None = None
     detail: Mapping[str, str | int | float | bool] = {}
+
+    @field_validator("detail")
+    @classmethod
+    def _times(cls, told: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What `Entry.when` reads is a moment of the calendar, with its zone: ISO 8601."""
+        if isinstance(time := told.get("time"), str):
+            try:
+                known = datetime.fromisoformat(time)
+                known.astimezone(UTC), known - timedelta(days=366)
+            except (ValueError, OverflowError):
+                known = None
+            if known is None or known.tzinfo is None:
+                raise ValueError(f"it happened at {time!r}, which is no time")
+        return told
 
 
 class Entry(Draft):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC
 
 from ci.delivery.bake import Observed
 from ci.delivery.findings import Finding
@@ -45,8 +46,12 @@ def entry_line(entry: Entry) -> Line:
         "promoted": "green",
     }
     where = entry.target or "all of it"
-    line = words(f"{entry.when:%H:%M:%S}  {where}  ", (entry.words, style.get(entry.result, "")))
-    return words(line, (f"  {entry.reason}", "dim")) if entry.reason else line
+    at = f"{entry.when.astimezone(UTC):%H:%M:%S}"
+    said, reason = (
+        " ".join(text.split()) for text in (entry.words, entry.reason)
+    )  # a line of theirs is ours
+    line = words(f"{at}  {' '.join(where.split())}  ", (said, style.get(entry.result, "")))
+    return words(line, (f"  {reason}", "dim")) if reason else line
 
 
 def paused_line(place: str, paused: str) -> str:

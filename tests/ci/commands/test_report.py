@@ -56,6 +56,17 @@ def test_the_last_one_is_written_to_a_file(place: Path) -> None:
     assert asyncio.run(leave_report("local", OLD, place / "made" / "here")).is_file()
 
 
+def test_a_promotions_name_leads_to_no_other_folder(place: Path) -> None:
+    async def main() -> None:
+        async with open_named("local", "dev") as ledger:
+            odd = Draft(promotion="3/../../../out", kind=Kind.INTENT, action=Action.START, release="r3")
+            await ledger.append(odd)
+
+    asyncio.run(main())
+    assert va("3/../../../out").stdout.strip() == "reports/promotion-3-out.html"
+    assert [file.name for file in place.rglob("*.html")] == ["promotion-3-out.html"]
+
+
 def test_its_data_is_json_and_a_file_only_where_one_is_named(place: Path) -> None:
     done = va(OLD, "--json")
     found = json.loads(done.stdout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -20,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from promotion_world import environment
+from pydantic import ValidationError
 
 from ci.delivery.findings import Exposure, Finding, Tally, Verdict
 from ci.delivery.ledger import (
@@ -285,6 +287,21 @@ def test_an_entry_of_a_later_version_is_named_and_not_taken_for_damage() -> None
     assert list(told) == [7] and told[7].startswith(
         "is whole, but of a kind that this version does not know (kind"
     )
+
+
+@pytest.mark.parametrize(
+    "time", ["yesterday", "2026-11-20T12:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"]
+)
+def test_a_time_that_is_none_is_a_problem_of_its_entry(time: str) -> None:
+    import hashlib
+
+    body = LINES[6].rpartition(b',"hash":')[0] + b"}"
+    body = re.sub(rb'"detail":\{[^}]*\}', b'"detail":{"time":"' + time.encode() + b'"}', body)
+    line = body[:-1] + f',"hash":"{hashlib.sha256(body).hexdigest()}"}}'.encode()
+    told = problems([*LINES[:6], line])
+    assert list(told) == [7] and f"it happened at {time!r}, which is no time" in told[7]
+    with pytest.raises(ValidationError):
+        Draft(promotion="p", kind=Kind.NOTE, action=Action.GUARD, detail={"time": time})
 
 
 def damaged_copy(written: tuple[Path, tuple[Entry, ...]], tmp_path: Path, *statements: str) -> Ledger:
