@@ -17,6 +17,7 @@ from ci.complaints import did_you_mean
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, meant, open_ledger
 from ci.delivery.promotion.presence import QUIET, presence, rests
 from ci.delivery.promotion.states import past_of, unfinished
+from ci.delivery.refusals import promoting
 from ci.environments import Environment, read_environments
 from ci.errors import BadInput
 from ci.reporting import Reporter, SilentReporter
@@ -83,7 +84,7 @@ async def taken_up(estate: str, given: Sequence[Entry]) -> tuple[str, ...]:
                 told.append(f"{place}: {there.who} is at work, and reads it at the next look")
                 continue
             seen = f"nobody was seen at work ({there.unknown})" if there.unknown else "nobody is at work"
-            line = f"{place}: {seen}: it is kept for the next run of {_again(environment, order.release)}"
+            line = f"{place}: {seen}: it is kept for the next run of {promoting(environment, order.release)}"
             at_once = f"; va rollback {place} takes it away at once" if order.action is Action.ABORT else ""
             told.append(line + at_once)
     return tuple(told)
@@ -134,7 +135,7 @@ def _is_past(seen: Mapping[str, Iterable[Entry]], name: str) -> bool:
 async def _stays(environment: Environment, name: str, entries: Sequence[Entry]) -> str:
     """Why nothing more comes of a promotion that has not ended there; empty while somebody is at work."""
     release = next(one.release for one in entries if one.release)
-    goes_on = f"{_again(environment, release)} goes on with it"
+    goes_on = f"{promoting(environment, release)} goes on with it"
     if rests(entries):
         return f"{environment.name}: it waits: {goes_on}"
     if datetime.now(UTC) - entries[-1].time < QUIET:
@@ -187,11 +188,6 @@ def _senseless(
 
 def _of(entries: Iterable[Entry], promotion: str) -> list[Entry]:
     return [one for one in entries if one.promotion == promotion]
-
-
-def _again(environment: Environment, release: str) -> str:
-    estate = "" if environment.estate == "local" else f" --estate {environment.estate}"
-    return f"va promote {release} --to {environment.name}{estate}"
 
 
 def _check_place(environments: Iterable[Environment], what: str | None) -> None:

@@ -182,6 +182,7 @@ def approve(
 
     Example: va approve latest --to prod --reason "seen in staging, looks good"
     """
+    from ci.delivery.refusals import promoting
     from ci.environments import read_environment
     from ci.layout import page
     from ci.release import find_release
@@ -192,7 +193,7 @@ def approve(
 
     def shown(entry: Entry) -> Page:
         said = f"{entry.by} approved {entry.release} for {to}"
-        again = f"va promote {entry.release} --to {to}" + ("" if estate == "local" else f" --estate {estate}")
+        again = promoting(read_environment(estate, to), entry.release)
         return page(said, f"it is in the ledger, for the next run of {again}")
 
     answer(flow, json=json, show=shown)

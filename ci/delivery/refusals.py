@@ -228,8 +228,12 @@ def _had(length: timedelta) -> str:
 
 def promoting(environment: Environment, release: str, to: str | None = None) -> str:
     """The command that promotes a release to an environment of that estate, its own or the one of a name."""
-    estate = "" if environment.estate == "local" else f" --estate {environment.estate}"
-    return f"va promote {release} --to {to or environment.name}{estate}"
+    return f"va promote {release} --to {to or environment.name}{in_estate(environment)}"
+
+
+def in_estate(environment: Environment) -> str:
+    """What a command needs beside, to be of that environment's estate: nothing for `local`."""
+    return "" if environment.estate == "local" else f" --estate {environment.estate}"
 
 
 def _is_promoted(entry: Entry) -> bool:

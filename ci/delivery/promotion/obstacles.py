@@ -11,7 +11,7 @@ from ci.delivery.lease import Held
 from ci.delivery.ledger import Action, Entry, Kind, committed
 from ci.delivery.promotion.facts import Drift
 from ci.delivery.promotion.states import left_open, unfinished
-from ci.delivery.refusals import EMERGENCY, Code, Refusal, promoting
+from ci.delivery.refusals import EMERGENCY, Code, Refusal, in_estate, promoting
 from ci.environments import Environment, Target
 
 __all__ = ["at_work", "downgrade", "drifted", "lacks", "others"]
@@ -28,13 +28,12 @@ def others(environment: Environment, release: str, entries: Sequence[Entry]) -> 
     for name, what in unfinished(entries).items():
         own = [entry for entry in entries if entry.promotion == name]
         if what != release and not lacks(own, name) and not _in_error(own):
-            estate = "" if environment.estate == "local" else f" --estate {environment.estate}"
             found[name] = Refusal(
                 code=Code.UNFINISHED,
                 place=environment.name,
                 reason=f"the promotion {name} of {what} has not come to its end",
-                next_command=f"va rollback {name}{estate}, or {promoting(environment, what)} (--only, where "
-                f"it was begun so): it goes on; {EMERGENCY}",
+                next_command=f"va rollback {name}{in_estate(environment)}, or "
+                f"{promoting(environment, what)} (--only, where it was begun so): it goes on; {EMERGENCY}",
                 overridable=True,
             )
     return found
@@ -106,7 +105,7 @@ def downgrade(
         newer = release in came and runs in came and came.index(release) < came.index(runs)
     if not newer:
         return None
-    estate = "" if environment.estate == "local" else f" --estate {environment.estate}"
+    estate = in_estate(environment)
     back = f"va rollback {target.name} --to {release}{estate}; or " if release in came else ""
     return Refusal(
         code=Code.DOWNGRADE,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import chain
@@ -23,6 +23,7 @@ from pathlib import Path
 from ci.concurrency import both
 from ci.delivery import load
 from ci.delivery.bake import Observed, bake
+from ci.delivery.cluster import Pod
 from ci.delivery.findings import Finding, Verdict
 from ci.delivery.helm import changes
 from ci.delivery.lease import LeaseLost
@@ -47,7 +48,6 @@ SMOKE_RATE = 5.0
 _SESSIONS = 5
 """How many sessions may be tried until one has worked, to see that stable answers at all."""
 _AGAIN = 0.5
-_NOT_READY = "not ready yet:"
 _LOOKS_UNREADY = 3
 
 
@@ -577,14 +577,17 @@ async def _verify(doing: _Doing) -> _Came:
     work, site = doing.work, doing.site
     with work.reporter.step(f"{work.name}: verify what runs") as step:
         canary, begun = site.environment.canary, time.monotonic()
-        while wrong := await _wrong(doing):
-            step.say(wrong)
+        while True:
+            pods = await site.pods()
+            mine = [pod for pod in pods if pod.track == "stable" and not (pod.ended or pod.leaving)]
+            wrong, starts = _wrong(doing, mine), _starting(mine)
+            if not (wrong or starts):
+                break
+            step.say(wrong or starts)
             # A pod that an autoscaler has just added may start for as long as one of an installation.
-            starts = wrong.startswith(_NOT_READY)
-            if time.monotonic() - begun > (canary.install if starts else canary.follow):
-                return _Came(
-                    result="failed", reason=f"{work.goal.release} does not run on {work.name}: {wrong}"
-                )
+            if time.monotonic() - begun > (canary.follow if wrong else canary.install):
+                reason = f"{work.goal.release} does not run on {work.name}: {wrong or starts}"
+                return _Came(result="failed", reason=reason)
             await asyncio.sleep(_AGAIN)
         for _ in range(_SESSIONS):
             counts = await _sessions(site, seconds=0.01, rate=1)
@@ -601,23 +604,26 @@ async def _verify(doing: _Doing) -> _Came:
         return _Came(result="passed", reason=step.detail)
 
 
-async def _wrong(doing: _Doing) -> str:
+def _wrong(doing: _Doing, pods: Sequence[Pod]) -> str:
     """What of stable's pods is not as it shall be; empty when nothing is."""
-    site, release = doing.site, doing.work.goal.release
-    pods = [pod for pod in await site.pods() if pod.track == "stable" and not (pod.ended or pod.leaving)]
     if not pods:
         return "no pod runs"
     for pod in pods:
-        if pod.release != release:
+        if pod.release != doing.work.goal.release:
             return f"{pod.name} is still of {pod.release or 'somebody else'}"
     ready = [pod for pod in pods if pod.ready]
-    found = origins(ready, endpoint=site.target.registry, on_nodes={})
+    found = origins(ready, endpoint=doing.site.target.registry, on_nodes={})
     elsewhere = (f"{one.pod}: {one.problem}" for one in found if one.problem)
     others = strangers(ready, doing.work.release) if doing.work.release else ()
-    starting = (
-        f"{_NOT_READY} {pod.name}{f': {pod.trouble}' if pod.trouble else ''}" for pod in pods if not pod.ready
-    )
-    return next(chain(elsewhere, others, starting), "")
+    return next(chain(elsewhere, others), "")
+
+
+def _starting(pods: Iterable[Pod]) -> str:
+    """Which of them is not ready, and what keeps it; empty when all are."""
+    for pod in pods:
+        if not pod.ready:
+            return f"{pod.name} is not ready{f': {pod.trouble}' if pod.trouble else ''}"
+    return ""
 
 
 async def _remove(doing: _Doing) -> _Came:

@@ -45,12 +45,12 @@ def entry_line(entry: Entry) -> Line:
         "passed": "green",
         "promoted": "green",
     }
-    where = entry.target or "all of it"
     at = f"{entry.when.astimezone(UTC):%H:%M:%S}"
-    said, reason = (
-        " ".join(text.split()) for text in (entry.words, entry.reason)
-    )  # a line of theirs is ours
-    line = words(f"{at}  {' '.join(where.split())}  ", (said, style.get(entry.result, "")))
+    # A line break of theirs would make a line that looks like one of ours.
+    where, said, reason = (
+        " ".join(text.split()) for text in (entry.target or "all of it", entry.words, entry.reason)
+    )
+    line = words(f"{at}  {where}  ", (said, style.get(entry.result, "")))
     return words(line, (f"  {reason}", "dim")) if reason else line
 
 

@@ -34,12 +34,6 @@ _GATES = {
     "restarts": "containers that restarted",
     "saturation": "memory in use",
 }
-_TESTS = (
-    ("E of harm", "fails", "log_harm", "log_fail_at", Look.BAD),
-    ("E over tolerated", "fails", "log_floor", "log_floor_at", Look.BAD),
-    ("E of safety", "passes", "log_safe", "log_pass_at", Look.GOOD),
-)
-"""What a finding may have been decided by: not each gate has all of them."""
 _RESULTS = {
     "promoted": Look.GOOD, "restored": Look.GOOD, "failed": Look.BAD, "pass": Look.GOOD, "passed": Look.GOOD,
     "fail": Look.BAD, "step failed": Look.BAD, "step passed": Look.GOOD,
@@ -174,10 +168,10 @@ def _row(report: Report, story: TargetStory, times: Times) -> _Row:
 
 
 def _gate(finding: Finding, axis: Evidence) -> _Gate:
-    tests = [
-        (name, decides, getattr(finding, value, None), getattr(finding, limit, None), look)
-        for name, decides, value, limit, look in _TESTS
-    ]
+    tests = (
+        ("E of harm", "fails", finding.log_harm, finding.log_fail_at, Look.BAD),
+        ("E of safety", "passes", finding.log_safe, finding.log_pass_at, Look.GOOD),
+    )  # not each gate has both
     return _Gate(
         finding=finding,
         what=_GATES.get(finding.metric, ""),
