@@ -1,6 +1,6 @@
 """Whether a release may go into environments now: asked before anything is touched.
 
-    await permitted(environments, release.name, override="", reporter=reporter)     # or PolicyBlocked
+    await permitted(environments, release.name, override=None, reporter=reporter)   # or PolicyBlocked
     found = await in_the_way(environment, release.name, entries)                    # the same, for a plan
 
 What is read: the ledger of each environment, the one of where a release soaks, and on GitHub who approved the

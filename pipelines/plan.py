@@ -44,6 +44,8 @@ from pipelines.promote import chosen
 
 __all__ = ["as_planned", "plan", "read_plan"]
 
+_HINT = "va plan RELEASE --out FILE writes one"
+
 
 async def plan(
     release: Release,
@@ -105,7 +107,7 @@ async def plan(
                 for one in there
             ),
             targets=tuple(targets),
-            refusals=(*stands, *asked.refusals),
+            refusals=tuple(dict.fromkeys((*stands, *asked.refusals))),  # who is at work is seen by both
             seconds=total(there, targets),
         )
     )
@@ -113,34 +115,33 @@ async def plan(
 
 def read_plan(file: Path) -> Plan:
     """A plan that `va plan` wrote; BadInput says in one line, with its place, why it is none any more."""
-    hint = "va plan RELEASE --out FILE writes one"
     try:
         text = file.read_bytes().decode()
     except OSError as error:
-        raise BadInput(f"cannot be read: {error.strerror}", place=Place(file=file), hint=hint) from error
+        raise BadInput(f"cannot be read: {error.strerror}", place=Place(file=file), hint=_HINT) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise BadInput("it is no text", place=Place(file=file, line=line), hint=hint) from error
+        raise BadInput("it is no text", place=Place(file=file, line=line), hint=_HINT) from error
     try:
         found: Any = json.loads(text)
     except (ValueError, RecursionError) as error:  # a number may be too long, too
         line = getattr(error, "lineno", 1)
         whole = not text.strip() or text.rstrip()[-1] == "}"
         wrong = "it is no plan: no JSON" if whole else "the plan ends in the middle: the file was cut off"
-        raise BadInput(wrong, place=Place(file=file, line=line), hint=hint) from error
+        raise BadInput(wrong, place=Place(file=file, line=line), hint=_HINT) from error
     top = Place(file=file, line=1)
     if not isinstance(found, dict) or not {"release", "estate", "targets"} <= found.keys():
-        raise BadInput("it is no plan, but something else in JSON", place=top, hint=hint)
+        raise BadInput("it is no plan, but something else in JSON", place=top, hint=_HINT)
     version = found.get("version", 1)
     if version != VERSION:
         whose = "an earlier" if isinstance(version, int) and version < VERSION else "another"
-        raise BadInput(f"the plan is of {whose} version of va: make it anew", place=top, hint=hint)
+        raise BadInput(f"the plan is of {whose} version of va: make it anew", place=top, hint=_HINT)
     try:
         made = Plan.model_validate_json(text)
     except ValidationError as error:
         raise _wrong(file, text) from error
     if not as_it_was_made(made):
-        raise BadInput("the plan was changed after it was made", place=top, hint=hint)
+        raise _wrong(file, text)
     return made
 
 
@@ -150,16 +151,8 @@ def _wrong(file: Path, text: str) -> BadInput:
         yamlfile.checked(Plan, yamlfile.parse(text, file))
     except BadInput as error:
         first, *_ = error.message.splitlines()
-        return BadInput(
-            f"the plan was changed after it was made: {first}",
-            place=error.place,
-            hint="va plan RELEASE --out FILE writes one",
-        )
-    return BadInput(
-        "the plan was changed after it was made",
-        place=Place(file=file, line=1),
-        hint="va plan RELEASE --out FILE writes one",
-    )
+        return BadInput(f"the plan was changed after it was made: {first}", place=error.place, hint=_HINT)
+    return BadInput("the plan was changed after it was made", place=Place(file=file, line=1), hint=_HINT)
 
 
 async def as_planned(before: Plan, now: Plan) -> None:
@@ -193,7 +186,7 @@ async def _target(
         reason = "it was proven there, and another release runs there since"
         return planned(environment, region, None, stable=values, sessions=None, reason=reason, left=True)
     place = asked.places[target.name]
-    facts, reason, manifest = None if place.why else place.facts, place.why, ""
+    facts, reason, manifest = place.facts, place.why, ""
     chart = asked.sources[target.registry]
     works = change_of(environment, facts, values) not in (Change.NOTHING, Change.UNKNOWN)
     if works and isinstance(chart, Path):

@@ -40,11 +40,6 @@ def write_report(found: Report, file: Path | None = None, *, folder: Path = Path
     """Write the page, into `folder` under the promotion's name where no file is said; returns where it is."""
     # An id comes from a ledger that others may write to, too: no part of it is a folder here.
     where = file or folder / f"promotion-{re.sub(r'[^A-Za-z0-9-]+', '-', found.promotion)}.html"
-    if file is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise refused(error, folder) from error
     write_whole(where, as_html(found))
     return where
 

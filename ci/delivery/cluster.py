@@ -231,13 +231,8 @@ class Cluster:
 
         That of the container before the one that runs now; with `previous=False`, of the only one there was.
         """
-        try:
-            log = await self._call(
-                self._core.read_namespaced_pod_log, pod, namespace, previous=previous, tail_lines=5
-            )
-        except SystemUnavailable:
-            return ""
-        return next((line.strip() for line in reversed(str(log).splitlines()) if line.strip()), "")[:300]
+        printed = await self._printed(namespace, pod, previous=previous)
+        return next(reversed(printed), "")[:300]
 
     async def ran_once(self, namespace: str, pod: str) -> Ran:
         """What became of a pod that runs once: of a Job, or a test."""
@@ -247,7 +242,7 @@ class Cluster:
         status = found.get("status") or {}
         states = [one.get("state") or {} for one in status.get("containerStatuses") or ()]
         ends = [one.get("terminated") or {} for one in states]
-        said = await self._log(namespace, pod, lines=_LAST_LINES)
+        said = "; ".join(await self._printed(namespace, pod, previous=False))[-1000:]
         if all(ends) and ends and status.get("reason") != "DeadlineExceeded":
             return Ran(code=max(int(end.get("exitCode") or 0) for end in ends), words=said)
         scheduled = [one for one in status.get("conditions") or [] if one.get("status") == "False"]
@@ -255,13 +250,14 @@ class Cluster:
         why = why or next((one["message"] for one in scheduled if one.get("message")), "")
         return Ran(code=None, words="; ".join(filter(None, [why or status.get("phase", ""), said])))
 
-    async def _log(self, namespace: str, pod: str, *, lines: int) -> str:
-        """The last lines that it printed, in one; empty when there is none to be had."""
+    async def _printed(self, namespace: str, pod: str, *, previous: bool) -> list[str]:
+        """The last lines that a container printed; none when there is none to be had."""
+        read = self._core.read_namespaced_pod_log
         try:
-            log = await self._call(self._core.read_namespaced_pod_log, pod, namespace, tail_lines=lines)
+            log = await self._call(read, pod, namespace, previous=previous, tail_lines=_LAST_LINES)
         except SystemUnavailable:
-            return ""
-        return "; ".join(line.strip() for line in str(log).splitlines() if line.strip())[-1000:]
+            return []
+        return [line.strip() for line in str(log).splitlines() if line.strip()]
 
     async def refusals(self, namespace: str) -> dict[str, str]:
         """Why the cluster does not even make pods, by the name of the set that asks for them."""

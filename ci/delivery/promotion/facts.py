@@ -12,16 +12,18 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ci.concurrency import both, together
 from ci.delivery import traffic
-from ci.delivery.cluster import Cluster, Pod
 from ci.delivery.revisions import Revision, newest
 from ci.delivery.tracks import CANARY, SPLIT, STABLE
 from ci.errors import SystemUnavailable
+
+if TYPE_CHECKING:  # an order is given from what the ledger says, without a Kubernetes client
+    from ci.delivery.cluster import Cluster, Pod
 
 __all__ = ["Drift", "Facts", "canary_ready", "differences", "drift", "look", "scaled", "things"]
 

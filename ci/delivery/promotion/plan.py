@@ -7,7 +7,6 @@ as it was made, and names it in the ledger, so that the same command goes on aft
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -34,6 +33,7 @@ from ci.delivery.promotion.states import past_of
 from ci.delivery.refusals import Refusal
 from ci.delivery.revisions import Values
 from ci.environments import Environment, Gates
+from ci.registry import digest_of
 
 __all__ = [
     "VERSION",
@@ -168,7 +168,7 @@ def as_it_was_made(plan: Plan) -> bool:
 
 def _seal(plan: Plan) -> str:
     content = plan.model_dump_json(exclude={"seal"})
-    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+    return digest_of(content.encode())
 
 
 def planned_environment(environment: Environment, approved: Sequence[str] = ()) -> PlannedEnvironment:

@@ -43,7 +43,7 @@ def rests(entries: Iterable[Entry]) -> bool:
 
     What people ordered since does not count: nobody has begun to obey.
     """
-    last = next((one for one in reversed(list(entries)) if not _of_people(one)), None)
+    last = _last(entries)
     return last is None or (last.action is Action.FINISH and not last.target)
 
 
@@ -71,13 +71,21 @@ async def _holder(target: Target) -> Holder | None:
     return await at_work(connect(target.kubeconfig, target.context), target.namespace)
 
 
-def _of_people(entry: Entry) -> bool:
-    return entry.kind is Kind.ORDER or entry.action in _OF_PEOPLE
+def _last(entries: Iterable[Entry]) -> Entry | None:
+    """What a run wrote last: not what people said."""
+    return next(
+        (
+            one
+            for one in reversed(list(entries))
+            if one.kind is not Kind.ORDER and one.action not in _OF_PEOPLE
+        ),
+        None,
+    )
 
 
 def _waits(environment: Environment, entries: Iterable[Entry]) -> Entry | None:
     """The beginning of a wait that is not over by the clock."""
-    last = next((one for one in reversed(list(entries)) if not _of_people(one)), None)
+    last = _last(entries)
     if last is None or last.kind is not Kind.INTENT:
         return None
     seconds = {Action.WAVE: environment.wave_bake, Action.WATCH: environment.watch}.get(last.action)

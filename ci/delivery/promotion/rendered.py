@@ -7,7 +7,6 @@ compared, and not shown (ci.delivery.masked).
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Any
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from ci.delivery.fence import ANNOTATION
 from ci.delivery.masked import masked
 from ci.delivery.promotion.facts import scaled, things
+from ci.registry import digest_of
 
 __all__ = ["Became", "ObjectChange", "differences", "digest", "images", "object_changes", "replicas"]
 
@@ -80,7 +80,7 @@ def images(values: Mapping[str, Any]) -> dict[str, str]:
 def digest(manifest: str) -> str:
     """The same for manifests that install the same."""
     text = "\n".join(line for _, one in sorted(_objects(manifest).items()) for line in _yaml(one))
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return digest_of(text.encode())
 
 
 def differences(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:

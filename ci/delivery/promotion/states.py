@@ -15,7 +15,7 @@ from ci.delivery.findings import Carried
 from ci.delivery.ledger import Action, Entry, Kind, left_by
 from ci.delivery.promotion.facts import Facts
 from ci.delivery.revisions import Values
-from ci.delivery.site import Track
+from ci.delivery.tracks import Track
 
 __all__ = [
     "STATES",

@@ -156,6 +156,11 @@ class Report(_Record):
         """Whether every ledger that it was made of is as it was written."""
         return not any(one.problems for one in self.ledgers)
 
+    @property
+    def deeds(self) -> tuple[Event, ...]:
+        """What people and the guard did."""
+        return tuple(event for event in self.events if event.look in (Look.PERSON, Look.GUARD))
+
 
 def report(
     ledgers: Mapping[str, Sequence[Entry]], verified: Sequence[Verified], name: str | None = None

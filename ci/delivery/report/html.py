@@ -120,8 +120,7 @@ def as_html(report: Report) -> str:
             powers=axis.marks(),
             one_at=round(axis.at(0.0), 2),
             days=FIGURES_DAYS,
-            deeds=[event for event in report.events if event.look in (Look.PERSON, Look.GUARD)],
-            several_days=report.began.astimezone(UTC).date() != report.until.astimezone(UTC).date(),
+            several_days=times.dated,
         )
     )
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from ci.delivery.findings import Verdict
 from ci.delivery.ledger.show import span
-from ci.delivery.report.data import Look, Report, Trial
+from ci.delivery.report.data import Report, Trial
 from ci.delivery.results import headline
 from ci.layout import clean
 
@@ -51,8 +51,7 @@ def _parts(report: Report) -> Iterator[str]:
     deeds = [
         f"{event.time.astimezone(UTC):%H:%M:%S} {_text(event.target or event.environment)}: "
         f"**{_text(event.by)}** {_text(event.what)}{f': {_text(event.why)}' if event.why else ''}"
-        for event in report.events
-        if event.look in (Look.PERSON, Look.GUARD)
+        for event in report.deeds
     ]
     yield from _list("People and the guard", deeds)
     for one in report.ledgers:

@@ -51,17 +51,21 @@ class Times:
         share = (time - self.since).total_seconds() / whole if whole > 0 else 0.0
         return 100 * min(max(share, 0.0), 1.0)
 
+    @property
+    def dated(self) -> bool:
+        """Whether there are several days."""
+        return self.since.astimezone(UTC).date() != self.until.astimezone(UTC).date()
+
     def marks(self) -> list[Mark]:
         """Round times; with the date, where there are several days."""
         since, until = self.since.astimezone(UTC), self.until.astimezone(UTC)
         seconds = (until - since).total_seconds()
-        dated = since.date() != until.date()
-        most = _LONG_MARKS if dated else _MARKS
+        most = _LONG_MARKS if self.dated else _MARKS
         step = next((each for each in _STEPS if seconds / each <= most), _STEPS[-1])
         midnight = since.replace(hour=0, minute=0, second=0, microsecond=0)
         first = math.ceil((since - midnight).total_seconds() / step) * step
         shape = "%H:%M:%S" if step < _MINUTE else "%H:%M"
-        if dated:
+        if self.dated:
             shape = "%d %b" if step >= _DAY else f"%d %b {shape}"
         found, time = [], midnight + timedelta(seconds=first)
         while time <= until:
