@@ -140,10 +140,10 @@ def find_release(wanted: str) -> Release:
         return read_release(Path(wanted))
     folder = places.state() / "releases"
     parse_name(wanted)
-    if wanted != "latest" and (folder / f"{wanted}.json").is_file():
-        found = read_release(folder / f"{wanted}.json")
+    file = folder / f"{wanted}.json"
+    if wanted != "latest" and file.is_file():
+        found = read_release(file)
         if found.name != wanted:
-            file = folder / f"{wanted}.json"
             raise BadInput(
                 f"{file} holds the release {found.name}", hint=f"give it its name: {found.name}.json"
             )

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dagger
-
 from ci import places
 from ci.concurrency import together
 from ci.engine import explained
+from ci.engine.sdk import dagger
 from ci.errors import BadInput, StepFailed
 from ci.layout import Column, Page, Table, page
 from ci.registry import open_archive

@@ -6,11 +6,10 @@ import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
-import dagger
-
 from ci import dates, places
 from ci.build.source import read_commit
 from ci.concurrency import together
+from ci.engine.sdk import dagger
 from ci.layout import Page, page
 from ci.registry import push
 from ci.release import Commit

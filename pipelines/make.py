@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-import dagger
-
 from ci import dates, places
 from ci.actions import this_job
 from ci.build.source import read_commit
 from ci.concurrency import both, together
+from ci.engine.sdk import dagger
 from ci.layout import Page, page, words
 from ci.reporting import Reporter
 from ci.scan import Policy, read_policy

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import dagger
-
 from ci import places
+from ci.engine.sdk import dagger
 from ci.layout import Page, page
 from ci.release import Release
 from ci.reporting import Reporter

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import dagger
-
 from ci.build.testreports import COVERAGE, JUNIT, FailedTest, TestReport, copy_reports, read_test_report
 from ci.concurrency import together
+from ci.engine.sdk import dagger
 from ci.errors import StepFailed
 from ci.layout import Column, Page, Table, page
 from ci.release import TestSummary

@@ -15,7 +15,7 @@ from ci.errors import BadInput, PolicyBlocked
 from ci.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ci.azure.connection import Azure
     from ci.azure.deploy import Change
@@ -108,6 +108,17 @@ def _wanted(modules: Sequence[Any]) -> list[str]:
     return sorted({name for module in modules for name in module.parameters})
 
 
+async def _known(
+    azure: Azure, architecture: Any, modules: Sequence[Any], values: Mapping[str, str]
+) -> dict[str, str]:
+    """All that the templates are given, once Azure has been asked; and no name is somebody else's."""
+    from ci.azure.free import names_are_free
+    from ci.azure.given import asked
+
+    await names_are_free(azure, modules)
+    return {**values, **await asked(azure, architecture, _wanted(modules), today=dates.today())}
+
+
 @app.command("plan")
 def infra_plan(
     env: Env, region: Region = None, local: Local = False, subscription: Subscription = "", json: Json = False
@@ -117,8 +128,6 @@ def infra_plan(
     Example: va infra plan --env prod
     """
     from ci.azure import deploy
-    from ci.azure.free import names_are_free
-    from ci.azure.given import asked
     from ci.azure.render import render
     from ci.reporting import console_reporter
 
@@ -129,9 +138,8 @@ def infra_plan(
         reporter = console_reporter()
 
         async def work(azure: Azure) -> Sequence[Change]:
-            await names_are_free(azure, modules)
-            known = await asked(azure, architecture, _wanted(modules), today=dates.today())
-            return await deploy.plan(azure, modules, values | known, reporter)
+            known = await _known(azure, architecture, modules, values)
+            return await deploy.plan(azure, modules, known, reporter)
 
         _show_plan(on_azure(work, subscription, local), json)
 
@@ -191,8 +199,6 @@ def infra_apply(
     Example: va infra apply --env dev --local
     """
     from ci.azure import deploy
-    from ci.azure.free import names_are_free
-    from ci.azure.given import asked
     from ci.azure.network import tags
     from ci.azure.render import render
     from ci.layout import show
@@ -205,9 +211,8 @@ def infra_apply(
         reporter = console_reporter()
 
         async def work(azure: Azure) -> Sequence[deploy.Applied]:
-            await names_are_free(azure, modules)
-            known = await asked(azure, architecture, _wanted(modules), today=dates.today())
-            return await deploy.apply(azure, modules, values | known, reporter, tags=tags(architecture))
+            known = await _known(azure, architecture, modules, values)
+            return await deploy.apply(azure, modules, known, reporter, tags=tags(architecture))
 
         done = on_azure(work, subscription, local)
         if json:

@@ -6,11 +6,10 @@ they must.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING
 
 from ci.commands.answers import answer, needs_root
 from ci.commands.options import Digest, Estate, Fault, From, Images, Json, Reports, SignWith, To
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from pipelines.ship import Shipped
     from pipelines.test import TestedImage
 
-P = ParamSpec("P")
-
 __all__ = ["build", "lint", "make", "needs_engine", "publish", "scan", "session", "ship", "test"]
 
 
@@ -39,17 +36,10 @@ def _uses_real_engine() -> bool:
     return uses_real_engine()
 
 
-def needs_engine(command: Callable[P, None]) -> Callable[P, None]:
-    """Declares that a command builds: as root, or on a Dagger engine."""
-    why = "the embedded engine mounts file systems and makes namespaces"
-
-    @functools.wraps(command)
-    def with_sdk(*args: P.args, **options: P.kwargs) -> None:
-        import ci.engine.sdk  # noqa: F401  # before the pipelines, which import the SDK as it is
-
-        command(*args, **options)
-
-    return needs_root(why, unless=_uses_real_engine)(with_sdk)
+needs_engine = needs_root(
+    "the embedded engine mounts file systems and makes namespaces", unless=_uses_real_engine
+)
+"""Declares that a command builds: as root, or on a Dagger engine."""
 
 
 @needs_engine

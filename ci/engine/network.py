@@ -113,7 +113,13 @@ class Network:
         if self._starting is None:
             self._starting = asyncio.ensure_future(self._start())
         await asyncio.shield(self._starting)
-        return await asyncio.to_thread(self._plug, next(self._numbers))
+        making = asyncio.ensure_future(asyncio.to_thread(self._plug, next(self._numbers)))
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:  # the thread goes on
+            with suppress(SystemUnavailable):
+                (await making).close()
+            raise
 
     def _plug(self, number: int) -> Plug:
         assert self._ports is not None
@@ -125,7 +131,7 @@ class Network:
                 links.pair("eth0", mtu=_MTU, peer=port, namespace=self._bridge)
                 self._ports.into(port, "out")
                 self._ports.isolate(port)
-                self._ports.up(port, mtu=_MTU)
+                self._ports.up(port)
                 links.up("lo")
                 links.without_ipv6("eth0")
                 links.address("eth0", address, bits=32)

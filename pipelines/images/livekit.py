@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import dagger
-
 from ci import tools
 from ci.concurrency import both
+from ci.engine.sdk import dagger
 from ci.reporting import Reporter, SilentReporter
 from pipelines.images.spec import BUNDLE, USER, ImageSpec, debian, with_installer
 

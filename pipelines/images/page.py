@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import dagger
-
 from ci.concurrency import both
+from ci.engine.sdk import dagger
 from ci.reporting import Reporter, SilentReporter
 from pipelines.images.spec import BUNDLE, ImageSpec, debian, with_installer
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import dagger
-
 from ci.concurrency import both
+from ci.engine.sdk import dagger
 from ci.reporting import Reporter, SilentReporter
 from pipelines.images.spec import USER, ImageSpec, debian, with_installer
 

@@ -6,12 +6,12 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-import dagger
 import uv
 
 from ci import places
 from ci.build.base_image import Recipe, root_archive
 from ci.build.source import read_commit
+from ci.engine.sdk import dagger
 from ci.release import Commit
 from ci.reporting import Reporter, SilentReporter
 

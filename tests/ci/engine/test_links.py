@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from typing import Any
@@ -55,6 +56,35 @@ def test_both_ends_of_a_wire_are_where_they_should_be(plugs: tuple[Plug, Plug]) 
     assert link["inet6_addr_gen_mode"] == "none"
     (other,) = [link for link in ip(there, "address") if link["ifname"] == "other"]
     assert (other["mtu"], other["linkinfo"]["info_kind"], "UP" in other["flags"]) == (1400, "veth", True)
+
+
+def test_a_plug_that_nobody_waits_for_any_more_is_closed(
+    plugs: tuple[Plug, Plug], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that makes it goes on when its caller is cancelled."""
+    began, go, closed = threading.Event(), threading.Event(), list[Plug]()
+
+    def slow(_: Network, __: int) -> Plug:
+        began.set()
+        assert go.wait(30)
+        return plugs[0]
+
+    async def nothing(_: Network) -> None: ...
+
+    async def main() -> None:
+        plugging = asyncio.create_task(Network().plug())
+        await asyncio.to_thread(began.wait, 30)
+        plugging.cancel()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await plugging
+
+    monkeypatch.setattr(Network, "_start", nothing)
+    monkeypatch.setattr(Network, "_plug", slow)
+    monkeypatch.setattr(Plug, "close", lambda plug: closed.append(plug))
+    asyncio.run(main())
+    assert closed == [plugs[0]]
+    monkeypatch.undo()
 
 
 def test_ports_of_a_bridge_are_isolated_one_by_one(plugs: tuple[Plug, Plug]) -> None:

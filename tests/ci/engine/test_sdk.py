@@ -25,6 +25,12 @@ def test_calls_are_not_checked_and_the_environment_is_as_it_was(before: str | No
     assert _said(before, first="") == f"AttributeError {before}"
 
 
+@pytest.mark.parametrize("flow", ["demo", "ship", "images"])
+def test_whoever_builds_has_it_so(flow: str) -> None:
+    """However a flow is come to: the demo ships, and is no command that builds."""
+    assert _said(None, first=f"import pipelines.{flow}") == "AttributeError None"
+
+
 def test_a_program_that_has_imported_the_sdk_keeps_its_checks() -> None:
     assert _said(None, first="import dagger") == "TypeError None"
 
