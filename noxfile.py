@@ -6,9 +6,9 @@ compiles 30 MB of Azure's models again.
     ./nox -s demo      set this machine up and show the main job on it, act by act: build, test, scan,
                        publish, promote dev -> staging -> prod behind canary gates, with a kill -9 in the
                        middle; then a bad release that the gates catch; both are undone
-    ./nox -s tests     the unit suite (about two minutes), then the end-to-end suite on the embedded platform
+    ./nox -s tests     the unit suite, then the end-to-end suite on the embedded platform
     ./nox -s lint      ruff, mypy --strict, import-linter, bandit, zizmor, actionlint, helm lint, kubeconform
-    ./nox -s bench     the speed claims, each a ratio against a peer in the same run
+    ./nox -s bench     the speed claims: ratios against a peer in the same run, or bounds
     ./nox -s ship      build, test, scan and publish: one release        (what follows -- goes to `va ship`)
     ./nox -s promote   move a release to its targets                    (what follows -- goes to `va promote`)
 
@@ -38,7 +38,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def unit(session: nox.Session) -> None:
-    """Run the unit suite: no network, no platform, about two minutes."""
+    """Run the unit suite: no network, no platform, some minutes."""
     session.run("va", "doctor", "--install", "git")
     chosen = ("-m", "not e2e and not conformance", "--ignore=tests/e2e", "--ignore=tests/helm")
     session.run("pytest", *chosen, "-n", "auto", "--dist", "worksteal", *session.posargs)
@@ -76,7 +76,7 @@ def lint(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Measure the speed claims, each as a ratio against a peer in the same run."""
+    """Measure the speed claims: ratios against a peer in the same run, or bounds."""
     session.run("python", "-m", "benches", *session.posargs)
 
 
