@@ -13,7 +13,7 @@ from ci.architecture.model import Architecture, Declared
 from ci.architecture.names import name
 from ci.errors import Place
 
-__all__ = ["Fit", "checkable_values", "declared_workloads", "values"]
+__all__ = ["Fit", "checkable_values", "database_url", "declared_workloads", "values"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ def values(
         "database": {
             "enabled": True,
             # One server for all regions: no request waits for what is written there.
-            "url": f"postgresql://{server}.postgres.database.azure.com:5432/{architecture.postgres.databases[0]}",
+            "url": database_url(architecture, server),
             "user": name(architecture, "identity", region, part="api"),
             "migrator": name(architecture, "identity", region, part="migrate"),
             "entra": True,
@@ -210,6 +210,11 @@ def values(
         },
         "priorities": {"create": True},
     }
+
+
+def database_url(architecture: Architecture, server: str) -> str:
+    """What the api connects to on a flexible server of that name."""
+    return f"postgresql://{server}.postgres.database.azure.com:5432/{architecture.postgres.databases[0]}"
 
 
 def _reader(architecture: Architecture, keys: Mapping[str, str]) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 __all__ = [
     "AZURE_SERVICE_CIDR",
+    "POSTGRES_GB",
     "REGIONS",
     "RESERVED_ADDRESSES",
     "VM_SIZES",
@@ -175,3 +176,7 @@ def retirements() -> dict[str, Retirement]:
 
     lines = load(Path(__file__).with_name("retirements.yaml")).data["retirements"]
     return {line["service"]: Retirement(**line) for line in lines}
+
+
+POSTGRES_GB = (32, 64, 128, 256, 512, 1024, 2048, 4095, 4096, 8192, 16384, 32767)
+"""The storage of a flexible server. Source: postgresql/flexible-server/concepts-storage, Premium SSD."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from ci.architecture.access import container_users, secret_readers
 from ci.architecture.model import Architecture
@@ -55,13 +55,7 @@ def _metrics(architecture: Architecture, region: str) -> Iterator[Resource]:
     """
     home = group(architecture, region)
     own = resource_id(home, "Microsoft.Monitor/accounts", name(architecture, "prometheus", region))
-    for key, identity in sorted(architecture.access.identities.items()):
-        for role in (one for one in identity.azure_roles if one in METRICS_ROLES):
-            who = principal(architecture, region, key)
-            yield role_assignment(role, who, "ServicePrincipal", scope=own)
-    for key, people in sorted(architecture.access.roles.items()):
-        for role in (one for one in people.azure_roles if one in METRICS_ROLES):
-            yield role_assignment(role, f"[parameters('{group_parameter(key)}')]", "Group", scope=own)
+    yield from _holders(architecture, METRICS_ROLES, (region,), own)
     if architecture.monitoring.grafana:
         kind = "Microsoft.Dashboard/grafana"
         grafana = resource_id(group(architecture), kind, name(architecture, "grafana"))
@@ -74,13 +68,20 @@ def _registry(architecture: Architecture) -> Iterator[Resource]:
     own = resource_id(
         group(architecture), "Microsoft.ContainerRegistry/registries", name(architecture, "registry")
     )
+    yield from _holders(architecture, REGISTRY_ROLES, architecture.order, own)
+
+
+def _holders(
+    architecture: Architecture, roles: Sequence[str], regions: Iterable[str], own: str
+) -> Iterator[Resource]:
+    """These roles on one thing, for the identities of these regions and the people that have them."""
     for key, identity in sorted(architecture.access.identities.items()):
-        for role in (one for one in identity.azure_roles if one in REGISTRY_ROLES):
-            for region in architecture.order:
+        for role in (one for one in identity.azure_roles if one in roles):
+            for region in regions:
                 who = principal(architecture, region, key)
                 yield role_assignment(role, who, "ServicePrincipal", scope=own)
     for key, people in sorted(architecture.access.roles.items()):
-        for role in (one for one in people.azure_roles if one in REGISTRY_ROLES):
+        for role in (one for one in people.azure_roles if one in roles):
             yield role_assignment(role, f"[parameters('{group_parameter(key)}')]", "Group", scope=own)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ci.architecture.resources import at, role_of, words
-from ci.azure.arm import Module, Resource
+from ci.azure.arm import Module, Resource, resource_id
 
 __all__ = ["RULES", "Wrong", "across", "at_once", "one_at_a_time"]
 
@@ -187,8 +187,7 @@ def _one_change_at_a_time(placed: Sequence[Placed]) -> Iterator[Wrong]:
 
 
 def _own_id(module: Module, resource: Resource) -> str:
-    names = ", ".join(f"'{word}'" for word in (module.group, resource.type, *resource.name.split("/")))
-    return f"[resourceId({names})]"
+    return resource_id(module.group, resource.type, *resource.name.split("/"))
 
 
 def _nodes_are_reached_and_known(placed: Sequence[Placed]) -> Iterator[Wrong]:

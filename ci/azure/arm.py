@@ -179,8 +179,8 @@ def expression(text: str) -> str:
 
 def resource_id(group: str, kind: str, *names: str) -> str:
     """The id of a resource in a resource group, as an expression."""
-    words = ", ".join(f"'{word}'" for word in (group, kind, *names))
-    return f"[resourceId({words})]"
+    quoted = ", ".join(f"'{word}'" for word in (group, kind, *names))
+    return f"[resourceId({quoted})]"
 
 
 def reference(id_expression: str, kind: str, path: str, *, whole: bool = False) -> str:

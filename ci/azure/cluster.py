@@ -21,6 +21,7 @@ __all__ = [
 
 REGISTRY_ROLES = ("AcrPull", "AcrPush")
 METRICS_ROLES = ("Monitoring Data Reader",)
+_ON_ONE_THING = (*REGISTRY_ROLES, *METRICS_ROLES)
 """Both never on the whole resource group: there is one registry, and one place of a region's metrics."""
 
 KUBERNETES_ROLES = {
@@ -63,11 +64,11 @@ def identities(architecture: Architecture, region: str) -> Iterator[Resource]:
         )
         own = identity_id(architecture, region, key)
         for given in identity.azure_roles:
-            if given not in (*REGISTRY_ROLES, *METRICS_ROLES):
+            if given not in _ON_ONE_THING:
                 who = principal(architecture, region, key)
                 yield role_assignment(given, who, "ServicePrincipal", depends_on=(own,))
     for role_name, role in sorted(architecture.access.roles.items()):
-        roles: list[str] = [one for one in role.azure_roles if one not in (*REGISTRY_ROLES, *METRICS_ROLES)]
+        roles: list[str] = [one for one in role.azure_roles if one not in _ON_ONE_THING]
         if role.kubernetes_role != "none" and not role.namespaces:
             roles.append(KUBERNETES_ROLES[role.kubernetes_role])
         for each in roles:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ci.architecture.facts import POSTGRES_GB
 from ci.architecture.resources import at
 
 __all__ = ["NAMES", "VALUES", "Limit", "Named", "beyond"]
@@ -169,7 +170,7 @@ VALUES: dict[str, tuple[Limit, ...]] = {
     "Microsoft.DBforPostgreSQL/flexibleServers": (
         Limit(
             path="properties.storage.storageSizeGB",
-            known=(32, 64, 128, 256, 512, 1024, 2048, 4095, 4096, 8192, 16384, 32767),
+            known=POSTGRES_GB,
             source="postgresql/flexible-server/concepts-storage, Premium SSD",
         ),
         Limit(
@@ -182,7 +183,6 @@ VALUES: dict[str, tuple[Limit, ...]] = {
     "Microsoft.Insights/actionGroups": (
         Limit(
             path="properties.groupShortName",
-            known=(),
             least=1,
             most=12,
             source="Microsoft.Insights/actionGroups, groupShortName: 12 characters",
@@ -351,8 +351,11 @@ def beyond(kind: str, name: str, body: Mapping[str, Any]) -> Iterator[str]:
     """What of a resource's name and values Azure does not take, in words with their source."""
     own = name.rpartition("/")[2]
     named = NAMES.get(kind)
-    fits = named is None or (named.least <= len(own) <= named.most and re.fullmatch(named.form, own))
-    if named is not None and not fits and not name.startswith("["):
+    if (
+        named is not None
+        and not name.startswith("[")
+        and not (named.least <= len(own) <= named.most and re.fullmatch(named.form, own))
+    ):
         yield (
             f"{own} is no name of Azure's: {named.least} to {named.most} characters, {named.words} "
             "(resource-name-rules)"

@@ -4,8 +4,8 @@ It speaks the part of ARM that ci.azure.deploy uses, closely enough that the rea
 groups, deployments as long-running operations that bring about one resource after another in the order of
 their dependencies, their operations, what-if on what is really stored, exported templates, locks that keep
 a group from being deleted. It evaluates the expressions that our templates use and refuses a reference to
-what is not there. It knows nothing of what Azure checks inside a resource: `va infra check` and Azure
-itself do.
+what is not there, and what ci.azure.refusals and ci.azure.limits know that Azure refuses of a resource. The
+rest only Azure itself does.
 """
 
 from __future__ import annotations

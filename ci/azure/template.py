@@ -74,8 +74,8 @@ class Scope:
 
     def _resource(self, one: Any, home: str, given: dict[str, Any]) -> dict[str, Any]:
         body = {k: v for k, v in one.items() if k not in ("apiVersion", "dependsOn", "name", "scope", "type")}
-        name = self._value(one["name"], given, strict=False)
-        scope = self._value(one["scope"], given, strict=False) if "scope" in one else home
+        name = self._value(one["name"], given)
+        scope = self._value(one["scope"], given) if "scope" in one else home
         kind, *types = one["type"].split("/")
         path = "/".join(f"{a}/{b}" for a, b in zip(types, name.split("/"), strict=True))
         return {
@@ -85,7 +85,7 @@ class Scope:
             "home": home,
             "scope": scope,
             "body": self._walk(body, given),
-            "dependsOn": [self._value(need, given, strict=False) for need in one.get("dependsOn", [])],
+            "dependsOn": [self._value(need, given) for need in one.get("dependsOn", [])],
         }
 
     def evaluate(self, body: Any, *, strict: bool) -> Any:
@@ -101,32 +101,30 @@ class Scope:
 
     def _walk(self, body: Any, given: dict[str, Any]) -> Any:
         if isinstance(body, dict):
-            return {
-                self._value(key, given, strict=False): self._walk(value, given) for key, value in body.items()
-            }
+            return {self._value(key, given): self._walk(value, given) for key, value in body.items()}
         if isinstance(body, list):
             return [self._walk(item, given) for item in body]
-        return self._value(body, given, strict=False)
+        return self._value(body, given)
 
-    def _value(self, text: Any, given: dict[str, Any], *, strict: bool) -> Any:
+    def _value(self, text: Any, given: dict[str, Any]) -> Any:
         if (
             not isinstance(text, str)
             or not (text.startswith("[") and text.endswith("]"))
             or "reference(" in text
         ):
             return text
-        return _Expression(text[1:-1], self, given, strict).value()
+        return _Expression(text[1:-1], self, given, strict=False).value()
 
     def _reference(self, text: Any, strict: bool) -> Any:
         if not isinstance(text, str) or not text.startswith("[reference("):
             return text
-        return _Expression(text[1:-1], self, {}, strict).value()
+        return _Expression(text[1:-1], self, {}, strict=strict).value()
 
 
 class _Expression:
     """The few functions of ARM's template language that our templates call."""
 
-    def __init__(self, text: str, scope: Scope, given: dict[str, Any], strict: bool) -> None:
+    def __init__(self, text: str, scope: Scope, given: dict[str, Any], *, strict: bool) -> None:
         self._tokens = re.findall(r"'[^']*'|[A-Za-z]+|[().,]", text)
         self._scope, self._given, self._strict = scope, given, strict
 
@@ -154,7 +152,7 @@ class _Expression:
         if function == "concat":
             return "".join(arguments)
         if function == "resourceGroup":
-            return f"/subscriptions/{scope.subscription}/resourceGroups/{scope.group}"
+            return scope.home
         if function == "guid":
             return str(uuid.uuid5(_NAMESPACE, "-".join(arguments)))
         if function == "subscription":

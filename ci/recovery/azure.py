@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ci.architecture.chart import database_url
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
 from ci.azure.arm import API
@@ -21,8 +22,7 @@ __all__ = ["SCENARIOS", "scenario", "scenarios"]
 
 _POSTGRES_ZONE = PRIVATE_ZONES["postgres"]
 
-_API_NAMESPACE = "-n voice"
-_API = f"deployment/voice-api {_API_NAMESPACE}"
+_API = "deployment/voice-api -n voice"
 
 # Exact: after a restore the statistics that PostgreSQL keeps of its tables start again at nothing.
 _COUNTS = (
@@ -129,7 +129,7 @@ def _out_of_traffic(architecture: Architecture, region: str) -> Step:
 
 def _point_to(architecture: Architecture, server: str, regions: tuple[str, ...]) -> Step:
     address = f"{server}.postgres.database.azure.com"
-    url = f"postgresql://{address}:5432/{architecture.postgres.databases[0]}"
+    url = database_url(architecture, server)
     clusters = [name(architecture, "cluster", region) for region in regions]
     return Step(
         key="point",

@@ -201,8 +201,7 @@ def the_api_answers_probes(estate: Estate) -> Iterator[Broken]:
     if manager is None or "api" not in routes:
         return
     asked, route = manager.probe_path, routes["api"]
-    known = asked == route.probe.path or route.path == "/*"
-    if not known and not asked.startswith(route.path.removesuffix("*")):
+    if asked != route.probe.path and not asked.startswith(route.path.removesuffix("*")):
         yield Broken(
             ("traffic_manager", "probe_path"),
             f"{asked} is not the api's, which has {route.path} and answers {route.probe.path}: what another "

@@ -12,6 +12,7 @@ from ipaddress import IPv4Network
 
 from ci.architecture import names
 from ci.architecture.check.rule import Broken, Estate, Rule, error, no_range, said
+from ci.architecture.facts import POSTGRES_GB
 from ci.architecture.network import address_count
 
 __all__ = ["RULES"]
@@ -21,9 +22,6 @@ Key = tuple[str | int, ...]
 _DAY = timedelta(days=1)
 
 
-_POSTGRES_GB = (32, 64, 128, 256, 512, 1024, 2048, 4095, 4096, 8192, 16384, 32767)
-
-
 @error("PG-STORAGE")
 def the_database_has_a_size_of_azure(estate: Estate) -> Iterator[Broken]:
     """The database's storage is of a size that is sold: 32 GB to 32 TB, each twice the one before.
@@ -31,11 +29,11 @@ def the_database_has_a_size_of_azure(estate: Estate) -> Iterator[Broken]:
     Source: azure/postgresql/flexible-server/concepts-storage, "Premium SSD".
     """
     storage = estate.architecture.postgres.storage
-    if storage not in _POSTGRES_GB:
-        next_one = next((size for size in _POSTGRES_GB if size >= storage), _POSTGRES_GB[-1])
+    if storage not in POSTGRES_GB:
+        next_one = next((size for size in POSTGRES_GB if size >= storage), POSTGRES_GB[-1])
         yield Broken(
             ("postgres", "storage"),
-            f"{storage} GB of storage; a flexible server has {', '.join(map(str, _POSTGRES_GB))} GB",
+            f"{storage} GB of storage; a flexible server has {', '.join(map(str, POSTGRES_GB))} GB",
             f"storage: {next_one} GB",
         )
 
