@@ -141,37 +141,16 @@ def published(regions: Sequence[str], runs: int | str, archives: Mapping[str, Pa
     Returns what benches.publishing says, and the seconds of the whole process.
     """
     words = [f"{name}={archive}" for name, archive in archives.items()]
-    started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "benches.publishing", ",".join(regions), str(runs), *words],
-        cwd=places.checkout(),
-        env={**os.environ, "PYTHONPATH": str(places.checkout())},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_SHIP_SECONDS,
-    )
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        sys.exit(f"publishing failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout), seconds
+    root = places.checkout()
+    env = {**os.environ, "PYTHONPATH": str(root)}
+    return _told(["benches.publishing", ",".join(regions), str(runs), *words], root, env)
 
 
 def promoted() -> dict[str, float]:
     """What benches.promoting says, which has a cluster of its own."""
     root = places.checkout()
-    done = subprocess.run(
-        [sys.executable, "-m", "benches.promoting"],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_SHIP_SECONDS,
-    )
-    if done.returncode:
-        sys.exit(f"promoting failed:\n{done.stderr[-3000:]}")
-    said: dict[str, float] = json.loads(done.stdout)
+    env = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"}
+    said: dict[str, float] = _told(["benches.promoting"], root, env)[0]
     return said
 
 
@@ -187,38 +166,28 @@ def ship(
     """Run `ship` (or only up to `built`) on a checkout, with its state in `state`, to that registry."""
     root = checkout or places.checkout()
     env = {"VA_STATE": str(state), "PYTHONPATH": str(root)} | ({"VA_CACHE": str(cache)} if cache else {})
-    started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "benches.shipping", address, str(state / "reports"), to, *images],
-        cwd=root,
-        env=_environment() | env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_SHIP_SECONDS,
-    )
-    seconds = time.perf_counter() - started
-    if done.returncode:
-        sys.exit(f"ship failed:\n{done.stderr[-3000:]}")
-    said: dict[str, Any] = json.loads(done.stdout)
+    words = ["benches.shipping", address, str(state / "reports"), to, *images]
+    said, seconds = _told(words, root, _environment() | env)
     return Ship(seconds=seconds, **said)
 
 
 def stepped(folder: Path, part: str) -> tuple[Any, float]:
     """What benches.stepping says of that part, with a cache in the folder; and its seconds."""
+    root = places.checkout()
+    env = {"VA_CACHE": str(folder / "cache"), "PYTHONPATH": str(root)}
+    return _told(["benches.stepping", str(folder), part], root, _environment() | env)
+
+
+def _told(words: Sequence[str], root: Path, env: Mapping[str, str]) -> tuple[Any, float]:
+    """What a module of ours prints as JSON, in a process of its own; and the seconds of that."""
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "benches.stepping", str(folder), part],
-        cwd=places.checkout(),
-        env=_environment() | {"VA_CACHE": str(folder / "cache"), "PYTHONPATH": str(places.checkout())},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_SHIP_SECONDS,
-    )
+        [sys.executable, "-m", *words],
+        cwd=root, env=env, capture_output=True, text=True, check=False, timeout=_SHIP_SECONDS,
+    )  # fmt: skip
     seconds = time.perf_counter() - started
     if done.returncode:
-        sys.exit(f"the steps failed:\n{done.stderr[-3000:]}")
+        sys.exit(f"{words[0]} failed:\n{done.stderr[-3000:]}")
     return json.loads(done.stdout), seconds
 
 

@@ -22,24 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promotion_world import AnyRegistry
 from small_cluster import small_cluster
-from small_estate import va, whole, write_environment, write_release
+from small_estate import stand_in, va, whole, write_environment, write_release
 
-from ci import environments, places, tools
+from ci import environments, tools
 from ci.delivery.cluster import connect
 from ci.delivery.helm import Helm
 from ci.delivery.promotion import run as loop
 from ci.delivery.promotion.facts import look
 from ci.delivery.promotion.watch import Watch
 from ci.delivery.site import Site, open_site
-from ci.environments import Environment
-from ci.release import Release
 from ci.reporting import SilentReporter
-from pipelines import before, permission
 from pipelines import plan as planning
 from pipelines import promote as flow
-from pipelines.verify import Verification
 
 __all__ = ["main"]
 
@@ -80,27 +75,6 @@ class Clock:
             return seconds
 
         return timed
-
-
-def _stand_in(root: Path) -> None:
-    """For what proves a release."""
-
-    async def pulled(*_: object) -> Path:
-        return places.checkout() / "helm" / "voice-assistant"
-
-    async def proven(wanted: Release, _: object) -> Verification:
-        return Verification(release=wanted.name, digest=wanted.chart.digest, places=())
-
-    def read(estate: str, through: str | None = None) -> tuple[Environment, ...]:
-        return environments.read_environments(estate, through, root)
-
-    for module in (before, permission, flow, planning):
-        for name, stands in {
-            "read_environments": read, "registry_at": AnyRegistry, "survey": AnyRegistry.known,
-            "prove": AnyRegistry.has, "pull_chart": pulled, "verify": proven,
-        }.items():  # fmt: skip
-            if hasattr(module, name):
-                setattr(module, name, stands)
 
 
 @contextlib.contextmanager
@@ -177,7 +151,7 @@ def main() -> dict[str, float]:
         with _cluster(folder / "cluster") as there:
             kubeconfig, gateway = Path(there["kubeconfig"]), there["gateway"]
             write_environment(root, "dev", kubeconfig, gateway, {"eastus": "va-bench"}, drain="0s")
-            _stand_in(root)
+            stand_in(root, "promote")
             found = asyncio.run(_promoted())
             found["facts"] = asyncio.run(_facts(kubeconfig, "va-bench"))
             regions = dict.fromkeys(("eastus", "westeurope", "southeastasia"), "va-bench")
@@ -196,7 +170,7 @@ def main() -> dict[str, float]:
 
 
 async def _many(root: Path) -> dict[str, float]:
-    _stand_in(root)
+    stand_in(root, "plan")
     started = time.perf_counter()
     made = await planning.plan(whole("better"), "test", reporter=SilentReporter())
     planned = time.perf_counter() - started

@@ -57,17 +57,14 @@ class SmallCluster:
     """By namespace, track, pod and outcome."""
     turn: Iterator[int] = field(default_factory=itertools.count)
 
-    def answers(self, host: str) -> tuple[str, str, str] | None:
-        """Namespace, track and pod of the next request; None when nobody is there."""
+    def answers(self, host: str) -> tuple[str, str, str, str] | None:
+        """Namespace, track, pod and its release of the next request; None when nobody is there."""
+        number = next(self.turn)
         namespace, weight = self.weights.get(host, ("", 0))
         # 37 has no common divisor with 100: every 100 requests are split exactly, and well mixed.
-        track = "canary" if next(self.turn) * 37 % 100 < weight else "stable"
+        track = "canary" if number * 37 % 100 < weight else "stable"
         pods = self.ready.get((namespace, track))
-        return (namespace, track, pods[next(self.turn) % len(pods)][0]) if pods else None
-
-    def release_of(self, namespace: str, track: str, pod: str) -> str:
-        """Whose it is."""
-        return dict(self.ready.get((namespace, track), [])).get(pod, "")
+        return (namespace, track, *pods[number % len(pods)]) if pods else None
 
     def samples(self, query: str) -> list[dict[str, Any]]:
         """What Prometheus answers."""
@@ -224,11 +221,11 @@ def _handler(small: SmallCluster) -> Callable[..., BaseHTTPRequestHandler]:
             if chosen is None:
                 self._answer(503)
                 return
-            namespace, track, pod = chosen
+            namespace, track, pod, release = chosen
             if self.command != "POST":
                 self._answer(200 if self.command == "GET" else 204, {}, track)
                 return
-            every = small.fails_every.get(small.release_of(*chosen), 0)
+            every = small.fails_every.get(release, 0)
             before = sum(small.sessions[namespace, track, pod, one] for one in ("ok", "error"))
             failed = every > 0 and before % every == 0
             small.sessions[namespace, track, pod, "error" if failed else "ok"] += 1

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-
-import yaml
-from promotion_world import release
+from typing import TYPE_CHECKING
 
 from ci import places
 from ci.release import Release
 
-__all__ = ["va", "whole", "write_environment", "write_release"]
+if TYPE_CHECKING:
+    from ci.environments import Environment
+
+__all__ = ["stand_in", "va", "whole", "write_environment", "write_release"]
 
 _ROOT = places.checkout()
 _ENVIRONMENT = """\
@@ -57,31 +59,65 @@ _TARGET = """\
 _CHILD = """\
 import sys
 from pathlib import Path
-from promotion_world import AnyRegistry
-from ci import environments
+from small_estate import stand_in
 from ci.commands.cli import main
-from pipelines import before, permission, plan, promote, status
-from pipelines.verify import Verification
-root, chart = Path(sys.argv.pop(1)), Path(sys.argv.pop(1))
-async def pulled(*_):
-    return chart
-async def proven(wanted, environments):
-    return Verification(release=wanted.name, digest=wanted.chart.digest, places=())
-def read(estate, through=None):
-    return environments.read_environments(estate, through, root)
-for flow in (before, permission, plan, promote, status):
-    told = {"read_environments": read, "registry_at": AnyRegistry, "survey": AnyRegistry.known,
-            "prove": AnyRegistry.has, "pull_chart": pulled, "verify": proven,
-            "read_environment": lambda estate, name: environments.read_environment(estate, name, root)}
-    for name, stands in told.items():
-        if hasattr(flow, name):
-            setattr(flow, name, stands)
+stand_in(Path(sys.argv.pop(1)), sys.argv[1])
 main()
 """
+_PROVEN_BY = ("before", "permission", "promote")
+_FLOWS = {"promote": _PROVEN_BY, "plan": (*_PROVEN_BY, "plan"), "status": ("status",)}
+
+
+def stand_in(root: Path, command: str) -> None:
+    """In this process that command reads the estates in `root`, and what proves a release stands in.
+
+    Only what the command imports by itself is imported for it.
+    """
+    from ci import environments
+
+    def read(estate: str, through: str | None = None) -> tuple[Environment, ...]:
+        return environments.read_environments(estate, through, root)
+
+    def read_one(estate: str, name: str) -> Environment:
+        return environments.read_environment(estate, name, root)
+
+    told: dict[str, dict[str, object]] = {
+        "before": {},
+        "permission": {"read_environment": read_one},
+        "promote": {"read_environment": read_one, "read_environments": read},
+        "plan": {"read_environment": read_one},
+        "status": {"read_environments": read},
+    }
+    if "before" in _FLOWS[command]:
+        told["before"] = _proofs()
+    for flow in _FLOWS[command]:
+        module = importlib.import_module(f"pipelines.{flow}")
+        for name, stands in told[flow].items():
+            assert hasattr(module, name), f"{flow} has no {name} any more"
+            setattr(module, name, stands)
+
+
+def _proofs() -> dict[str, object]:
+    from promotion_world import AnyRegistry
+
+    from pipelines.verify import Verification
+
+    async def pulled(*_: object) -> Path:
+        return _ROOT / "helm" / "voice-assistant"
+
+    async def proven(wanted: Release, _: object) -> Verification:
+        return Verification(release=wanted.name, digest=wanted.chart.digest, places=())
+
+    return {
+        "registry_at": AnyRegistry, "survey": AnyRegistry.known, "prove": AnyRegistry.has,
+        "pull_chart": pulled, "verify": proven,
+    }  # fmt: skip
 
 
 def whole(name: str) -> Release:
     """With all images that the chart wants."""
+    from promotion_world import release
+
     made = release(name)
     (image,) = made.images
     names = ("fastapi-backend", "livekit-agent", "canary-guard")
@@ -109,11 +145,10 @@ def write_environment(
     shutil.copy(_ROOT / "environments" / "base.yaml", root)
     key = root / "signer.pub"
     key.write_text("a key that nobody asks")
-    known = yaml.safe_load(kubeconfig.read_text())
     targets = ""
     for region, namespace in regions.items():
         own = root / f"{name}-{region}.kubeconfig"
-        own.write_text(yaml.safe_dump(known))
+        shutil.copy(kubeconfig, own)
         targets += _TARGET.format(region=region, kubeconfig=own, namespace=namespace, gateway=gateway)
     text = _ENVIRONMENT.format(
         regions=", ".join(regions), targets=targets, key=key, install=install, drain=drain
@@ -123,8 +158,7 @@ def write_environment(
 
 def va(root: Path, state: Path, *words: str) -> tuple[list[str], dict[str, str]]:
     """The command line and the variables of `va` on a machine with that state, for the estate in `root`."""
-    chart = _ROOT / "helm" / "voice-assistant"
     return (
-        [sys.executable, "-c", _CHILD, str(root), str(chart), *words, "--estate", "test"],
+        [sys.executable, "-c", _CHILD, str(root), *words, "--estate", "test"],
         {**os.environ, "PYTHONPATH": f"{_ROOT}:{_ROOT / 'tests'}", "VA_STATE": str(state)},
     )

@@ -167,7 +167,10 @@ def at_once(parts: Sequence[tuple[str, str, Sequence[str]]]) -> Iterator[tuple[s
 
 
 def _one_change_at_a_time(placed: Sequence[Placed]) -> Iterator[Wrong]:
-    """What takes one change at a time gets one after the other; regions that change one thing take turns."""
+    """What takes one change at a time gets one after the other; regions that change one thing take turns.
+
+    [D] [X] as `one_at_a_time` says of each.
+    """
     for module in {id(module): module for module, _ in placed}.values():
         mine = {_own_id(module, resource).lower(): resource for resource in module.resources}
         parts = [
@@ -284,7 +287,10 @@ _EXPORTED = ("http_", "kube_", "node_", "livekit_", "lk_", "voice_", "container_
 
 
 def _alerts_have_their_metrics(placed: Sequence[Placed]) -> Iterator[Wrong]:
-    """A rule in PromQL asks for metrics that something exports."""
+    """A rule in PromQL asks for metrics that something exports.
+
+    [X] Azure takes a rule about anything: it is quiet for ever. What is exported: our own code and charts.
+    """
     for module, group in _of(placed, "Microsoft.AlertsManagement/prometheusRuleGroups"):
         for rule in group.body["properties"]["rules"]:
             for metric in re.findall(r"\b([a-z]+_[a-z0-9_]+)(?=[{\[]| *\)| */)", rule["expression"]):

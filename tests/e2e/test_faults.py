@@ -298,7 +298,7 @@ def test_without_prometheus_no_step_passes_and_it_goes_on_when_it_is_back(estate
 def test_a_full_disk_ends_it_before_it_acts_and_the_same_command_goes_on(
     estate: Estate, small_disk: Path
 ) -> None:
-    """The ledger's disk, in a mount namespace of the test's: it is full when the canary has users."""
+    """The ledger's disk is a small one: it is full when the canary has users."""
     shutil.copytree(estate.folder / "one", small_disk / "two")
     (estate.folder / "two").symlink_to(small_disk / "two")
     child = estate.start("better", machine="two")

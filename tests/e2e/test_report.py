@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromium import chromium
 from ledger_entries import Book
 from selenium import webdriver
 
-from ci import places, tools
+from ci import places
 from ci.delivery.findings import Finding, Tally, Verdict
 from ci.delivery.ledger import Action, Kind, Verified
 from ci.delivery.report import as_html, report
-from ci.reporting import SilentReporter
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-)
 ATTACK = (
     '"\'></title></svg><script>document.title = "owned"</script>'
     "<img src=x onerror=\"document.title='owned'\">"
@@ -78,17 +70,8 @@ def page(file: Path) -> Path:
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    asyncio.run(tools.ensure(["chromedriver"], SilentReporter()))
-    options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    options.binary_location = "/usr/bin/chromium"
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(str(tools.path("chromedriver"))))
-    try:
+    with chromium(tmp_path / "profile") as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def test_a_report_can_be_read_everywhere(browser: webdriver.Chrome, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ a session through the gateway, joins the room, and the beeps come back from the 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,24 +13,18 @@ from pathlib import Path
 import httpx
 import pytest
 import waiting
+from chromium import chromium
 from installed_chart import PLACE, installed_chart
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
-from ci import places, tools
-from ci.reporting import SilentReporter
+from ci import places
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 HOST = "web.voice.localhost"
 PAGE = f"http://{HOST}:{httpx.URL(PLACE.gateway).port}/"
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1000,1000"),
-    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-    # Nothing here is to call home.
-    *("--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update"),
-    *("--disable-sync", "--no-default-browser-check", "--no-proxy-server"),
-)
+MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 # The loudest sample that the agent's voice has within four seconds; 1 is full scale.
 PLAYS = 'const audio = document.querySelector("#audio audio"); return audio !== null && !audio.paused;'
 PEAK = """
@@ -55,24 +48,15 @@ look();
 
 @pytest.fixture(scope="module", autouse=True)
 def installed() -> Iterator[None]:
-    asyncio.run(tools.ensure(["chromedriver"], SilentReporter()))
     with installed_chart("va-web-e2e", hostname=HOST, release="web-e2e"):
         yield
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    options.binary_location = "/usr/bin/chromium"
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(str(tools.path("chromedriver"))))
-    try:
+    with chromium(tmp_path / "profile", *MICROPHONE) as driver:
         driver.set_script_timeout(30)
         yield driver
-    finally:
-        driver.quit()
 
 
 def text(browser: webdriver.Chrome, part: str) -> str:

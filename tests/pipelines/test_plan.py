@@ -368,9 +368,8 @@ def test_a_plan_has_images_values_replicas_and_manifests_and_no_secret(world: Wo
     assert dev.images == {"api": NEW.image("fastapi-backend").digest} != dev.images_now
     assert dev.images_now == {"api": OLD.image("fastapi-backend").digest}
     assert (prod.replicas_now, prod.replicas) == ({"voice-api": "1"}, {"voice-api": "4"})
-    assert ("replicas: nothing -> 4" in prod.changes and "adminToken: *** -> ***" in prod.changes) or any(
-        one.startswith("adminToken: ") and "hunter2" not in one for one in prod.changes
-    )
+    assert "replicas: nothing -> 4" in prod.changes
+    assert any(one.startswith("adminToken: ") and "hunter2" not in one for one in prod.changes)
     (changed,) = prod.manifests
     assert changed.thing == "Deployment voice-api" and "+  replicas: 4" in changed.diff
     assert "hunter2" not in made.model_dump_json()

@@ -180,7 +180,6 @@ def test_what_a_killed_run_could_not_tell_the_next_one_does(rooms: Rooms, prod: 
 KILLED = """
 import asyncio, sys
 sys.path[:0] = sys.argv[1:]
-from ledger_entries import happened, write
 from promotion_world import environment as plain
 from ci.delivery import notify
 from ledger_entries import happened

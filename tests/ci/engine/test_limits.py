@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -26,7 +27,7 @@ def group() -> Iterator[str]:
     if not _there(name):
         pytest.skip("this machine lets nobody make control groups")
     yield name
-    limits._remove(limits.parent_of(name)[1:])
+    asyncio.run(limits.remove(name))
 
 
 def _there(name: str) -> list[Path]:
@@ -61,6 +62,8 @@ def test_one_of_a_process_that_is_gone_is_removed() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     limits.bounded(f"{gone.pid}-of-a-test", BOUNDS)
+    if not _there(f"{gone.pid}-of-a-test"):
+        pytest.skip("this machine lets nobody make control groups")
 
     limits.remove_of_the_dead()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from promotion_world import environment
+from waiting import until_async
 
 from ci.delivery.ledger import Action, Draft, Kind, Ledger, open_named
 from ci.delivery.ledger import ledger as writing
@@ -133,8 +134,8 @@ def test_a_wait_that_is_paused_is_told_of_once_a_pause() -> None:
             await ledger.append(draft(Kind.ORDER, Action.PAUSE).model_copy(update={"reason": "echoes"}))
             wanted = draft(Kind.INTENT, Action.WAVE, targets="a")
             wait = asyncio.create_task(stand(wanted, 0.01, environment("prod"), ledger, notes, look))
-            await begun(ledger)
-            await asyncio.sleep(0.2)
+            await until_async(lambda: bool(notes.notes), every=0.01)
+            await asyncio.sleep(0.2)  # many looks: it is told of once
             assert not wait.done()  # for as long as it is paused
             await ledger.append(draft(Kind.ORDER, Action.RESUME))
             await wait
