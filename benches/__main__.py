@@ -10,6 +10,7 @@
     list      10,000 tags and 2,000 referrers of a registry, a hundred a page
     scan      an image whose digest was scanned before, as a step of `va ship`
     promotion what a promotion costs beside what it waits for; status, plan; 200 targets in one process
+    gates     simulated promotions: false alarms, errors until one fails, verdicts; the speed of a look
 
 Exit code 1 when a claim does not hold, else as `va` has them. Figures of a busy machine mean little: nothing
 else should run.
@@ -31,6 +32,7 @@ from typing import Any
 
 import typer
 
+from benches import gates
 from benches.measure import (
     Figure,
     built,
@@ -436,6 +438,7 @@ BENCHES: dict[str, tuple[Callable[[], list[Figure]], Sequence[str]]] = {
     "list": (list_, ()),
     "scan": (scan_, SHIP_TOOLS),
     "promotion": (promotion, ()),
+    "gates": (gates.figures, ()),
 }
 """Each with the tools that it needs; one that needs any builds images, as root."""
 

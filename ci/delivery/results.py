@@ -232,6 +232,8 @@ def headline(finding: Finding) -> str:
         shown = f"E of safety {number(finding.log_safe)} (passes at {number(finding.log_pass_at)})"
     else:
         shown = f"E {number(finding.log_harm)} (fails at {number(finding.log_fail_at)})"
+    if finding.verdict is not Verdict.FAIL and finding.log_harm >= finding.log_fail_at:
+        shown += ", worse than stable, and as few as is tolerated anyhow"
     return f"{finding.metric} {finding.verdict}, {shown}: {finding.reason}"
 
 

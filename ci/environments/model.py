@@ -34,6 +34,7 @@ __all__ = [
     "CanaryStep",
     "Environment",
     "ErrorGate",
+    "ExposureGate",
     "Gates",
     "Geography",
     "LatencyGate",
@@ -90,6 +91,8 @@ class CanaryStep(Model):
 
     weight: Annotated[int, Field(ge=1, le=99)]
     bake: Seconds
+    sessions: Annotated[int, Field(ge=1)] = 50
+    """How many of the canary's own it takes at least."""
 
 
 class Canary(Model):
@@ -128,12 +131,14 @@ class OnHarm(StrEnum):
 
 
 class ErrorGate(Model):
-    """Sessions that failed, canary against stable. FAIL: ratio > 1 + margin. PASS: ratio < 1 + harm, or a
-    rate below `tolerated` whatever stable's is."""
+    """Sessions that failed, canary against stable. FAIL: ratio > 1 + margin, and a rate over `floor`. PASS of
+    the last step: ratio < 1 + harm, or a rate below `tolerated` whatever stable's is."""
 
     margin: Margin
     harm: Margin
     tolerated: Share
+    floor: Share | None = None
+    """What fails nothing, however little stable's is; None: what is tolerated."""
 
 
 class LatencyGate(Model):
@@ -170,13 +175,20 @@ class SaturationGate(Model):
     samples: Annotated[int, Field(ge=1)]
 
 
+class ExposureGate(Model):
+    """The canary's share of the sessions against its weight. It holds the step where the odds are more than
+    1 + margin times off, and FAILS a canary that answers none."""
+
+    margin: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
 class Gates(Model):
     """What decides a canary step; see docs/gates.md for the method."""
 
     alpha: Share
     """The chance of a false alarm in one promotion of this environment, over all metrics and regions."""
     beta: Share
-    """The chance that one step of a harmful canary passes."""
+    """The chance that a harmful canary passes: one that is harmful when its last step begins."""
     look: Annotated[Seconds, Field(gt=0)]
     """Time between two looks at the numbers."""
     deadline: Seconds
@@ -188,6 +200,7 @@ class Gates(Model):
     latency: LatencyGate | None = None
     restarts: RestartGate | None = None
     saturation: SaturationGate | None = None
+    exposure: ExposureGate | None = None
 
 
 class Load(Model):

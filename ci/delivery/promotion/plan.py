@@ -7,11 +7,9 @@ as it was made, and names it in the ledger, so that the same command goes on aft
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -32,7 +30,7 @@ from ci.delivery.promotion.rendered import (
 from ci.delivery.promotion.states import past_of
 from ci.delivery.refusals import Refusal
 from ci.delivery.revisions import Values
-from ci.environments import Environment, Gates
+from ci.environments import CanaryStep, Environment, Gates
 from ci.registry import digest_of
 
 __all__ = [
@@ -86,7 +84,7 @@ class PlannedStep(_Model):
     bake: float
     """Seconds, at least."""
     sessions: int
-    """Of the canary, without an error, until its safety is shown."""
+    """Of the canary: until it was watched enough, or in the last step, without an error, is proven safe."""
     seconds: float | None
     """Expected at the traffic of now; None when there is too little of it before the deadline."""
     needs: float | None = None
@@ -224,8 +222,9 @@ def planned(
         sessions += environment.load.rate
     steps: tuple[PlannedStep, ...] = ()
     if change is Change.CANARY:
+        *_, last = environment.canary.steps
         steps = tuple(
-            _step(environment.gates, one.weight, one.bake, sessions) for one in environment.canary.steps
+            _step(environment.gates, one, sessions, last=one is last) for one in environment.canary.steps
         )
     takes = [one.seconds for one in steps]
     seconds: float | None = _START_SECONDS * (2 if change is Change.CANARY else 1) if works else 0.0
@@ -389,25 +388,11 @@ def total(environments: Iterable[Environment], targets: Iterable[PlannedTarget])
     return seconds
 
 
-def _step(limits: Gates, weight: int, bake: float, sessions: float | None) -> PlannedStep:
-    needed = _needed(limits.errors.tolerated, limits.beta)
-    share = (sessions or 0.0) * weight / 100
-    needs = max(bake, needed / share) if share else None
-    seconds = None if needs is None or needs > limits.deadline else needs
-    return PlannedStep(weight=weight, bake=bake, sessions=needed, seconds=seconds, needs=needs)
-
-
-@lru_cache(maxsize=64)
-def _needed(tolerated: float, beta: float) -> int:
-    """The least sessions without an error that show a rate below `tolerated`, by the gate's own test."""
-    low, high = 1, 2
-    # The gate takes the mean of this and of the comparison with stable, which says nothing without errors.
-    wanted = -math.log(beta) + math.log(2)
-    while gates.log_e_more(high, 0, 1 - tolerated) < wanted and high < 10**7:
-        high *= 2
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (
-            (low, middle) if gates.log_e_more(middle, 0, 1 - tolerated) >= wanted else (middle + 1, high)
-        )
-    return low
+def _step(limits: Gates, one: CanaryStep, sessions: float | None, *, last: bool) -> PlannedStep:
+    """An early step takes its watch, the last one a proof: by the gate's own test, without an error."""
+    proof = gates.least_sessions(limits.errors.tolerated, limits.beta) if last else 0
+    needed = max(one.sessions, proof)
+    share = (sessions or 0.0) * one.weight / 100
+    needs = max(one.bake, needed / share) if share else None
+    seconds = needs if needs is not None and needs <= limits.deadline else None
+    return PlannedStep(weight=one.weight, bake=one.bake, sessions=needed, seconds=seconds, needs=needs)

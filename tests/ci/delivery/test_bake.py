@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import httpx
@@ -43,13 +46,28 @@ def reading(time: float, canary_errors: int = 0, sessions: int = 1000) -> Readin
     return Reading(time=time, values=values)
 
 
-def observed(*later: Reading | NoData, seconds: float = 12.0, **more: object) -> Observed:
-    window = metrics.begin(reading(0))
-    for one in later or (reading(12),):
+def observed(
+    *later: Reading | NoData,
+    pods: tuple[Pod, ...] | None = PODS,
+    before: tuple[Pod, ...] = PODS,
+    seconds: float = 12.0,
+    memory: Sequence[float | None] = (),
+    **gates: object,
+) -> Observed:
+    readings = later or (reading(12),)
+    begun = readings[-1]
+    window = metrics.begin(
+        reading(0)
+        if isinstance(begun, NoData)
+        else replace(begun, time=0.0, values=dict.fromkeys(begun.values, 0.0))
+    )
+    gathered = bake.begin(environment("prod", **gates).gates, STEP, before)
+    for number, one in enumerate(readings, 1):
         window = metrics.advance(window, one)
+        gathered = bake.gather(gathered, window, 1.0, pods, seconds * number / len(readings))
     return Observed(
-        window=window, threshold=1.0, pods_before=PODS, seconds=seconds, **({"pods": PODS} | more)  # type: ignore[arg-type]
-    )  # fmt: skip
+        window=window, threshold=1.0, gathered=gathered, pods=pods, memory=memory, seconds=seconds
+    )
 
 
 def verdicts(seen: Observed, **gates: object) -> dict[str, Verdict]:
@@ -98,7 +116,20 @@ def test_only_restarts_of_this_step_count() -> None:
 
     assert verdicts(observed(), **gate)["restarts"] is Verdict.PASS
     assert verdicts(observed(pods=restarted), **gate)["restarts"] is Verdict.FAIL
+    assert verdicts(observed(pods=restarted, before=restarted), **gate)["restarts"] is Verdict.PASS
     assert verdicts(observed(pods=None), **gate)["restarts"] is Verdict.INCONCLUSIVE
+
+
+def test_the_restarts_of_a_pod_that_is_gone_stay_counted() -> None:
+    begun = bake.begin(environment("prod").gates, STEP, PODS)
+    window = metrics.begin(reading(0))
+    restarted = bake.gather(begun, window, None, (replace(POD, restarts=3), PODS[1]), 10)
+    gone = bake.gather(restarted, window, None, (replace(POD, name="d"), PODS[1]), 20)
+    unknown = bake.gather(gone, window, None, None, 30)
+    later = bake.gather(unknown, window, None, (replace(POD, name="d", restarts=1), PODS[1]), 40)
+
+    assert (gone.restarts.canary_bad, later.restarts.canary_bad) == (3, 4)
+    assert later.restarts.canary * 3600 == pytest.approx(40)
 
 
 @pytest.mark.parametrize("phase", ["Failed", "Succeeded", "Pending"])
@@ -171,6 +202,31 @@ def test_where_both_tracks_are_slow_only_the_objective_fails(against: str, verdi
     values = {series: value / 2 if series.label == "1.0" else value for series, value in busy.values.items()}
     gate = {"threshold": "1s", "against": against, "share": 0.05, "margin": 0.5, "harm": 0.0}
 
-    seen = observed(Reading(time=12, values=values))
+    asked = {"latency": LatencyGate.model_validate(gate)}
 
-    assert verdicts(seen, latency=LatencyGate.model_validate(gate))["latency"] is verdict
+    assert verdicts(observed(Reading(time=12, values=values), **asked), **asked)["latency"] is verdict
+
+
+@pytest.mark.parametrize(("stale", "hole"), [("60s", False), ("1ms", True)])
+def test_a_pod_that_comes_meanwhile_is_no_hole_until_it_could_be_scraped(stale: str, hole: bool) -> None:
+    """One that is there from the start and was not scraped is one at once."""
+    labels = {"pod": "s", "track": "stable"}
+    counts = [
+        (labels | {"__name__": metrics.SESSIONS, "outcome": outcome}, "5") for outcome in ("ok", "error")
+    ]
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        rows = [(labels, "1")] if b"query=up" in request.content else counts
+        if b"timestamp" in request.content:
+            rows = [(labels, "1000")]
+        result = [{"metric": metric, "value": [1000, value]} for metric, value in rows]
+        return httpx.Response(200, json={"status": "success", "data": {"result": result}})
+
+    async def ask(since: float) -> Reading | NoData:
+        limits = environment("prod", stale=stale).gates
+        async with Prometheus("http://p", transport=httpx.MockTransport(handle)) as prometheus:
+            return await bake._read(prometheus, "ns", limits, {"s": -math.inf, "new": since})
+
+    asked = asyncio.run(ask(time.monotonic() - 1))
+    assert isinstance(asked, NoData) is hole
+    assert isinstance(asyncio.run(ask(-math.inf)), NoData)

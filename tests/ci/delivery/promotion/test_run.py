@@ -276,7 +276,7 @@ def test_evidence_of_a_bake_that_was_killed_is_carried_on(monkeypatch: pytest.Mo
             one.again()
             await one.run()
             first, second, third = one.carried
-            assert first == {} and second["errors"].harm == 2.5
+            assert first == {} and second["errors"].factors[0].harm == 2.5
             assert third["errors"] != NOTHING_CARRIED
 
     asyncio.run(scenario())

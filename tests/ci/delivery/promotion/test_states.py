@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 from ledger_entries import Book
 
-from ci.delivery.findings import Carried, Finding, Verdict
+from ci.delivery.findings import Carried, Factor, Finding, Tally, Verdict
 from ci.delivery.ledger import Action, Kind
 from ci.delivery.promotion.states import past_of
 
 HERE = "prod/eastus"
 STEP = (
     Finding(metric="errors", verdict=Verdict.PASS, reason="0 of 9", log_harm=-1.5, log_safe=2.5),
-    Finding(metric="restarts", verdict=Verdict.PASS, reason="none", log_harm=0.0),
+    Finding(metric="saturation", verdict=Verdict.PASS, reason="none"),
 )
 
 
@@ -28,12 +28,14 @@ def test_a_promotion_carries_its_last_passed_step_and_its_evidence(book: Book) -
     book.write(Kind.OUTCOME, Action.STEP, target="prod/westeurope", weight=99, result="passed", findings=STEP)
     past = past_of(book.entries, "p1", HERE)
     assert (past.passed, past.baked) == (20, True)
-    assert past.carried == {"errors": Carried(harm=-1.5, safe=2.5), "restarts": Carried()}
+    old = Carried(factors=(Factor(weight=0, harm=-1.5),))  # of an entry that kept the product alone
+    assert past.carried == {"errors": old, "saturation": Carried()}
 
-    later = STEP[0].model_copy(update={"log_harm": 4.0})
+    kept = Carried(factors=(*old.factors, Factor(weight=50, tally=Tally(canary=9), harm=4.0)), horizon=0.5)
+    later = STEP[0].model_copy(update={"log_harm": 2.5, "evidence": kept})
     book.write(Kind.OUTCOME, Action.STEP, target=HERE, weight=50, result="stopped", findings=(later,))
     past = past_of(book.entries, "p1", HERE)
-    assert (past.passed, past.carried["errors"].harm) == (20, 4.0)
+    assert (past.passed, past.carried["errors"]) == (20, kept)
 
 
 @pytest.mark.parametrize("result", ["failed", "promoted", "rolled back"])
