@@ -18,6 +18,7 @@ from ci.commands import (
     databases,
     dr,
     env,
+    gate,
     history,
     infra,
     ledger,
@@ -52,7 +53,7 @@ _COMMANDS = (
 _GROUPS = {
     "cache": cache, "release": releases, "registry": registries, "livekit": livekit, "db": databases,
     "tools": tools, "env": env, "infra": infra, "compliance": compliance, "dr": dr, "notify": notify,
-    "ledger": ledger,
+    "ledger": ledger, "gate": gate,
 }  # fmt: skip
 
 app = typer.Typer(

@@ -27,6 +27,9 @@ from ci.errors import SystemUnavailable
 from ci.reasons import reason_of
 
 __all__ = [
+    "DURATIONS",
+    "SESSIONS",
+    "WORKING_SET",
     "NoData",
     "Prometheus",
     "Reading",
@@ -44,6 +47,7 @@ Track = Literal["stable", "canary"]
 
 SESSIONS = "voice_sessions_total"
 DURATIONS = "voice_session_duration_seconds_bucket"
+WORKING_SET = "container_memory_working_set_bytes"
 _BORN = ("voice_sessions_created", "process_start_time_seconds")
 """When the process that counts began to (Unix seconds), as client libraries tell it."""
 
@@ -263,7 +267,7 @@ def _whole(pod: str, values: Mapping[Series, float]) -> bool:
 
 async def memory(prometheus: Prometheus, namespace: str) -> dict[str, float]:
     """Working set of each pod of a namespace, in bytes, as the kubelet reports it; none when it does not."""
-    working_set = f'container_memory_working_set_bytes{{namespace="{namespace}",container!=""}}'
+    working_set = f'{WORKING_SET}{{namespace="{namespace}",container!=""}}'
     # Under however many jobs the kubelet is scraped, a container has one working set.
     answer = await prometheus.instant(f"sum by (pod) (max by (pod, container) ({working_set}))")
     return {sample.labels.get("pod", ""): sample.value for sample in answer if math.isfinite(sample.value)}

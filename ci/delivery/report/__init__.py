@@ -12,6 +12,7 @@ html.py      the page, by page.html.jinja: one file that loads nothing;   markdo
 from ci.delivery.report.data import Event, Kept, Report, Share, TargetStory, Trial, report
 from ci.delivery.report.html import as_html
 from ci.delivery.report.markdown import as_markdown
+from ci.delivery.report.sentence import measured
 
 __all__ = [
     "Event",
@@ -22,5 +23,6 @@ __all__ = [
     "Trial",
     "as_html",
     "as_markdown",
+    "measured",
     "report",
 ]

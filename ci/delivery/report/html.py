@@ -169,8 +169,9 @@ def _row(report: Report, story: TargetStory, times: Times) -> _Row:
 def _gate(finding: Finding, axis: Evidence) -> _Gate:
     tests = (
         ("E of harm", "fails", finding.log_harm, finding.log_fail_at, Look.BAD),
+        ("E over tolerated", "fails", finding.log_floor, finding.log_floor_at, Look.BAD),
         ("E of safety", "passes", finding.log_safe, finding.log_pass_at, Look.GOOD),
-    )  # not each gate has both
+    )  # not each gate has all of them
     return _Gate(
         finding=finding,
         what=_GATES.get(finding.metric, ""),

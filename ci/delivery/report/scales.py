@@ -86,8 +86,8 @@ class Evidence:
         """One that shows all thresholds, and as much of what was found as leaves them apart."""
         thresholds, values = [0.0], [0.0]
         for one in findings:
-            thresholds += _finite(one.log_fail_at, one.log_pass_at)
-            values += _finite(one.log_harm, one.log_safe)
+            thresholds += _finite(one.log_fail_at, one.log_floor_at, one.log_pass_at)
+            values += _finite(one.log_harm, one.log_floor, one.log_safe)
         low, high = min(thresholds) / math.log(10), max(thresholds) / math.log(10)
         least = max(min(values) / math.log(10), low - _BEYOND)
         most = min(max(values) / math.log(10), high + _BEYOND)

@@ -36,6 +36,7 @@ def finding(
     harm: float | None = 0.0,
     safe: float | None = log(12),
     reason: str = "as it should be",
+    floor: float | None = None,
 ) -> Finding:
     return Finding(
         metric=metric,
@@ -44,6 +45,8 @@ def finding(
         tally=tally,
         log_harm=harm,
         log_fail_at=None if harm is None else log(180),
+        log_floor=floor,
+        log_floor_at=None if floor is None else log(5),
         log_safe=safe,
         log_pass_at=None if safe is None else log(10),
     )
@@ -55,6 +58,7 @@ BAD = finding(
     harm=log(213),
     safe=log(0.08),
     reason="5 of 93 (5.38%)",
+    floor=log(31),
 )
 UNSEEN = finding("saturation", Verdict.INCONCLUSIVE, None, None, None, "memory was not seen")
 
@@ -182,6 +186,7 @@ def test_all_that_was_decided_is_on_the_page() -> None:
     assert pills == [words[verdict] for verdict in verdicts]
     for said in (
         found.headline, "5 of 93 (5.38 %)", "1 of 296 (0.34 %)", "E of harm 213 fails at 180",
+        "E over tolerated 31 fails at 5",
         "memory was not seen", "E of safety 0.08 passes at 10", "alice : order to resume",
         "it was the weather", "the guard : all traffic", "nobody renews the lease", "it lacks a blob",
         "seen and tried", "Change failure rate 100 % (1 of 1)", "✓ prod: as it was written",
