@@ -1,6 +1,8 @@
 """What is asked before a promotion, and by its plan: registries, clusters, ledgers. Nothing is touched.
 
-    found = await ask(release, environments, promotion=name, again=False, reporter=reporter)
+    ledgers = await read(environments)
+    name = named(release.name, ledgers)
+    found = await ask(release, environments, ledgers, promotion=name, again=False, reporter=reporter)
     found.refusals          # what of that is in the way
     found.places            # each target, as it is; `why` where it would be left out
 
@@ -32,7 +34,10 @@ from ci.reporting import Reporter
 from ci.supply.availability import Availability, Contents, State, contents, prove, survey
 from pipelines.verify import verify
 
-__all__ = ["Asked", "Place", "Source", "ask", "lack", "named", "others"]
+__all__ = ["Asked", "Ledgers", "Place", "Source", "ask", "lack", "named", "others", "read"]
+
+Ledgers = Mapping[str, Sequence[Entry]]
+"""What each environment's has, by the environment's name."""
 
 Source = Path | Availability
 """Of an endpoint that has all of a release: the chart, pulled from it. Of another one: what it lacks."""
@@ -70,31 +75,44 @@ class Asked:
         return tuple(one for one in self.sources.values() if isinstance(one, Availability))
 
 
-async def named(release: str, environments: Sequence[Environment]) -> str:
-    """The name of a promotion: that of one of this release which came to no end, or else a new one."""
-    begun: list[str] = []
-    for environment in environments:
+async def read(environments: Sequence[Environment]) -> dict[str, tuple[Entry, ...]]:
+    """All of their ledgers, read at once: what follows looks into these."""
+
+    async def one(environment: Environment) -> tuple[Entry, ...]:
         async with open_ledger(environment) as ledger:
-            left = unfinished(await ledger.entries())
-        begun += [name for name, what in left.items() if what == release]
-    return max(begun, default=promotion_id())
+            return await ledger.entries()
+
+    found = await together(map(one, environments))
+    return {environment.name: each for environment, each in zip(environments, found, strict=True)}
+
+
+def named(release: str, ledgers: Ledgers) -> str:
+    """The name of a promotion: that of one of this release which came to no end, or else a new one."""
+    left = [unfinished(entries) for entries in ledgers.values()]
+    return max(
+        (name for each in left for name, what in each.items() if what == release), default=promotion_id()
+    )
 
 
 async def others(environment: Environment, release: str, entries: Sequence[Entry]) -> list[Refusal]:
     """The promotions of other releases that have come to no end there, and who is at work on one just now."""
     found = obstacles.others(environment, release, entries)
-    for region, target in environment.targets.items() if found else ():
+
+    async def at(target: Target) -> None:
         with suppress(SystemUnavailable):
-            async with open_site(environment, region) as site:
+            async with open_site(environment, target.region) as site:
                 holder = await at_work(site.cluster, target.namespace)
             if holder is not None and holder.promotion in found:
                 found[holder.promotion] = obstacles.at_work(target, Held(target.namespace, holder))
+
+    await together(map(at, environment.targets.values() if found else ()))
     return list(found.values())
 
 
 async def ask(
     release: Release,
     environments: Sequence[Environment],
+    ledgers: Ledgers,
     *,
     promotion: str,
     again: bool = False,
@@ -102,8 +120,8 @@ async def ask(
 ) -> Asked:
     """Ask all of them at once. What a registry or a target does is in the answer, never raised.
 
-    `promotion` is the one that would go on: what it has begun is not in its own way. `again`: a release that
-    is older than what runs is meant.
+    `ledgers` has at least those of the environments. `promotion` is the one that would go on: what it has
+    begun is not in its own way. `again`: a release that is older than what runs is meant.
     """
     endpoints = sorted({target.registry for one in environments for target in one.targets.values()})
     targets = [(one, target) for one in environments for target in one.targets.values()]
@@ -121,12 +139,8 @@ async def ask(
             return found, error
 
     async def of_targets() -> list[tuple[Place, list[Refusal]]]:
-        entries = {}
-        for one in environments:
-            async with open_ledger(one) as ledger:
-                entries[one.name] = await ledger.entries()
         return await together(
-            _target(release, one, target, entries[one.name], promotion, again=again)
+            _target(release, one, target, ledgers[one.name], promotion, again=again)
             for one, target in targets
         )
 

@@ -1,7 +1,7 @@
 """Whether a release may go into environments now: asked before anything is touched.
 
     await permitted(environments, release.name, override=None, reporter=reporter)   # or PolicyBlocked
-    found = await in_the_way(environment, release.name, entries)                    # the same, for a plan
+    found = await in_the_way(environment, release.name, ledgers)                    # the same, for a plan
 
 What is read: the ledger of each environment, the one of where a release soaks, and on GitHub who approved the
 run. What is written: an approval that GitHub tells of, that a promotion waits for one, and an override with
@@ -30,7 +30,7 @@ from ci.delivery.reviews import Review, reviews
 from ci.environments import Environment, read_environment
 from ci.errors import BadInput
 from ci.reporting import Reporter
-from pipelines.before import others
+from pipelines.before import Ledgers, others, read
 
 __all__ = ["approve", "in_the_way", "permitted"]
 
@@ -79,18 +79,21 @@ async def permitted(
                 await ledger.append(draft.model_copy(update={"detail": told}))
 
 
-async def in_the_way(environment: Environment, release: str, entries: Sequence[Entry]) -> list[Refusal]:
-    """What keeps the release out of that environment by its ledger, `entries`, and by its policy.
+async def in_the_way(environment: Environment, release: str, ledgers: Ledgers) -> list[Refusal]:
+    """What keeps the release out of that environment by its ledger and by its policy.
 
-    The policy of an environment that has it already is not asked.
+    The policy of an environment that has it already is not asked. Of `ledgers` its own is there; that of
+    where the release has to soak is read where it is not.
     """
+    entries = ledgers[environment.name]
     found = [] if overridden(release, entries) else await others(environment, release, entries)
     if runs_in(environment, release, entries):
         return found
-    before: tuple[Entry, ...] = ()
+    before: Sequence[Entry] = ()
     if place := soaks_in(environment):
-        async with open_ledger(read_environment(environment.estate, place)) as ledger:
-            before = await ledger.entries()
+        if place not in ledgers:
+            ledgers = await read([read_environment(environment.estate, place)])
+        before = ledgers[place]
     promoter, now = person(whoami()), datetime.now(UTC)
     return [*found, *refusals(environment, release, entries, now, promoter=promoter, before=before)]
 
@@ -132,7 +135,7 @@ async def _refused(environment: Environment, release: str, *, overriding: bool) 
                 detail = {"who": review.login, "reviewer": True, "run": review.run}
                 draft = _draft(Kind.ORDER, Action.APPROVE, release, review.comment or "approved on GitHub")
                 entries = (*entries, await ledger.append(draft.model_copy(update={"detail": detail})))
-        found = await in_the_way(environment, release, entries)
+        found = await in_the_way(environment, release, {environment.name: entries})
         left = [one for one in found if not (overriding and one.overridable)]
         await _say_that_it_waits(ledger, release, entries, left)
     return found

@@ -38,7 +38,7 @@ from ci.errors import BadInput, PipelineError, Place, PolicyBlocked
 from ci.release import Release
 from ci.reporting import Reporter
 from ci.supply.attestations import release_bundle
-from pipelines.before import Asked, ask, named
+from pipelines.before import Asked, ask, named, read
 from pipelines.permission import in_the_way
 from pipelines.promote import chosen
 
@@ -68,10 +68,7 @@ async def plan(
             Refusal(code=Code.NOT_VERIFIED, place=place, reason=error.message, next_command=error.hint)
         )
     with reporter.step("ask registries, ledgers and targets"):
-        entries = {}
-        for one in environments:
-            async with open_ledger(one) as ledger:
-                entries[one.name] = await ledger.entries()
+        entries = await read(environments)
         left = {
             one.name
             for one in environments[:-1]
@@ -80,10 +77,10 @@ async def plan(
             and not runs_in(one, release.name, entries[one.name])
         }
         there = [one for one in environments if one.name not in left]
-        for one in there:
-            stands += await in_the_way(one, release.name, entries[one.name])
-        name = await named(release.name, there)
-        asked = await ask(release, there, promotion=name, again=again, reporter=reporter)
+        for found in await together(in_the_way(one, release.name, entries) for one in there):
+            stands += found
+        name = named(release.name, {one.name: entries[one.name] for one in there})
+        asked = await ask(release, there, entries, promotion=name, again=again, reporter=reporter)
     helms = asyncio.Semaphore(os.cpu_count() or 1)  # so many at once
     with reporter.step("render the chart for each target"):
         targets = await together(

@@ -21,6 +21,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from ci.concurrency import together
 from ci.delivery.lease import Held, at_work
 from ci.delivery.ledger import Action, Draft, Kind, Ledger, alone, open_ledger
 from ci.delivery.notify import telling
@@ -39,7 +40,7 @@ from ci.errors import PolicyBlocked, SystemUnavailable
 from ci.release import Release
 from ci.reporting import Reporter
 from ci.supply.availability import Availability
-from pipelines.before import Asked, ask, lack, named
+from pipelines.before import Asked, Ledgers, ask, lack, named, read
 from pipelines.permission import permitted
 
 __all__ = ["chosen", "promote"]
@@ -70,14 +71,15 @@ async def promote(
     """
     started = time.monotonic()
     environments = await chosen(release.name, estate, through, only)
+    ledgers = await read(environments)
     if not (again or only):
-        environments = await _not_left(release.name, environments, reporter)
+        environments = _not_left(release.name, environments, ledgers, reporter)
     async with telling(environments, reporter):
-        name = await named(release.name, environments)
+        name = named(release.name, {one.name: ledgers[one.name] for one in environments})
         asked: list[Asked] = []
 
         async def there() -> Sequence[Refusal]:
-            asked.append(await _check(release, environments, name, again=again, reporter=reporter))
+            asked.append(await _check(release, environments, ledgers, name, again=again, reporter=reporter))
             return [one for one in asked[0].refusals if not one.alone]
 
         await permitted(environments, release.name, override=override, reporter=reporter, also=there)
@@ -163,14 +165,13 @@ async def _proven_before(release: str, environment: Environment) -> None:
             )
 
 
-async def _not_left(
-    release: str, environments: Sequence[Environment], reporter: Reporter
+def _not_left(
+    release: str, environments: Sequence[Environment], ledgers: Ledgers, reporter: Reporter
 ) -> tuple[Environment, ...]:
     """Without those on the way that are left alone: going through them would take their users back."""
     kept = []
     for environment in environments[:-1]:
-        async with open_ledger(environment) as ledger:
-            entries = await ledger.entries()
+        entries = ledgers[environment.name]
         if proven(environment, release, entries) and not runs_in(environment, release, entries):
             reporter.note(f"{environment.name}: {release} was proven there, and is left behind: not touched")
         else:
@@ -309,12 +310,16 @@ async def _begin(course: _Course, environment: Environment, ledger: Ledger) -> N
     """
     entries = await ledger.entries()
     left = unfinished(entries)
-    for region, target in environment.targets.items() if set(left) - {course.promotion} else ():
-        if not course.asked.places[target.name].silent:
-            async with open_site(environment, region) as site:
-                there = await at_work(site.cluster, target.namespace)
-            if there is not None and there.promotion in set(left) - {course.promotion}:
-                raise Held(target.namespace, there)
+    others = set(left) - {course.promotion}
+
+    async def not_at_work(target: Target) -> None:
+        async with open_site(environment, target.region) as site:
+            there = await at_work(site.cluster, target.namespace)
+        if there is not None and there.promotion in others:
+            raise Held(target.namespace, there)
+
+    answer = [one for one in environment.targets.values() if not course.asked.places[one.name].silent]
+    await together(map(not_at_work, answer if others else ()))
     for name, what in left.items():
         if name != course.promotion:
             over = course.draft(Kind.OUTCOME, Action.FINISH, release=what, result="superseded")
@@ -412,7 +417,13 @@ async def _not_there(course: _Course, target: Target, reason: str, ledger: Ledge
 
 
 async def _check(
-    release: Release, environments: Sequence[Environment], name: str, *, again: bool, reporter: Reporter
+    release: Release,
+    environments: Sequence[Environment],
+    ledgers: Ledgers,
+    name: str,
+    *,
+    again: bool,
+    reporter: Reporter,
 ) -> Asked:
     """Everything that a promotion needs is there, before anything is touched.
 
@@ -420,7 +431,7 @@ async def _check(
     SystemUnavailable when none answers, or none has.
     """
     with reporter.step(f"check {release.name} in every target") as step:
-        asked = await ask(release, environments, promotion=name, again=again, reporter=reporter)
+        asked = await ask(release, environments, ledgers, promotion=name, again=again, reporter=reporter)
         down = {name: one.silent for name, one in asked.places.items() if one.silent is not None}
         if len(down) == len(asked.places):
             raise next(iter(down.values()))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 from ci.concurrency import both, together
@@ -42,10 +42,12 @@ async def status(
         targets = [one.target(region) for one in chosen for wave in one.waves for region in wave]
         clusters_of = {(one.kubeconfig, one.context) for one in targets}
         # As many questions at once as there are clusters to answer them: the next one is no further round.
-        threads = min(_MOST, _EACH * len(clusters_of))
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads))
-        connect = cache(_Connected)
-        return tuple(await together(_status(one, connect) for one in targets))
+        threads = ThreadPoolExecutor(min(_MOST, _EACH * len(clusters_of)))
+        try:
+            connect = cache(partial(_Connected, threads))
+            return tuple(await together(_status(one, connect) for one in targets))
+        finally:
+            threads.shutdown(wait=False)  # nobody waits for an answer that came too late
 
 
 def answered(rows: Sequence[TargetStatus]) -> tuple[TargetStatus, ...]:
@@ -58,8 +60,8 @@ def answered(rows: Sequence[TargetStatus]) -> tuple[TargetStatus, ...]:
 class _Connected:
     """A cluster, one connection for all of its targets, and asked once for what is the same for them."""
 
-    def __init__(self, kubeconfig: Path, context: str) -> None:
-        self.cluster = clusters.connect(kubeconfig, context)
+    def __init__(self, threads: Executor, kubeconfig: Path, context: str) -> None:
+        self.cluster = clusters.connect(kubeconfig, context, threads)
         self._on_nodes: asyncio.Task[dict[str, frozenset[str]]] | None = None
 
     async def on_nodes(self) -> dict[str, frozenset[str]]:

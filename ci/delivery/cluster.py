@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cached_property, partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,9 +119,10 @@ class Ran:
 class Cluster:
     """One cluster, through one context of a kubeconfig."""
 
-    def __init__(self, api: client.ApiClient, name: str) -> None:
+    def __init__(self, api: client.ApiClient, name: str, threads: Executor | None = None) -> None:
         self.name = name
         self._api = api
+        self._threads = threads
 
     # Loading one of these takes longer than a look at a target does, which needs none.
 
@@ -453,9 +455,9 @@ class Cluster:
     async def _call(
         self, ask: Callable[..., T], *args: Any, allowed: tuple[int, ...] = (), **more: Any
     ) -> Any:
-        timeout = (_CONNECT_SECONDS, _READ_SECONDS)
+        asked = partial(ask, *args, _request_timeout=(_CONNECT_SECONDS, _READ_SECONDS), **more)
         try:
-            return await asyncio.to_thread(ask, *args, _request_timeout=timeout, **more)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, asked)
         except client.ApiException as error:
             if error.status in allowed:
                 return None
@@ -474,8 +476,11 @@ class Cluster:
             ) from error
 
 
-def connect(kubeconfig: Path, context: str) -> Cluster:
-    """The cluster of that context. Nothing is asked yet; BadInput lists the contexts there are."""
+def connect(kubeconfig: Path, context: str, threads: Executor | None = None) -> Cluster:
+    """The cluster of that context. Nothing is asked yet; BadInput lists the contexts there are.
+
+    It is asked in `threads`; None: in those of the loop, which are a few more than there are processors.
+    """
     if not kubeconfig.is_file():
         raise SystemUnavailable(
             f"there is no kubeconfig {kubeconfig}", hint="for the embedded platform, va up makes it"
@@ -491,7 +496,7 @@ def connect(kubeconfig: Path, context: str) -> Cluster:
     except config.ConfigException as error:
         raise _unusable(kubeconfig, context, error) from error
     settings.retries = urllib3.Retry(total=1, backoff_factor=0.2)
-    return Cluster(client.ApiClient(settings), context)
+    return Cluster(client.ApiClient(settings), context, threads)
 
 
 def _unusable(kubeconfig: Path, context: str, error: config.ConfigException) -> BadInput:

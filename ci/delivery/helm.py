@@ -1,5 +1,8 @@
 """Helm releases of a target, through pyhelm3 and the `helm` program. The only place that runs it.
 
+pyhelm3's Command has the words; its Client asks for Helm's version each time it is made, and for a chart's
+name each time that one is installed, both with a process of their own.
+
 An upgrade is there with all pods ready, or it has failed, and Site has the revision before back. Helm's own
 `--atomic` and `rollback` write old manifests as they were, with the fence of then (ci.delivery.fence), and
 the cluster refuses them: going back is an upgrade with the chart and the values that Helm keeps. What is
@@ -20,7 +23,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyhelm3
 from pyhelm3.command import Command
 from pyhelm3.errors import Error as HelmError
 from pyhelm3.errors import ReleaseNotFoundError
@@ -60,7 +62,6 @@ class Helm:
             kubecontext=context,
             lock=places.state() / "locks" / f"helm-{context}-{namespace}.lock",
         )
-        self._client = pyhelm3.Client(self._command, executable=str(tools.path("helm")))
 
     async def upgrade(
         self,
@@ -80,9 +81,9 @@ class Helm:
         """
         given = dict(values) if fence is None else {**values, FENCE: fence}
         try:
-            await self._client.install_or_upgrade_release(
+            await self._command.install_or_upgrade(
                 name,
-                await self._client.get_chart(chart),
+                chart,
                 given,
                 wait=True,
                 reset_values=True,
@@ -131,9 +132,11 @@ class Helm:
     async def uninstall(self, name: str, *, timeout: float = 60.0) -> None:
         """Remove a release; fine when it is not there. Its pods end in their own time (running calls)."""
         try:
-            await self._client.uninstall_release(
+            await self._command.uninstall(
                 name, namespace=self._namespace, timeout=f"{timeout:.0f}s", wait=False
             )
+        except ReleaseNotFoundError:
+            return
         except HelmError as error:
             raise self._failed(error, f"{name} was not removed") from error
 

@@ -25,6 +25,7 @@ import httpx
 from ci.delivery.findings import Tally
 from ci.errors import SystemUnavailable
 from ci.reasons import reason_of
+from ci.trusted import trusted
 
 __all__ = [
     "DURATIONS",
@@ -96,7 +97,7 @@ class Prometheus:
         self, url: str, *, transport: httpx.AsyncBaseTransport | None = None, timeout: float = 5.0
     ) -> None:
         self.url = url
-        self._client = httpx.AsyncClient(base_url=url, transport=transport, timeout=timeout)
+        self._client = httpx.AsyncClient(base_url=url, transport=transport, timeout=timeout, verify=trusted())
 
     async def __aenter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Self
@@ -31,6 +32,7 @@ from ci.registry.content import read_json, unzip
 from ci.registry.headers import next_link, number
 from ci.registry.loopback import LoopbackTransport
 from ci.retries import retry_after
+from ci.trusted import trusted
 
 __all__ = [
     "AGAIN",
@@ -148,6 +150,7 @@ class Connection:
         elsewhere: bool = True,
     ) -> None:
         self.origin = httpx.URL(origin)
+        self._at = lru_cache(maxsize=256)(self.origin.join)  # a URL is taken apart in pure Python
         self.name = name
         self._auth = auth
         self._attempts = attempts
@@ -161,7 +164,7 @@ class Connection:
             # Harbor takes whoever sends its cookie back for a browser, and wants another token of it.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             trust_env=secure,
-            verify=secure,  # reading all certificates takes its time, and plain HTTP has no use for them
+            verify=trusted() if secure else False,
         )
 
     async def __aenter__(self) -> Self:
@@ -229,7 +232,7 @@ class Connection:
     ) -> AsyncIterator[httpx.Response]:
         """One request and its answer, whose body is still to come: by `pieces`, as it was sent."""
         try:
-            response = await self._sent(method, self.origin.join(url), headers, content)
+            response = await self._sent(method, self._at(url), headers, content)
             try:
                 if response.status_code not in expect:
                     raise await self._refusal(method, response)

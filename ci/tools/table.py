@@ -225,7 +225,7 @@ _GO = (
         at_least=(3, 17),
         below=(4,),
         version_args=("version", "--short"),
-        # pyhelm3 cannot parse helm's version without it.
+        # Without it helm does not know which one it is.
         stamp="helm.sh/helm/v3/internal/version.version",
     ),
     GoTool(

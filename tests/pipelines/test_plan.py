@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ import yaml
 from promotion_world import AnyRegistry, World, environment, release
 from typer.testing import CliRunner
 
-from ci.delivery.ledger import Action, Draft, Entry, Kind, open_named
+from ci.delivery.ledger import Action, Draft, Entry, Kind, open_ledger, open_named
 from ci.delivery.promotion import run as loop
 from ci.delivery.promotion.plan import Change, Plan, sealed
 from ci.delivery.promotion.show import plan_page
+from ci.delivery.refusals import Code
 from ci.delivery.results import Outcome, PromotionResult
 from ci.delivery.site import STABLE, chart_values
 from ci.environments import CanaryStep, Environment
@@ -91,6 +94,44 @@ def plan(wanted: Any, **more: Any) -> Plan:
 
 def as_planned(made: Plan, now: Plan) -> None:
     asyncio.run(planning.as_planned(made, now))
+
+
+def test_a_plan_reads_each_ledger_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    promote(OLD)
+    opened: list[str] = []
+
+    def counted(one: Environment) -> Any:
+        opened.append(one.name)
+        return open_ledger(one)
+
+    for module in (before, permission, planning, flow):
+        monkeypatch.setattr(module, "open_ledger", counted)
+    assert {one.change for one in plan(NEW).targets} == {Change.UPGRADE}
+    assert sorted(opened) == ["dev", "prod", "staging"]
+
+
+def test_whether_another_promotion_is_at_work_is_asked_of_all_regions_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prod = environment("prod", "eastus", "westeurope", "southeastasia")
+    draft = Draft(promotion="other", kind=Kind.INTENT, action=Action.START, release=OLD.name)
+
+    async def main() -> list[str]:
+        all_there = asyncio.Barrier(len(prod.targets))
+
+        @asynccontextmanager
+        async def met(_: Environment, region: str) -> AsyncIterator[Any]:
+            async with asyncio.timeout(20):
+                await all_there.wait()
+            raise SystemUnavailable(f"{region} does not answer")
+            yield
+
+        monkeypatch.setattr(before, "open_site", met)
+        async with open_ledger(prod) as ledger:
+            await ledger.append(draft)
+            return [one.code for one in await before.others(prod, NEW.name, await ledger.entries())]
+
+    assert asyncio.run(main()) == [Code.UNFINISHED]
 
 
 def codes(made: Plan) -> set[tuple[str, str]]:

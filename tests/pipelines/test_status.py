@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -35,7 +37,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     prod = prod.model_copy(update={"targets": targets})
     monkeypatch.setattr(flow, "read_environments", lambda estate: (prod,))
 
-    def connect(_: Path, context: str) -> object:
+    def connect(_: Path, context: str, threads: object) -> object:
         if context == "prod/westeurope":
             raise SystemUnavailable("the cluster c does not answer: refused")
         return made.place(context)
@@ -109,7 +111,7 @@ def test_targets_of_one_cluster_share_a_connection_and_ask_it_for_its_nodes_once
         asked.append("nodes")
         return {}
 
-    def connect(_: Path, context: str) -> object:
+    def connect(_: Path, context: str, threads: object) -> object:
         asked.append(context)
         return place
 
@@ -120,7 +122,20 @@ def test_targets_of_one_cluster_share_a_connection_and_ask_it_for_its_nodes_once
 
 
 def test_a_status_needs_neither_helm_nor_the_gates() -> None:
-    heavy = "'pyhelm3', 'scipy', 'ci.delivery.site', 'kubernetes.client.api.core_v1_api'"
+    heavy = "'pyhelm3', 'scipy', 'aiohttp', 'ci.delivery.site', 'kubernetes.client.api.core_v1_api'"
     asked = f"import sys, pipelines.status; print([one for one in ({heavy}) if one in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "[]\n"
+    plans = "import pipelines.plan; print('aiohttp' in sys.modules)"  # what it would send, a plan does not
+    done = subprocess.run(
+        [sys.executable, "-c", f"{asked}; {plans}"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == ["[]", "False"]
+
+
+def test_a_status_leaves_its_callers_threads_as_they_are(world: World) -> None:
+    async def asked() -> str:
+        own = ThreadPoolExecutor(1, thread_name_prefix="own")
+        asyncio.get_running_loop().set_default_executor(own)
+        await flow.status("test", reporter=SilentReporter())
+        return await asyncio.to_thread(lambda: threading.current_thread().name)
+
+    assert asyncio.run(asked()) == "own_0"
