@@ -37,7 +37,7 @@ canary:
   install: {install}
 gates:
   look: 300ms
-  deadline: 60s
+  deadline: {deadline}
   stale: 3s
   errors: {{margin: 0, harm: 3, tolerated: 0.2}}
   latency: {{threshold: 1s, against: objective, share: 0.3, margin: 1, harm: 3}}
@@ -139,6 +139,7 @@ def write_environment(
     *,
     install: str = "60s",
     drain: str = "1s",
+    deadline: str = "60s",
 ) -> None:
     """An environment of the estate `test`: each region a namespace, and a kubeconfig of its own."""
     (root / "test").mkdir(parents=True, exist_ok=True)
@@ -151,7 +152,7 @@ def write_environment(
         shutil.copy(kubeconfig, own)
         targets += _TARGET.format(region=region, kubeconfig=own, namespace=namespace, gateway=gateway)
     text = _ENVIRONMENT.format(
-        regions=", ".join(regions), targets=targets, key=key, install=install, drain=drain
+        regions=", ".join(regions), targets=targets, key=key, install=install, drain=drain, deadline=deadline
     )
     (root / "test" / f"{name}.yaml").write_text(text)
 
