@@ -68,17 +68,28 @@ def _tell_gaps() -> None:
 
 
 @needs_platform
-def up(json: Json = False) -> None:
+def up(
+    clusters: Annotated[
+        int | None,
+        typer.Option(
+            "--clusters",
+            min=1,
+            max=3,
+            help="Regions with a cluster of their own; left out: as now.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Bring the embedded platform up.
 
     Registries, Kubernetes, a gateway, Prometheus, Redis and LiveKit, all real.
 
-    What runs already stays, what died is restarted. Example: va up
+    What runs already stays, what died is restarted. Example: va up --clusters 3
     """
     from ci import platform
 
     async def flow(reporter: Reporter) -> list[PartStatus]:
-        await platform.up(reporter)
+        await platform.up(reporter, clusters=clusters)
         return await platform.status()
 
     answer(flow, json=json, show=_parts_table)

@@ -16,7 +16,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -25,7 +25,7 @@ from ci import tools
 from ci.errors import RootNeeded, SystemUnavailable
 from ci.locks import locked
 from ci.platform import daemon
-from ci.platform.instance import REGIONS, Instance, instance
+from ci.platform.instance import REGIONS, Instance, instance, sized
 from ci.platform.part import PartStatus, bring_up, look, take_down
 from ci.platform.plan import all_parts, chosen, tools_of
 from ci.platform.processes import end, marked
@@ -70,8 +70,8 @@ def addresses(place: Instance | None = None) -> Platform:
         context=place.cluster.node,
         registries={region: f"127.0.0.1:{place.registry(region)}" for region in REGIONS},
         replicator=f"http://127.0.0.1:{place.replicator}",
-        prometheus=f"http://127.0.0.1:{place.prometheus}",
-        gateway=f"http://127.0.0.1:{place.gateway}",
+        prometheus=f"http://{place.serving(place.cluster)}:{place.prometheus}",
+        gateway=f"http://{place.serving(place.cluster)}:{place.gateway}",
         livekit=f"ws://127.0.0.1:{place.livekit}",
         livekit_env=place.livekit_env,
         signing=place.signing,
@@ -83,8 +83,12 @@ def tools_needed() -> tuple[str, ...]:
     return tools_of(chosen(all_parts(instance()), None))
 
 
-async def up(reporter: Reporter, parts: Sequence[str] | None = None) -> Platform:
+async def up(
+    reporter: Reporter, parts: Sequence[str] | None = None, *, clusters: int | None = None
+) -> Platform:
     """Bring the platform up, or only the named parts and what they need; returns when all are healthy.
+
+    So many of its regions get a cluster of their own, or lose it again; None: as many as now.
 
     Raises RootNeeded, ToolMissing (a tool that cannot be had), SystemUnavailable (a port is taken, with its
     owner; a part does not come up, with the end of its log), BadInput (an unknown part).
@@ -96,9 +100,19 @@ async def up(reporter: Reporter, parts: Sequence[str] | None = None) -> Platform
     await tools.ensure(tools_of(wanted), reporter)
     with _said_plainly(place):
         async with _alone(place, reporter):
+            place = instance()  # whoever was waited for may have changed its size
+            if clusters is not None and clusters != place.clusters:
+                place = await _resized(place, clusters, reporter)
             await _end_the_forgotten(place)
-            await bring_up(wanted, reporter)
+            await bring_up(chosen(all_parts(place), parts), reporter)
     return addresses(place)
+
+
+async def _resized(place: Instance, clusters: int, reporter: Reporter) -> Instance:
+    """Take down what it has not with so many clusters. Only then it is of that size: a killed run goes on."""
+    kept = {part.name for part in all_parts(replace(place, clusters=clusters))}
+    await take_down([part for part in all_parts(place) if part.name not in kept], reporter)
+    return sized(place, clusters)
 
 
 async def down(reporter: Reporter) -> None:
@@ -106,9 +120,17 @@ async def down(reporter: Reporter) -> None:
     place = instance()
     with _said_plainly(place):
         async with _alone(place, reporter):
+            place = _as_it_is()
             await take_down(all_parts(place), reporter)
             await _end_the_forgotten(place)
             await asyncio.to_thread(shutil.rmtree, place.folder)
+
+
+def _as_it_is() -> Instance:
+    """The platform with every cluster that there is something of, whatever is remembered of its size."""
+    place = instance()
+    named = [(Path("/run/netns") / place.region(name).node).exists() for name in REGIONS]
+    return replace(place, clusters=max([place.clusters, *(n for n, there in enumerate(named, 1) if there)]))
 
 
 async def _end_the_forgotten(place: Instance) -> None:
@@ -121,6 +143,7 @@ async def lose(names: Sequence[str]) -> None:
     """Destroy the named parts and their data, as a disaster would: without a word to them before."""
     place = instance()
     async with locked(place.folder / ".lock", lambda: None):
+        place = instance()
         for process in marked(place.folder):
             if process.part in names:
                 with suppress(ProcessLookupError):

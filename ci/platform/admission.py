@@ -10,6 +10,7 @@ import base64
 import ipaddress
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from ci import places, tools
 from ci.environments import TrustedSigner, read_environments
+from ci.platform.certificates import administrator
 from ci.platform.cluster import client
 from ci.platform.daemon import Daemon, answers, as_part
 from ci.platform.instance import REGIONS, Instance
@@ -54,7 +56,7 @@ def signing_key(place: Instance) -> Part:
 
 
 def admission(place: Instance) -> Part:
-    """The webhook's process, and the cluster's word that it has to be asked."""
+    """The webhook's process, and each cluster's word that it has to be asked."""
     folder = place.folder / "admission"
     certificate, private_key, trust = folder / "tls.crt", folder / "tls.key", folder / "trust.json"
     address = place.cluster.host_ip
@@ -78,29 +80,36 @@ def admission(place: Instance) -> Part:
         place,
         daemon,
         name="admission",
-        needs=("signing key", place.cluster.node, f"{place.cluster.node} kube-apiserver"),
+        needs=(
+            *("signing key", place.cluster.node),
+            *(f"{region.node} kube-apiserver" for region in place.regions),
+        ),
     )
 
     async def up(say: Say) -> bool:
         if not (certificate.is_file() and private_key.is_file()):
             _make_certificate(certificate, private_key, address)
         changed = await process.up(say)
-        async with client(place.kubeconfig) as api:
-            return await apply(api, _configuration(place, certificate.read_bytes())) or changed
+        wanted = _configuration(place, certificate.read_bytes())
+        for region in place.regions:
+            async with client(administrator(place, region)) as api:
+                changed |= await apply(api, wanted)
+        return changed
 
     async def status() -> PartStatus:
         said = await process.status()
-        if said.problem or not place.kubeconfig.exists():
-            return said
-        try:
-            async with client(place.kubeconfig) as api:
-                path = (
-                    f"/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/{_CONFIGURATION}"
-                )
-                found = await api.get(path, timeout=3)
-        except (OSError, httpx.HTTPError) as error:
-            return PartStatus(name=said.name, problem=reason_of(error), pid=said.pid)
-        return said if found.is_success else PartStatus(name=said.name, problem="not asked", pid=said.pid)
+        path = f"/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/{_CONFIGURATION}"
+        for region in place.regions:
+            if said.problem or not administrator(place, region).exists():
+                return said
+            try:
+                async with client(administrator(place, region)) as api:
+                    found = await api.get(path, timeout=3)
+            except (OSError, httpx.HTTPError) as error:
+                said = replace(said, problem=place.named(region, reason_of(error)))
+            else:
+                said = said if found.is_success else replace(said, problem=place.named(region, "not asked"))
+        return said
 
     return Part(name="admission", up=up, status=status, down=process.down, needs=process.needs)
 

@@ -14,7 +14,7 @@ from ci.platform.part import Part, PartStatus, Say
 from ci.platform.secret import write_private
 from ci.process import run
 
-__all__ = ["DOMAIN", "USERS", "certificates"]
+__all__ = ["DOMAIN", "USERS", "administrator", "certificates"]
 
 DOMAIN = "cluster.local"
 _KUBERNETES = "v1.34.4"
@@ -36,13 +36,13 @@ def certificates(place: Instance, region: Region) -> Part:
     home = node_folder(place, region)
     pki, conf = home / "pki", home / "kubernetes"
     name = f"{region.node} certificates"
-    done = home / "certificates-made"
+    people, done = conf / "people.conf", home / "certificates-made"
     wanted = " ".join((*_CERTIFICATES, *_KUBECONFIGS, *USERS))
 
     async def up(say: Say) -> bool:
         # What is there stays: kubeadm makes what is missing of it.
-        if done.exists() and done.read_text() == wanted and place.kubeconfig.exists():
-            return False
+        if done.exists() and done.read_text() == wanted and people.exists():
+            return _gather(place)
         home.mkdir(parents=True, exist_ok=True)
         kubeadm = str(tools.path("kubeadm"))
         config = home / "kubeadm.yaml"
@@ -59,8 +59,8 @@ def certificates(place: Instance, region: Region) -> Part:
             say(which)
             made = await run(*(kubeadm, "kubeconfig", "user", "--config", config, "--client-name", user))
             write_private(conf / f"{which}.conf", made.stdout)
-        # The one that is in system:masters: there is no RBAC rule for the other one yet.
-        write_private(place.kubeconfig, _for_people(conf / "super-admin.conf", region.node))
+        write_private(people, _for_people(administrator(place, region), region.node))
+        _gather(place)
         done.write_text(wanted)
         return True
 
@@ -70,7 +70,8 @@ def certificates(place: Instance, region: Region) -> Part:
         )
 
     async def down() -> None:
-        place.kubeconfig.unlink(missing_ok=True)
+        people.unlink(missing_ok=True)
+        _gather(place)
 
     return Part(name=name, up=up, status=status, down=down, tools=("kubeadm",))
 
@@ -96,6 +97,26 @@ def _kubeadm_config(region: Region, pki: Path) -> list[dict[str, Any]]:
             "encryptionAlgorithm": "ECDSA-P256",
         },
     ]
+
+
+def administrator(place: Instance, region: Region) -> Path:
+    """The kubeconfig in system:masters: there is no RBAC rule for the other one at first."""
+    return node_folder(place, region) / "kubernetes" / "super-admin.conf"
+
+
+def _gather(place: Instance) -> bool:
+    """Write what people use, a context a cluster; True when that changed it."""
+    files = [node_folder(place, region) / "kubernetes" / "people.conf" for region in place.regions]
+    found = [yaml.safe_load(file.read_text()) for file in files if file.exists()]
+    if not found:
+        place.kubeconfig.unlink(missing_ok=True)
+        return True
+    lists = {key: [one for each in found for one in each[key]] for key in ("clusters", "contexts", "users")}
+    wanted = yaml.safe_dump({**found[0], **lists})
+    if place.kubeconfig.exists() and place.kubeconfig.read_text() == wanted:
+        return False
+    write_private(place.kubeconfig, wanted)
+    return True
 
 
 def _for_people(kubeconfig: Path, name: str) -> str:

@@ -23,7 +23,7 @@ from ci.errors import SystemUnavailable
 from ci.platform.certificates import DOMAIN, certificates
 from ci.platform.daemon import Check, Daemon, answers, as_part, connects
 from ci.platform.instance import REGIONS, Instance, Region
-from ci.platform.node import enter, first_process, node_folder
+from ci.platform.node import enter, listens, node_folder
 from ci.platform.part import Part, PartStatus, Say
 from ci.platform.sandbox import SANDBOX_IMAGE, busybox_archive
 from ci.process import run
@@ -123,7 +123,7 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
             # A promotion's worth of changes; the default keeps far more in memory.
             snapshot_count=2000,
         ),
-        _runs(place, region, "etcd", 2379),
+        listens(place, region, "etcd", 2379),
         needs=("certificates",),
     )
     apiserver = inside(
@@ -171,7 +171,7 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
             leader_elect="false",
             profiling="false",
         ),
-        _runs(place, region, "kube-controller-manager", 10257),
+        listens(place, region, "kube-controller-manager", 10257),
         needs=("kube-apiserver",),
     )
     scheduler = inside(
@@ -183,7 +183,7 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
             leader_elect="false",
             profiling="false",
         ),
-        _runs(place, region, "kube-scheduler", 10259),
+        listens(place, region, "kube-scheduler", 10259),
         needs=("kube-apiserver",),
     )
     containerd = inside(
@@ -221,7 +221,7 @@ def cluster(place: Instance, region: Region) -> tuple[Part, ...]:
         "kube-proxy",
         "kube-proxy",
         lambda: flags(config=home / "kube-proxy.yaml"),
-        _runs(place, region, "kube-proxy", 10256),
+        listens(place, region, "kube-proxy", 10256),
         files=lambda: {home / "kube-proxy.yaml": yaml.safe_dump(_proxy_config(region, conf))},
         # kube-proxy calls iptables by name, and Debian has it in sbin.
         env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
@@ -270,13 +270,17 @@ state = "/run/containerd"
 
 
 def _registry_hosts(place: Instance, region: Region, home: Path) -> dict[Path, str]:
-    """127.0.0.1 of a reference means the host: a node finds that registry at its end of the link."""
+    """127.0.0.1 of a reference means the host: a node finds that registry at its end of the link.
+
+    Its own region's is beside it, where regions can fail apart; those of others that can, it does not reach.
+    """
     files = {}
     for name in REGIONS:
         port = place.registry(name)
+        address = "127.0.0.1" if place.apart and name == region.name else place.cluster.host_ip
         files[home / "hosts" / f"127.0.0.1:{port}" / "hosts.toml"] = (
-            f'server = "http://{region.host_ip}:{port}"\n\n'
-            f'[host."http://{region.host_ip}:{port}"]\n  capabilities = ["pull", "resolve"]\n'
+            f'server = "http://{address}:{port}"\n\n'
+            f'[host."http://{address}:{port}"]\n  capabilities = ["pull", "resolve"]\n'
         )
     return files
 
@@ -425,22 +429,6 @@ def _node_ready(region: Region, home: Path) -> Check:
             if condition["type"] == "Ready":
                 return "" if condition["status"] == "True" else str(condition["message"])
         return "the node says nothing yet"
-
-    return check
-
-
-def _runs(place: Instance, region: Region, what: str, port: int) -> Check:
-    """Its port is on the node's 127.0.0.1: read the node's table of sockets instead of connecting."""
-
-    async def check() -> str:
-        wanted = f"0100007F:{port:04X}"
-        try:
-            table = Path(f"/proc/{first_process(place, region)}/net/tcp").read_text()
-        except (OSError, SystemUnavailable) as error:
-            return str(error)
-        if any(fields[1] == wanted and fields[3] == "0A" for fields in map(str.split, table.splitlines())):
-            return ""
-        return f"{what} does not listen on port {port}"
 
     return check
 

@@ -19,8 +19,8 @@ import httpx
 from ci import places
 from ci.platform.cluster import client
 from ci.platform.daemon import Daemon, as_part
-from ci.platform.instance import Instance
-from ci.platform.node import node_folder
+from ci.platform.instance import Instance, Region
+from ci.platform.node import enter, node_folder
 from ci.platform.part import Part
 
 __all__ = ["discovery", "targets", "targets_file"]
@@ -28,28 +28,29 @@ __all__ = ["discovery", "targets", "targets_file"]
 _LABELS = {"app": "app.kubernetes.io/name", "track": "va.dev/track", "release": "va.dev/release"}
 
 
-def discovery(place: Instance) -> Part:
-    """The process that keeps `targets_file` as the cluster is."""
-    file = targets_file(place)
-    kubeconfig = node_folder(place, place.cluster) / "kubernetes" / "discovery.conf"
+def discovery(place: Instance, region: Region) -> Part:
+    """The process that keeps `targets_file` as the region's cluster is."""
+    name, file = place.named(region, "discovery"), targets_file(place, region)
+    kubeconfig = node_folder(place, region) / "kubernetes" / "discovery.conf"
 
     async def check() -> str:
         return "" if file.exists() else "no pods read yet"
 
     def daemon() -> Daemon:
         return Daemon(
-            name="discovery",
+            name=name,
             argv=(sys.executable, "-m", "ci.platform.discovery", str(kubeconfig), str(file)),
             env={"PYTHONPATH": str(places.checkout())},
             check=check,
+            enter=lambda: enter(place, region) if place.apart else (),
         )
 
-    return as_part(place, daemon, name="discovery", needs=(f"{place.cluster.node} objects",))
+    return as_part(place, daemon, name=name, needs=(f"{region.node} objects",))
 
 
-def targets_file(place: Instance) -> Path:
+def targets_file(place: Instance, region: Region) -> Path:
     """What Prometheus reads; it sees a change at once."""
-    return place.folder / "pods.json"
+    return node_folder(place, region) / "pods.json"
 
 
 def targets(pods: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -13,19 +13,22 @@ Each region's cluster lives in a network namespace behind a link of its own:
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ci.errors import BadInput
+from ci.files import new_file
 from ci.places import state
 
-__all__ = ["ENVIRONMENTS", "REGIONS", "Instance", "Region", "instance"]
+__all__ = ["ENVIRONMENTS", "REGIONS", "Instance", "Region", "instance", "sized"]
 
 REGIONS = ("eastus", "westeurope", "southeastasia")
-"""Each has a registry. The first has a cluster."""
+"""Each has a registry. The first has a cluster, which stands in for those that have none of their own."""
 
 ENVIRONMENTS = ("dev", "staging", "prod")
 """Each has a Redis, and cannot reach the others'."""
+
+_CLUSTERS = "clusters"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,13 @@ class Instance:
 
     number: int
     folder: Path
+    clusters: int = 1
+    """How many regions have one, counted from the first."""
+
+    @property
+    def apart(self) -> bool:
+        """Whether regions can fail apart: then what serves one is inside its own network."""
+        return self.clusters > 1
 
     def port(self, base: int) -> int:
         """The port that is `base` on instance 0."""
@@ -74,8 +84,21 @@ class Instance:
 
     @property
     def cluster(self) -> Region:
-        """The region that has the cluster."""
+        """The first region: it has dev and staging, and all else when it has the one cluster."""
         return self.region(REGIONS[0])
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """Those that have a cluster, the first one first."""
+        return tuple(self.region(name) for name in REGIONS[: self.clusters])
+
+    def serving(self, region: Region) -> str:
+        """The address at which the gateway and the Prometheus of that region's cluster listen."""
+        return region.node_ip if self.apart else "127.0.0.1"
+
+    def named(self, region: Region, part: str) -> str:
+        """What a part is called that each cluster has: by its region where there is more than one."""
+        return f"{region.node} {part}" if self.apart else part
 
     @property
     def kubeconfig(self) -> Path:
@@ -156,4 +179,22 @@ def instance() -> Instance:
     if text not in {str(number) for number in range(10)}:
         raise BadInput(f"VA_INSTANCE is {text!r}: it must be a number from 0 to 9")
     number = int(text)
-    return Instance(number=number, folder=state() / (f"platform-{number}" if number else "platform"))
+    folder = state() / (f"platform-{number}" if number else "platform")
+    return Instance(number=number, folder=folder, clusters=_clusters(folder))
+
+
+def sized(place: Instance, clusters: int) -> Instance:
+    """The same with so many clusters, remembered for whoever asks for it next."""
+    if not 1 <= clusters <= len(REGIONS):
+        raise BadInput(f"{clusters} clusters: there are from 1 to {len(REGIONS)}, one a region")
+    with new_file(place.folder / _CLUSTERS) as draft:
+        draft.write_text(str(clusters))
+    return replace(place, clusters=clusters)
+
+
+def _clusters(folder: Path) -> int:
+    try:
+        text = (folder / _CLUSTERS).read_text()
+    except OSError:
+        return 1  # nothing is up, or what is was made before there was a choice
+    return int(text) if text in {str(count + 1) for count in range(len(REGIONS))} else 1

@@ -15,17 +15,21 @@ from ci.platform.instance import Region
 from ci.platform.part import Part, PartStatus, Say
 from ci.process import run
 
-__all__ = ["network"]
+__all__ = ["cut", "join", "network"]
 
 _NAMED = Path("/run/netns")
+_CUT = "cut off"
 
 
 def network(region: Region) -> Part:
     """The namespace with its end of the link as eth0, and the host's route to its pods and Services."""
 
     async def up(say: Say) -> bool:
-        if not await _problem(region):
-            return False
+        problem = await _problem(region)
+        if problem == _CUT:
+            await join(region)
+        if problem in ("", _CUT):
+            return bool(problem)
         await _refuse_overlap(region)
         await down()
         say(f"{region.node} at {region.node_ip}")
@@ -58,6 +62,17 @@ def network(region: Region) -> Part:
     return Part(name=region.node, up=up, status=status, down=down, tools=("ip",))
 
 
+async def cut(region: Region) -> None:
+    """Cut the region off: nothing goes in or comes out, and nobody is told. What is in it runs on."""
+    await _ip("-n", region.node, "link", "set", "eth0", "down")
+
+
+async def join(region: Region) -> None:
+    """Undo `cut`: with the link the kernel dropped the way out."""
+    await _ip("-n", region.node, "link", "set", "eth0", "up")
+    await _ip("-n", region.node, "route", "replace", "default", "via", region.host_ip)
+
+
 async def _problem(region: Region) -> str:
     if region.node not in await _namespaces():
         return "no network namespace"
@@ -67,6 +82,8 @@ async def _problem(region: Region) -> str:
     routes = _parsed(await _ip("-json", "route", "show", region.services))
     if not any(route.get("dev") == region.link for route in routes):
         return f"no route to {region.services}"
+    if not _parsed(await _ip("-json", "-n", region.node, "route", "show", "default")):
+        return _CUT
     return ""
 
 

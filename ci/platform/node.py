@@ -12,12 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from ci.errors import SystemUnavailable, ToolMissing
-from ci.platform.daemon import Daemon, as_part
+from ci.platform.daemon import Check, Daemon, as_part
 from ci.platform.instance import Instance, Region
 from ci.platform.part import Part, PartStatus, Say
 from ci.platform.processes import marked
 
-__all__ = ["enter", "first_process", "node", "node_folder"]
+__all__ = ["enter", "first_process", "listens", "node", "node_folder"]
 
 # Folders that Kubernetes' programs write to whatever their configuration says: the node has its own.
 _OWN = ("/var/log", "/var/lib/kubelet", "/var/lib/cni")
@@ -117,6 +117,22 @@ def first_process(place: Instance, region: Region) -> int:
     if first is None:
         raise SystemUnavailable(f"the node {region.node} is down", hint="va up starts it")
     return first
+
+
+def listens(place: Instance, region: Region, what: str, port: int) -> Check:
+    """Its port is on the node's 127.0.0.1: read the node's table of sockets instead of connecting."""
+
+    async def check() -> str:
+        wanted = f"0100007F:{port:04X}"
+        try:
+            table = Path(f"/proc/{first_process(place, region)}/net/tcp").read_text()
+        except (OSError, SystemUnavailable) as error:
+            return str(error)
+        if any(fields[1] == wanted and fields[3] == "0A" for fields in map(str.split, table.splitlines())):
+            return ""
+        return f"{what} does not listen on port {port}"
+
+    return check
 
 
 def _first_process(place: Instance, name: str) -> int | None:

@@ -16,10 +16,10 @@ import yaml
 from ci import tools
 from ci.delivery import fence, lease
 from ci.errors import SystemUnavailable
-from ci.platform.certificates import USERS
+from ci.platform.certificates import USERS, administrator
 from ci.platform.cluster import client
 from ci.platform.gateway import CONTROLLER
-from ci.platform.instance import ENVIRONMENTS, Instance
+from ci.platform.instance import ENVIRONMENTS, Instance, Region
 from ci.platform.livekit import API_KEY, livekit_secret
 from ci.platform.part import Part, PartStatus, Say
 from ci.platform.secret import secret
@@ -70,13 +70,13 @@ _ROLES: dict[str, list[dict[str, Any]]] = {
 """What the programs of `USERS` may do, but for kube-proxy: Kubernetes brings the role of that."""
 
 
-def objects(place: Instance) -> Part:
-    """Applies them all each time: a person may have changed some."""
-    name = f"{place.cluster.node} objects"
+def objects(place: Instance, region: Region) -> Part:
+    """Applies them all to that region's cluster each time: a person may have changed some."""
+    name, kubeconfig = f"{region.node} objects", administrator(place, region)
 
     async def up(say: Say) -> bool:
         changed = False
-        async with client(place.kubeconfig) as api:
+        async with client(kubeconfig) as api:
             for wanted in await _definitions(api):
                 say(str(wanted["metadata"]["name"]))
                 changed |= await apply(api, wanted)
@@ -87,10 +87,10 @@ def objects(place: Instance) -> Part:
         return changed
 
     async def status() -> PartStatus:
-        if not place.kubeconfig.exists():
+        if not kubeconfig.exists():
             return PartStatus(name=name, problem="not applied")
         try:
-            async with client(place.kubeconfig) as api:
+            async with client(kubeconfig) as api:
                 found = await api.get(_path(_gateway(place)), timeout=3)
         except (OSError, httpx.HTTPError) as error:
             return PartStatus(name=name, problem=reason_of(error))
@@ -99,7 +99,7 @@ def objects(place: Instance) -> Part:
     async def down() -> None:
         """They go with the cluster."""
 
-    needs = (f"{place.cluster.node} kube-apiserver",)
+    needs = (f"{region.node} kube-apiserver",)
     return Part(name=name, up=up, status=status, down=down, needs=needs, tools=("gateway-api",))
 
 

@@ -25,24 +25,23 @@ __all__ = ["all_parts", "chosen", "tools_of"]
 
 
 def all_parts(place: Instance) -> tuple[Part, ...]:
-    """Every part: three registries and who replicates, one cluster, what is beside it, and for `va dr`."""
-    region = place.cluster
+    """Every part: three registries and who replicates, the clusters, what is beside them, and for `va dr`."""
     registries = [registry(place, name) for name in REGIONS]
     return (
-        network(region),
+        *(network(region) for region in place.regions),
         *(host for host, _ in registries),
-        *(nodes for _, nodes in registries),
         replicator(place),
-        node(place, region),
-        *cluster(place, region),
+        *(node(place, region) for region in place.regions),
+        *(nodes for _, nodes in registries),
+        *(part for region in place.regions for part in cluster(place, region)),
         *(redis(place, environment) for environment in ENVIRONMENTS),
         livekit(place),
-        objects(place),
+        *(objects(place, region) for region in place.regions),
         signing_key(place),
         admission(place),
-        discovery(place),
-        prometheus(place),
-        gateway(place),
+        *(discovery(place, region) for region in place.regions),
+        *(prometheus(place, region) for region in place.regions),
+        *(gateway(place, region) for region in place.regions),
         *(part for name in NAMESPACES for part in store_parts(place, stores(place, name))),
     )
 

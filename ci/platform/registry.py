@@ -1,14 +1,16 @@
 """A region's OCI registry: one process for the host, and a read-only one beside it for the nodes.
 
 Both serve the same folder at the same port, the host's on 127.0.0.1 and the nodes' on the host's end of their
-link, so that a node can pull what the host pushed and nothing on a network can push. The first region's tells
-the replicator of each push and deletion.
+link, so that a node can pull what the host pushed and nothing on a network can push. Where regions can fail
+apart, the nodes' is inside the region's own network, for its node alone. The first region's tells the
+replicator of each push and deletion.
 """
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import yaml
@@ -16,6 +18,7 @@ import yaml
 from ci import tools
 from ci.platform.daemon import Daemon, answers, as_part
 from ci.platform.instance import REGIONS, Instance
+from ci.platform.node import enter, listens
 from ci.platform.part import Part
 from ci.platform.secret import secret
 
@@ -51,11 +54,18 @@ def registry(place: Instance, region: str) -> tuple[Part, Part]:
     def for_host() -> Daemon:
         return daemon(name, "127.0.0.1", pull_only=False)
 
-    def for_nodes() -> Daemon:
-        return daemon(f"{name} for nodes", place.cluster.host_ip, pull_only=True)
+    own = place.region(region) if place.apart and place.region(region) in place.regions else None
 
+    def for_nodes() -> Daemon:
+        if own is None:
+            return daemon(f"{name} for nodes", place.cluster.host_ip, pull_only=True)
+        inside = daemon(f"{name} for nodes", "127.0.0.1", pull_only=True)
+        check = listens(place, own, "the registry", port)
+        return replace(inside, check=check, enter=lambda: enter(place, own))
+
+    needs = (name, f"{own.node} namespaces") if own else (name, place.cluster.node)
     host = as_part(place, for_host, name=name, tools=("docker-registry",))
-    nodes = as_part(place, for_nodes, name=f"{name} for nodes", needs=(place.cluster.node, name))
+    nodes = as_part(place, for_nodes, name=f"{name} for nodes", needs=needs)
 
     async def down() -> None:
         await host.down()

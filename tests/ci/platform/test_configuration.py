@@ -8,9 +8,11 @@ import re
 import sys
 import tarfile
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ci import places, tools
 from ci.environments import TrustedSigner, read_environments
@@ -46,6 +48,54 @@ def test_a_node_pulls_from_where_the_host_pushed(place: Instance) -> None:
     hosts = tomllib.loads(files[place.folder / "hosts" / "127.0.0.1:5502" / "hosts.toml"])
     assert hosts["server"] == "http://10.200.0.1:5502"
     assert hosts["host"] == {"http://10.200.0.1:5502": {"capabilities": ["pull", "resolve"]}}
+
+
+def test_of_several_clusters_each_pulls_from_its_own_region_beside_it(place: Instance) -> None:
+    region = (apart := replace(place, clusters=3)).region("westeurope")
+    files = cluster._registry_hosts(apart, region, place.folder)
+
+    servers = {path.parent.name: tomllib.loads(text)["server"] for path, text in files.items()}
+    assert servers["127.0.0.1:5502"] == "http://127.0.0.1:5502"
+    assert {servers["127.0.0.1:5501"], servers["127.0.0.1:5503"]} == {
+        "http://10.200.0.1:5501", "http://10.200.0.1:5503",
+    }  # fmt: skip
+
+
+def test_of_several_clusters_each_prometheus_sees_its_own(place: Instance) -> None:
+    apart = replace(place, clusters=3)
+    jobs = {
+        region.name: {job["job_name"]: job for job in prometheus._config(apart, region)["scrape_configs"]}
+        for region in apart.regions
+    }
+
+    assert jobs["southeastasia"]["gateway"]["static_configs"] == [{"targets": ["10.200.2.2:8481"]}]
+    assert jobs["southeastasia"]["kubelet"]["static_configs"] == [{"targets": ["10.200.2.2:10250"]}]
+    files = {str(one["pods"]["file_sd_configs"]) for one in jobs.values()}
+    assert len(files) == 3
+    assert [name for name, one in jobs.items() if "livekit" in one] == ["eastus"]  # it is counted once
+
+
+def test_people_have_a_context_a_cluster_and_none_of_one_that_is_gone(place: Instance) -> None:
+    apart = replace(place, clusters=3)
+    for region in apart.regions:
+        made = certificates.administrator(apart, region).with_name("people.conf")
+        made.parent.mkdir(parents=True)
+        one = {"name": region.node}
+        made.write_text(
+            yaml.safe_dump(
+                {"clusters": [one], "contexts": [one], "users": [one], "current-context": region.node}
+            )
+        )
+    assert certificates._gather(apart) is True
+    assert certificates._gather(apart) is False
+
+    content = yaml.safe_load(place.kubeconfig.read_text())
+    assert [one["name"] for one in content["contexts"]] == ["va-eastus", "va-westeurope", "va-southeastasia"]
+    assert content["current-context"] == "va-eastus"
+    assert place.kubeconfig.stat().st_mode & 0o777 == 0o600
+
+    certificates._gather(place)
+    assert [one["name"] for one in yaml.safe_load(place.kubeconfig.read_text())["users"]] == ["va-eastus"]
 
 
 def test_the_registry_for_nodes_only_serves_pulls() -> None:
@@ -135,10 +185,10 @@ def test_livekits_secret_is_made_once_and_for_its_owner_only(place: Instance) ->
 
 
 def test_prometheus_scrapes_pods_every_second(place: Instance) -> None:
-    jobs = {job["job_name"]: job for job in prometheus._config(place, place.folder)["scrape_configs"]}
+    jobs = {job["job_name"]: job for job in prometheus._config(place, place.cluster)["scrape_configs"]}
 
     assert jobs["pods"]["scrape_interval"] == "1s"
-    assert jobs["pods"]["file_sd_configs"] == [{"files": [str(place.folder / "pods.json")]}]
+    assert jobs["pods"]["file_sd_configs"] == [{"files": [str(place.folder / "eastus" / "pods.json")]}]
     assert set(jobs) == {"pods", "kubelet", "cadvisor", "livekit", "gateway"}
 
 

@@ -8,7 +8,7 @@ import pytest
 from ci.environments import names, read_environment
 from ci.errors import BadInput
 from ci.platform import addresses
-from ci.platform.instance import ENVIRONMENTS, REGIONS, Instance, instance
+from ci.platform.instance import ENVIRONMENTS, REGIONS, Instance, instance, sized
 
 _PORTS = ("gateway", "gateway_admin", "prometheus", "livekit", "livekit_metrics")
 
@@ -62,3 +62,40 @@ def test_a_wrong_instance_is_refused(monkeypatch: pytest.MonkeyPatch, text: str)
 
     with pytest.raises(BadInput, match="VA_INSTANCE"):
         instance()
+
+
+def test_the_environments_of_three_clusters_name_each_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("VA_INSTANCE", raising=False)
+    monkeypatch.setenv("VA_STATE", str(tmp_path))
+    place = sized(instance(), 3)
+    assert instance() == place  # it is remembered
+
+    for environment in names("regions"):
+        for target in read_environment("regions", environment).targets.values():
+            region = place.region(target.region)
+            assert target.kubeconfig == place.kubeconfig
+            assert target.context == region.node
+            assert target.registry == f"127.0.0.1:{place.registry(target.region)}"
+            assert str(target.metrics).rstrip("/") == f"http://{region.node_ip}:{place.prometheus}"
+            assert str(target.gateway).rstrip("/") == f"http://{region.node_ip}:{place.gateway}"
+
+
+@pytest.mark.parametrize("clusters", [0, 4, -1])
+def test_there_are_as_many_clusters_as_regions_at_most(clusters: int, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="from 1 to 3"):
+        sized(Instance(number=0, folder=tmp_path), clusters)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["", "0", "many", "12"])
+def test_a_size_that_is_none_is_as_if_none_was_remembered(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VA_INSTANCE", raising=False)
+    monkeypatch.setenv("VA_STATE", str(tmp_path))
+    (tmp_path / "platform").mkdir()
+    (tmp_path / "platform" / "clusters").write_text(text)
+
+    assert instance().clusters == 1

@@ -10,7 +10,7 @@ import pytest
 
 from ci import platform
 from ci.platform.cluster import CLUSTER_TOOLS
-from ci.platform.instance import instance
+from ci.platform.instance import REGIONS, Instance, instance
 from ci.platform.plan import all_parts, tools_of
 
 _HERE = Path(platform.__file__).parent
@@ -41,3 +41,23 @@ def test_each_program_of_the_cluster_is_provided_with_its_own_part() -> None:
             assert program in by_part[program]
     assert {"runc", "cni-plugins"} < set(by_part["containerd"])
     assert "iptables" in by_part["kube-proxy"] and "busybox" in by_part["sandbox image"]
+
+
+@pytest.mark.parametrize("clusters", [1, 2, 3])
+def test_a_part_has_a_name_of_its_own_and_what_it_needs_is_there(clusters: int) -> None:
+    parts = all_parts(Instance(number=0, folder=Path("/x"), clusters=clusters))
+
+    named = [part.name for part in parts]
+    assert len(set(named)) == len(named)
+    assert {need for part in parts for need in part.needs} <= set(named)
+
+
+def test_of_three_clusters_each_has_all_that_serves_it() -> None:
+    named = {part.name for part in all_parts(Instance(number=0, folder=Path("/x"), clusters=3))}
+    first, *others = (
+        {name.removeprefix(f"va-{region}") for name in named if name.startswith(f"va-{region}")}
+        for region in REGIONS
+    )
+
+    assert {" kube-apiserver", " etcd", " containerd", " gateway", " prometheus", " discovery"} < first
+    assert others == [first, first]
