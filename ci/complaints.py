@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -175,11 +175,14 @@ def dotted(loc: Loc) -> str:
 
 
 def _written(data: Any, loc: Loc) -> Loc:
-    """As much of a place as is in the data: pydantic puts names of union members into it, too."""
+    """As much of a place as is in the data: pydantic puts names of union members into it, too, which may be
+    those of keys: there is nothing below such a key."""
     here: list[str | int] = []
-    for part in loc:
+    for number, part in enumerate(loc, 1):
         known: Any = range(len(data)) if isinstance(data, list) else data if isinstance(data, dict) else ()
-        if part in known:
+        if part in known and (
+            isinstance(part, int) or number == len(loc) or isinstance(data[part], (dict, list))
+        ):
             data = data[part]
             here.append(part)
     return tuple(here)
@@ -320,6 +323,19 @@ def _explained(model: type[BaseModel], here: Loc, loc: Loc, details: ErrorDetail
     if kind == "extra_forbidden":
         hint = did_you_mean(name, _keys_at(model, loc[:-1]))
         return replace(complaint, message=f"unknown key {shown(name)}", hint=hint)
+    if kind in ("union_tag_not_found", "model_attributes_type"):  # one of several kinds, which says none
+        hint = did_you_mean(name, _keys_at(model, loc[:-1]))
+        hint = hint if hint.startswith("did you mean") else f"one that is new says its `{_tag(context)}`"
+        return replace(complaint, message=f"unknown key {shown(name)}", hint=hint)
+    if kind == "union_tag_invalid":
+        known = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
+        tag, tags = str(context.get("tag", "")), ", ".join(known)
+        hint = did_you_mean(tag, known)
+        return replace(
+            complaint,
+            message=f"{_tag(context)} must be one of {tags}, not {shown(tag)}",
+            hint="" if hint.startswith("known:") else hint,
+        )
     if kind == "value_error":
         message = str(context.get("error", details["msg"]))
         return replace(complaint, message=message.partition("\n")[0])
@@ -345,6 +361,10 @@ def _explained(model: type[BaseModel], here: Loc, loc: Loc, details: ErrorDetail
     bare = isinstance(given, (int, float)) and not isinstance(given, bool)
     hint = f'quote it: "{given}"' if kind == "string_type" and bare and not secret else ""
     return replace(complaint, message=message + instead, hint=hint)
+
+
+def _tag(context: Mapping[str, Any]) -> str:
+    return str(context.get("discriminator", "kind")).strip("'")
 
 
 def _keys_at(model: type[BaseModel], loc: Loc) -> set[str]:
@@ -379,6 +399,10 @@ def _step(kind: Any, part: str | int) -> list[Any]:
                 found.append(fields[part].annotation)
             elif part == flat.__name__:
                 found.append(flat)  # the name of a union's member, as pydantic puts it into a place
+            elif any(field.default == part for name, field in fields.items() if name == "kind"):
+                found.append(flat)  # a union's member by what tells it from the others
+            elif flat.model_config.get("extra") == "allow":
+                found += get_args(get_type_hints(flat, include_extras=True)["__pydantic_extra__"])[1:]
         elif arguments := get_args(flat):
             found.append(arguments[-1] if arguments[-1] is not Ellipsis else arguments[0])
     return found

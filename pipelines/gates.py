@@ -5,19 +5,35 @@ said and why, and what others would have said.
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Awaitable, Callable, Mapping
 
 from pydantic import BaseModel, ConfigDict
 
 from ci.concurrency import together
-from ci.delivery.bake import levels_of
+from ci.delivery.asking import levels_of
 from ci.delivery.findings import Finding, Verdict
 from ci.delivery.ledger import Action, Kind, meant, read_all
 from ci.delivery.metrics import DURATIONS, SESSIONS, WORKING_SET, Prometheus
 from ci.delivery.promotion.measurements import Measurements
 from ci.delivery.promotion.replay import Replayed, replayed
+from ci.delivery.queries import names_of
 from ci.delivery.report import measured
 from ci.delivery.results import number
-from ci.environments import Environment, read_environment
+from ci.delivery.tracks import TRACKS
+from ci.environments import (
+    AnyGate,
+    Environment,
+    ErrorGate,
+    ExposureGate,
+    LatencyGate,
+    RestartGate,
+    SaturationGate,
+    Target,
+    filled,
+    queries,
+    read_environment,
+)
 from ci.errors import BadInput, SystemUnavailable
 
 __all__ = [
@@ -27,6 +43,8 @@ __all__ = [
     "check_gates",
     "explain",
     "gates_of",
+    "lint_gates",
+    "metrics_in",
     "problems",
     "replay",
     "sentence",
@@ -41,13 +59,16 @@ class Listed(_Record):
     """A gate of an environment."""
 
     name: str
-    source: str
     kind: str
+    source: str
+    unit: str
     fails: str
     """When, in words."""
     passes: str
     fails_at: float | None
     """Its 1/alpha'; None where it has no E."""
+    dry_run: bool
+    queries: Mapping[str, str]
 
 
 class Checked(_Record):
@@ -56,9 +77,11 @@ class Checked(_Record):
     target: str
     gate: str
     metric: str
+    """Its name, or the query."""
     series: int
     problem: str
     """Empty when nothing is wrong."""
+    hint: str = ""
 
 
 class Explained(_Record):
@@ -73,91 +96,174 @@ class Explained(_Record):
 
 def gates_of(environment: Environment) -> tuple[Listed, ...]:
     """Every gate that the environment asks, in the order in which it does. Pure."""
-    limits = environment.gates
-    errors, latency, restarts = limits.errors, limits.latency, limits.restarts
-    fails_at, splits_at = (1 / levels.alpha for levels in levels_of(environment))
-    floor = errors.tolerated if errors.floor is None else errors.floor
-    safe = f"{_times(errors.harm)}, or {errors.tolerated:.2%}"
-    found = [
+    levels = levels_of(environment)
+    return tuple(
         Listed(
-            name="errors", source=f"Prometheus: {SESSIONS}", kind="ratio", fails_at=fails_at,
-            fails=f"over {_times(errors.margin)}, and over {floor:.2%}",
-            passes=f"watched; the last step proven under {safe}",
+            name=name,
+            kind=gate.kind,
+            source=f"{gate.source}: {metric}" if (metric := _metric(gate)) else gate.source,
+            unit=gate.unit,
+            fails=fails,
+            passes=passes,
+            fails_at=1 / levels[name].alpha if name in levels else None,
+            dry_run=gate.dry_run,
+            queries=queries(gate),
         )
-    ]  # fmt: skip
-    if latency:
-        than = "stable's own quantile" if latency.threshold == "baseline" else f"{latency.threshold:g} s"
-        over = (
-            f"over {_times(latency.margin)}, and over {latency.share:.1%}"
-            if latency.against == "stable"
-            else f"over {latency.share * (1 + latency.margin):.1%}"
-        )
-        found.append(
-            Listed(
-                name="latency", source=f"Prometheus: {DURATIONS}", kind="share over a threshold",
-                fails=f"slower than {than}: {over}", fails_at=fails_at,
-                passes=f"watched; the last step proven under {latency.share * (1 + latency.harm):.1%}",
+        for name, gate in environment.gates.named.items()
+        for fails, passes in (_words(gate),)
+    )
+
+
+def _words(gate: AnyGate) -> tuple[str, str]:
+    """When it fails, and when it passes."""
+    watched = "watched for the whole bake"
+    match gate:
+        case ErrorGate():
+            safe = f"{_times(gate.harm)}, or {gate.tolerated:.2%}"
+            return (
+                f"over {_times(gate.margin)}, and over {gate.at_least:.2%}",
+                f"watched; the last step proven under {safe}",
             )
-        )  # fmt: skip
-    if restarts:
-        known = restarts.per_pod_hour
-        rate = f"{known:g} a pod-hour" if known else _times(restarts.margin)
-        found.append(
-            Listed(
-                name="restarts", source="the cluster: pods", kind="events by exposure",
-                fails=f"over {rate}", passes="watched for the whole bake", fails_at=fails_at,
+        case LatencyGate():
+            than = "stable's own quantile" if gate.threshold == "baseline" else f"{gate.threshold:g} s"
+            over = (
+                f"over {_times(gate.margin)}, and over {gate.share:.1%}"
+                if gate.against == "stable"
+                else f"over {gate.share * (1 + gate.margin):.1%}"
             )
-        )  # fmt: skip
-    if limits.saturation:
-        one = limits.saturation
-        found.append(
-            Listed(
-                name="saturation", source=f"Prometheus: {WORKING_SET}", kind="limit", fails_at=None,
-                fails=f"{one.samples} looks in a row over {one.limit:.0%} of the memory limit",
-                passes="watched for the whole bake",
+            return (
+                f"slower than {than}: {over}",
+                f"watched; the last step proven under {gate.share * (1 + gate.harm):.1%}",
             )
-        )  # fmt: skip
-    if limits.exposure:
-        found.append(
-            Listed(
-                name="exposure", source=f"Prometheus: {SESSIONS}", kind="ratio", fails_at=splits_at,
-                fails="the canary answers none of its sessions",
-                passes=f"not shown to be {1 + limits.exposure.margin:g} times off its weight's odds",
+        case RestartGate():
+            known = gate.per_pod_hour
+            return f"over {f'{known:g} a pod-hour' if known else _times(gate.margin)}", watched
+        case SaturationGate():
+            of = f"{gate.limit:.0%} of the memory limit" if gate.source == "memory" else f"{gate.limit:g}"
+            return f"{gate.samples} looks in a row over {of} {gate.unit}".rstrip(), watched
+        case ExposureGate():
+            return (
+                "the canary answers none of its sessions",
+                f"not shown to be {1 + gate.margin:g} times off its weight's odds",
             )
-        )  # fmt: skip
-    return tuple(found)
 
 
 def _times(margin: float) -> str:
     return f"{1 + margin:g} times stable's" if margin else "stable's"
 
 
+def _metric(gate: AnyGate) -> str:
+    """What it goes by, of those that we know by name; empty where it has queries, or asks the cluster."""
+    known = {"sessions": SESSIONS, "memory": WORKING_SET}
+    return DURATIONS if isinstance(gate, LatencyGate) else known.get(gate.source, "")
+
+
 async def check_gates(environment: Environment) -> tuple[Checked, ...]:
     """Ask each target's Prometheus, live, whether it has a series of what each gate goes by."""
-    wanted = {
-        listed.name: listed.source.partition(": ")[2]
-        for listed in gates_of(environment)
-        if listed.source.startswith("Prometheus")
-    }
+    return await _on_each(environment, _seen)
 
-    async def one(name: str) -> list[Checked]:
-        target = environment.targets[name]
+
+async def lint_gates(environment: Environment) -> tuple[Checked, ...]:
+    """The queries of the gates, asked live: what has the wrong shape, or names a metric that nobody exports.
+
+    An unknown placeholder, or a gate that lacks something, is found when the file is read (BadInput).
+    """
+    return await _on_each(environment, _query_problems)
+
+
+_Look = Callable[[Prometheus, Target, str, AnyGate], Awaitable[list[Checked]]]
+
+
+async def _on_each(environment: Environment, look: _Look) -> tuple[Checked, ...]:
+    async def one(target: Target) -> list[Checked]:
         async with Prometheus(target.metrics) as prometheus:
             found = []
-            for gate, metric in wanted.items():
-                series, problem = 0, ""
-                try:
-                    counted = await prometheus.instant(f'count({metric}{{namespace="{target.namespace}"}})')
-                    series = int(counted[0].value) if counted else 0
-                    problem = "" if series else "nobody exports it there"
-                except SystemUnavailable as error:
-                    problem = error.message
-                found.append(
-                    Checked(target=target.name, gate=gate, metric=metric, series=series, problem=problem)
-                )
+            for name, gate in environment.gates.named.items():
+                found += await look(prometheus, target, name, gate)
             return found
 
-    return tuple(each for found in await together(map(one, environment.targets)) for each in found)
+    asked = await together(one(target) for target in environment.targets.values())
+    return tuple(each for found in asked for each in found)
+
+
+async def _seen(prometheus: Prometheus, target: Target, name: str, gate: AnyGate) -> list[Checked]:
+    if gate.source == "prometheus":
+        return [
+            Checked(target=target.name, gate=name, metric=query, series=series, problem=problem)
+            for key, query in queries(gate).items()
+            for series, problem in (await _counted(prometheus, filled(query, names_of(target, "stable"))),)
+            if key != "bad" or problem != _NOBODY
+        ]
+    metric = _metric(gate)
+    if not metric:
+        return []
+    series, problem = await _counted(prometheus, f'{metric}{{namespace="{target.namespace}"}}')
+    return [Checked(target=target.name, gate=name, metric=metric, series=series, problem=problem)]
+
+
+_NOBODY = "nobody exports it there"
+
+
+async def _counted(prometheus: Prometheus, query: str) -> tuple[int, str]:
+    """How many series answer, and what is wrong."""
+    try:
+        counted = await prometheus.instant(f"count({query})")
+    except SystemUnavailable as error:
+        return 0, error.message
+    return (int(counted[0].value), "") if counted else (0, _NOBODY)
+
+
+async def _query_problems(prometheus: Prometheus, target: Target, name: str, gate: AnyGate) -> list[Checked]:
+    found = []
+    for key, query in queries(gate).items():
+        for track in TRACKS if key != "query" or not isinstance(gate, SaturationGate) else ("canary",):
+            said = filled(query, names_of(target, track))
+            series, problem, hint = await _shape(prometheus, said, counter=key in ("all", "bad"))
+            found.append(
+                Checked(
+                    target=target.name, gate=name, metric=f"{key}: {said}", series=series, problem=problem,
+                    hint=hint,
+                )
+            )  # fmt: skip
+    return list({one.metric: one for one in found}.values())
+
+
+async def _shape(prometheus: Prometheus, query: str, *, counter: bool) -> tuple[int, str, str]:
+    try:
+        kind = await prometheus.shape(query)
+        if kind != "vector":
+            hint = "without the [range] at its end" if kind == "matrix" else "a metric with its labels"
+            return 0, f"its answer is a {kind}: a vector is expected", hint
+        series = await prometheus.instant(query)
+        known = {one for one in metrics_in(query) if await prometheus.instant(f"count({one})")}
+    except SystemUnavailable as error:
+        return 0, error.message, "try it in Prometheus: what it says of it is above"
+    if unknown := sorted(metrics_in(query) - known):
+        return len(series), f"nobody exports {', '.join(unknown)}", "is its name right? Is it scraped?"
+    if counter and re.search(r"\b(rate|irate|increase|delta|deriv)\s*\(", query):
+        hint = "name the counter itself: growth is added up here"
+        return len(series), "it is smoothed: counters are read raw", hint
+    return len(series), "", ""
+
+
+def metrics_in(query: str) -> frozenset[str]:
+    """The names of metrics in a PromQL expression. Pure."""
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`', '""', query)
+    named = set(re.findall(r'__name__\s*=\s*"([^"]*)"', query))
+    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", " ", bare)
+    grouped = r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"
+    bare = re.sub(grouped, " ", bare)
+    words = re.findall(r"(?<![\w.:])([a-zA-Z_:][\w:]*)(?!\w)\s*(\()?", bare)
+    return frozenset(named | {word for word, call in words if not call and word.lower() not in _WORDS})
+
+
+_WORDS = frozenset(
+    (
+        "and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "offset",
+        "bool", "atan2", "inf", "nan", "start", "end",
+    )
+)  # fmt: skip
+"""Of PromQL's own, that no parenthesis follows."""
 
 
 async def explain(estate: str, name: str, target: str | None = None) -> tuple[Explained, ...]:

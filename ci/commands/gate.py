@@ -34,7 +34,7 @@ def list_(environment: _Place, estate: Estate = "local", json: Json = False) -> 
     Example: va gate list prod
     """
     from ci.environments import read_environment
-    from ci.layout import Column, Table, page
+    from ci.layout import Column, Table, page, words
     from pipelines.gates import gates_of
 
     async def flow(_: Reporter) -> tuple[Listed, ...]:
@@ -43,16 +43,22 @@ def list_(environment: _Place, estate: Estate = "local", json: Json = False) -> 
     def shown(found: tuple[Listed, ...]) -> Page:
         table = Table(
             "gate",
-            Column(name="kind", rank=4),
-            Column(name="source", rank=3, below=True),
+            Column(name="kind", rank=3),
+            Column(name="source", rank=4),
             Column(name="fails", rank=1, below=True, prose=True),
             Column(name="passes", rank=2, below=True, prose=True),
             Column(name="fails at E", rank=5, right=True),
         )
         for one in found:
             at = f"{one.fails_at:.0f}" if one.fails_at else "-"
-            table.add(one.name, one.kind, one.source, one.fails, one.passes, at)
-        return page(table)
+            name = f"{one.name} (dry run)" if one.dry_run else one.name
+            table.add(name, one.kind, one.source, one.fails, one.passes, at)
+        asked = [
+            words((f"{one.name}: {key}: {query}", "dim"))
+            for one in found
+            for key, query in one.queries.items()
+        ]
+        return page(table, *asked)
 
     answer(flow, json=json, show=shown)
 
@@ -64,29 +70,52 @@ def check(environment: _Place, estate: Estate = "local", json: Json = False) -> 
     Example: va gate check staging
     """
     from ci.environments import read_environment
-    from ci.layout import Column, Table, page
-    from pipelines.gates import check_gates, problems
+    from pipelines.gates import check_gates
 
     async def flow(_: Reporter) -> tuple[Checked, ...]:
         return await check_gates(read_environment(estate, environment))
 
-    def shown(found: tuple[Checked, ...]) -> Page:
-        table = Table(
-            "target",
-            "gate",
-            Column(name="metric", rank=2, below=True),
-            Column(name="series", rank=1, right=True),
-            Column(name="problem", rank=3, below=True, prose=True),
-        )
-        for one in found:
-            table.add(one.target, one.gate, one.metric, str(one.series), (one.problem, "red"))
-        return page(table)
+    _told_of("a gate cannot see", answer(flow, json=json, show=_checked), json=json)
 
-    found = answer(flow, json=json, show=shown)
+
+@app.command("lint", context_settings=SETTINGS)
+def lint(environment: _Place, estate: Estate = "local", json: Json = False) -> None:
+    """Try the queries of the gates on each target's Prometheus: their shape, and that somebody exports what
+    they name; 3 when something is wrong. A gate that is written wrongly is 2, and names file and line.
+
+    Example: va gate lint prod
+    """
+    from ci.environments import read_environment
+    from pipelines.gates import lint_gates
+
+    async def flow(_: Reporter) -> tuple[Checked, ...]:
+        return await lint_gates(read_environment(estate, environment))
+
+    _told_of("a gate is not as it should be", answer(flow, json=json, show=_checked), json=json)
+
+
+def _checked(found: tuple[Checked, ...]) -> Page:
+    from ci.layout import Column, Table, page
+
+    table = Table(
+        "target",
+        "gate",
+        Column(name="metric", rank=2, below=True),
+        Column(name="series", rank=1, right=True),
+        Column(name="problem", rank=3, below=True, prose=True),
+    )
+    for one in found:
+        table.add(one.target, one.gate, one.metric, str(one.series), (one.problem, "red"))
+    return page(table) if found else page("no gate asks Prometheus anything of its own")
+
+
+def _told_of(what: str, found: tuple[Checked, ...], *, json: bool) -> None:
+    from ci.commands.answers import fail
+    from pipelines.gates import problems
+
     if wrong := problems(found):
-        from ci.commands.answers import fail
-
-        fail(StepFailed(f"a gate cannot see: {wrong}", hint="va status says which part is down"), json=json)
+        hint = next((one.hint for one in found if one.hint), "va status says which part is down")
+        fail(StepFailed(f"{what}: {wrong}", hint=hint), json=json)
 
 
 @app.command("explain", context_settings=SETTINGS)

@@ -102,6 +102,8 @@ class Finding(_Record):
     metric: str
     verdict: Verdict
     reason: str
+    dry_run: bool = False
+    """It is reported, and decides nothing."""
     tally: Tally | None = None
     log_harm: float | None = None
     """ln of the e-value against "no worse", over all steps; FAIL from `log_fail_at` on …"""

@@ -111,6 +111,18 @@ class Prometheus:
         An answer that Prometheus itself (or Thanos, Mimir, VictoriaMetrics in its place) warns of is one in
         part: unavailable.
         """
+        answer = await self._ask(query)
+        try:
+            return tuple(_sample(item) for item in answer["data"]["result"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise SystemUnavailable(f"Prometheus at {self.url} answered something unknown") from error
+
+    async def shape(self, query: str) -> str:
+        """What its answer is: vector, matrix, scalar or string."""
+        data = (await self._ask(query)).get("data")
+        return str(data.get("resultType", "vector")) if isinstance(data, dict) else "vector"
+
+    async def _ask(self, query: str) -> dict[str, Any]:
         try:
             response = await self._client.post("/api/v1/query", data={"query": query})
             answer = response.json()
@@ -124,10 +136,7 @@ class Prometheus:
             raise SystemUnavailable(f"Prometheus at {self.url} refused {query!r}: {said}")
         if doubts := _doubts(answer):
             raise SystemUnavailable(f"Prometheus at {self.url} doubts its answer: {doubts}")
-        try:
-            return tuple(_sample(item) for item in answer["data"]["result"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise SystemUnavailable(f"Prometheus at {self.url} answered something unknown") from error
+        return answer
 
 
 def _doubts(answer: Mapping[str, Any]) -> str:

@@ -224,6 +224,8 @@ def _after_failure(targets: Iterable[TargetResult]) -> str:
 
 def headline(finding: Finding) -> str:
     """One gate in few words: `errors fail, E 213 (fails at 180): 12 of 240 (5.00%) of …`."""
+    if finding.dry_run:
+        return f"dry run, decides nothing: {headline(finding.model_copy(update={'dry_run': False}))}"
     if finding.log_harm is None or finding.log_fail_at is None:
         return f"{finding.metric} {finding.verdict}: {finding.reason}"
     if finding.verdict is Verdict.FAIL:

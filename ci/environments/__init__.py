@@ -5,26 +5,33 @@ overlays (`extends: ../base.yaml`, see ci.yamlfile): mappings are laid over each
 replaces a list. A wrong file is one BadInput that names file, line and key of every mistake, raised before
 anything is touched.
 
-    model.py    what an environment is;   policy.py when a release may go in, who says yes, who is told
+    model.py    what an environment is;   gates.py what decides a canary step
+    policy.py   when a release may go in, who says yes, who is told
     written.py  values as people write them;   reading.py the files
     chart_values.py    the values of the chart, by type: those of an environment are held to them
 """
 
+from ci.environments.gates import (
+    PLACEHOLDERS,
+    AnyGate,
+    ErrorGate,
+    ExposureGate,
+    Gates,
+    LatencyGate,
+    OnInconclusive,
+    RestartGate,
+    SaturationGate,
+    filled,
+    queries,
+)
 from ci.environments.model import (
     Canary,
     CanaryStep,
     Environment,
-    ErrorGate,
-    ExposureGate,
-    Gates,
     Geography,
-    LatencyGate,
     Load,
     OnHarm,
-    OnInconclusive,
     Registries,
-    RestartGate,
-    SaturationGate,
     SecretCopy,
     Target,
     Trust,
@@ -36,6 +43,8 @@ from ci.environments.reading import estates, names, read_environment, read_envir
 from ci.environments.written import parse_seconds
 
 __all__ = [
+    "PLACEHOLDERS",
+    "AnyGate",
     "Approvals",
     "Canary",
     "CanaryStep",
@@ -60,9 +69,11 @@ __all__ = [
     "Trust",
     "TrustedSigner",
     "estates",
+    "filled",
     "geography",
     "names",
     "parse_seconds",
+    "queries",
     "read_environment",
     "read_environments",
 ]

@@ -6,23 +6,21 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, JsonValue, model_validator
 
 from ci.complaints import did_you_mean
+from ci.environments.gates import Gates
 from ci.environments.policy import Approvals, Freeze, Hours, Notify, SoakText
 from ci.environments.written import (
     Address,
     CommittedFile,
     Container,
     LocalFile,
-    Margin,
     Model,
     Name,
     Seconds,
-    Share,
-    Threshold,
     Url,
     Wave,
     written_as,
@@ -33,17 +31,10 @@ __all__ = [
     "Canary",
     "CanaryStep",
     "Environment",
-    "ErrorGate",
-    "ExposureGate",
-    "Gates",
     "Geography",
-    "LatencyGate",
     "Load",
     "OnHarm",
-    "OnInconclusive",
     "Registries",
-    "RestartGate",
-    "SaturationGate",
     "SecretCopy",
     "Target",
     "Trust",
@@ -110,17 +101,6 @@ class Canary(Model):
     """Chart values of the canary alone, laid over those of the environment."""
 
 
-class OnInconclusive(StrEnum):
-    """What happens when a step's gates could not decide before the deadline."""
-
-    HOLD = "hold"
-    """Traffic to stable, the canary stays installed: a person decides, or the same command goes on."""
-    ROLLBACK = "rollback"
-    """As if a gate had failed."""
-    PROMOTE = "promote"
-    """As if the gates had passed; said plainly in the result."""
-
-
 class OnHarm(StrEnum):
     """What happens when harm shows after a release was promoted."""
 
@@ -128,79 +108,6 @@ class OnHarm(StrEnum):
     """What this promotion promoted here is taken back."""
     ALERT = "alert"
     """It stays and goes no further: a person decides."""
-
-
-class ErrorGate(Model):
-    """Sessions that failed, canary against stable. FAIL: ratio > 1 + margin, and a rate over `floor`. PASS of
-    the last step: ratio < 1 + harm, or a rate below `tolerated` whatever stable's is."""
-
-    margin: Margin
-    harm: Margin
-    tolerated: Share
-    floor: Share | None = None
-    """What fails nothing, however little stable's is; None: what is tolerated."""
-
-
-class LatencyGate(Model):
-    """Slow sessions: longer than `threshold` seconds, or than the baseline's quantile 1 - `share` when it
-    says `baseline`. FAIL: more than `share` (x 1 + margin) of the canary's are slow; or, `against` stable,
-    more than 1 + margin times stable's share: for a place whose own noise makes both tracks slow."""
-
-    threshold: Threshold
-    against: Literal["objective", "stable"] = "stable"
-    share: Share
-    margin: Margin
-    harm: Margin
-
-    @model_validator(mode="after")
-    def _comparable(self) -> LatencyGate:
-        if self.threshold == "baseline" and self.against == "objective":
-            raise ValueError(
-                "against: objective needs a time as threshold; the baseline's own is no objective"
-            )
-        return self
-
-
-class RestartGate(Model):
-    """Container restarts by pod-hours, canary against stable, or against a rate known beforehand."""
-
-    margin: Margin
-    per_pod_hour: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-
-
-class SaturationGate(Model):
-    """Memory above `limit` of its limit for `samples` looks in a row."""
-
-    limit: Share
-    samples: Annotated[int, Field(ge=1)]
-
-
-class ExposureGate(Model):
-    """The canary's share of the sessions against its weight. It holds the step where the odds are more than
-    1 + margin times off, and FAILS a canary that answers none."""
-
-    margin: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Gates(Model):
-    """What decides a canary step; see docs/gates.md for the method."""
-
-    alpha: Share
-    """The chance of a false alarm in one promotion of this environment, over all metrics and regions."""
-    beta: Share
-    """The chance that a harmful canary passes: one that is harmful when its last step begins."""
-    look: Annotated[Seconds, Field(gt=0)]
-    """Time between two looks at the numbers."""
-    deadline: Seconds
-    """From the start of a step; then the verdict is inconclusive."""
-    stale: Seconds
-    """A sample older than this is no data."""
-    on_inconclusive: Annotated[OnInconclusive, Field(strict=False)]
-    errors: ErrorGate
-    latency: LatencyGate | None = None
-    restarts: RestartGate | None = None
-    saturation: SaturationGate | None = None
-    exposure: ExposureGate | None = None
 
 
 class Load(Model):

@@ -24,8 +24,8 @@ __all__ = [
     "decide",
     "errors",
     "exposure",
+    "killed",
     "latency",
-    "levels",
     "missing",
     "restarts",
     "saturation",
@@ -59,12 +59,6 @@ class Place:
         return self.weight == self.planned[-1]
 
 
-def levels(*, alpha: float, beta: float, metrics: int, regions: int) -> Levels:
-    """Alpha is split over all tests of one promotion (a union bound). Beta is not: a harmful canary has to
-    pass every gate, so the one that sees the harm bounds the chance that it slips through."""
-    return Levels(alpha=alpha / max(1, metrics * regions), beta=beta)
-
-
 def errors(
     evidence: Evidence,
     *,
@@ -75,6 +69,7 @@ def errors(
     known: bool = True,
     carried: Carried = NOTHING_CARRIED,
     metric: str = "errors",
+    unit: str = "sessions",
 ) -> Finding:
     """Bad sessions, canary against stable; not `known`: the newest look had no data.
 
@@ -107,7 +102,7 @@ def errors(
     rates = "no data"
     if tally.canary and tally.stable:
         own, other = _percent(x, tally.canary), _percent(y, tally.stable)
-        rates = f"{own} of the canary's sessions, {other} of stable's"
+        rates = f"{own} of the canary's {unit}, {other} of stable's"
     return _judged(
         metric,
         rates,
@@ -134,6 +129,7 @@ def latency(
     against_stable: bool,
     known: bool = True,
     carried: Carried = NOTHING_CARRIED,
+    metric: str = "latency",
 ) -> Finding:
     """Slow sessions, by a threshold that was frozen when the step began.
 
@@ -151,7 +147,7 @@ def latency(
             levels=levels,
             known=known,
             carried=carried,
-            metric="latency",
+            metric=metric,
         )
     tally = Tally(canary_bad=evidence.canary_bad, canary=round(evidence.canary))
     begun = _begun(carried, Factor(weight=place.weight, tally=tally), place)
@@ -161,7 +157,7 @@ def latency(
         slow = _percent(tally.canary_bad, tally.canary)
         rates = f"{slow} of the canary's sessions were slow, {share:.1%} may be"
     return _judged(
-        "latency",
+        metric,
         rates,
         tally,
         place,
@@ -184,8 +180,11 @@ def restarts(
     per_pod_hour: float | None = None,
     watched: float = 0.0,
     carried: Carried = NOTHING_CARRIED,
+    metric: str = "restarts",
+    unit: str = "restarts",
 ) -> Finding:
-    """Container restarts by pod-hours as they passed: against stable's, or against a rate known beforehand.
+    """Rare events, as restarts of containers, by pod-hours as they passed: against stable's, or against a
+    rate known beforehand.
 
     A guard: what happens once in days cannot be shown to be absent within a bake, so this gate passes when
     the restarts were watched for the whole bake and do not fail. The known rate has one test over the whole
@@ -211,14 +210,14 @@ def restarts(
     else:
         harm = from_any_step([one.harm for one in begun], len(place.planned))
         known = known and evidence.canary > 0 and evidence.stable > 0
-    reason = f"{evidence.canary_bad} of the canary's containers restarted, {evidence.stable_bad} of stable's"
+    reason = f"{evidence.canary_bad} {unit} of the canary's containers, {evidence.stable_bad} of stable's"
     verdict = Verdict.INCONCLUSIVE
     if known and evidence.canary_bad and harm >= fail_at:
         verdict = Verdict.FAIL
     elif known and place.baked and not math.isnan(harm):
         verdict = Verdict.PASS
     return Finding(
-        metric="restarts",
+        metric=metric,
         verdict=verdict,
         reason=reason if known else "no data",
         log_harm=harm,
@@ -227,31 +226,46 @@ def restarts(
     )
 
 
-def saturation(
-    used: Sequence[float | None], *, limit: float, samples: int, out_of_memory: Sequence[str], baked: bool
-) -> Finding:
-    """Memory in use as a share of its limit, look by look (None: no data), and the pods killed for memory.
+def killed(metric: str, pods: Sequence[str]) -> Finding:
+    """Pods that were killed for memory FAIL at once."""
+    return Finding(metric=metric, verdict=Verdict.FAIL, reason=f"killed for memory: {', '.join(pods)}")
 
-    An out-of-memory kill FAILS at once, `samples` looks in a row above `limit` FAIL. A guard like `restarts`.
+
+def saturation(
+    used: Sequence[float | None],
+    *,
+    limit: float,
+    samples: int,
+    baked: bool,
+    metric: str = "saturation",
+    of: str = "the memory limit",
+    unit: str = "",
+) -> Finding:
+    """What is in use, look by look (None: no data), against its limit: a share of something, or a number.
+
+    `samples` looks in a row above `limit` FAIL. A guard like `restarts`.
     """
-    if out_of_memory:
-        killed = ", ".join(out_of_memory)
-        return Finding(metric="saturation", verdict=Verdict.FAIL, reason=f"killed for memory: {killed}")
     last = [value for value in used[-samples:] if value is not None]
     if not used or used[-1] is None or math.isnan(used[-1]):
-        return Finding(metric="saturation", verdict=Verdict.INCONCLUSIVE, reason="no data")
-    reason = f"{used[-1]:.0%} of the memory limit in use, {limit:.0%} may be"
+        return Finding(metric=metric, verdict=Verdict.INCONCLUSIVE, reason="no data")
+    reason = f"{used[-1]:g} {unit}".rstrip() + f", {limit:g} may be"
+    if of:
+        reason = f"{used[-1]:.0%} of {of} in use, {limit:.0%} may be"
     if len(last) == samples and min(last) > limit:
-        return Finding(
-            metric="saturation", verdict=Verdict.FAIL, reason=f"{reason}, {samples} looks in a row over"
-        )
+        return Finding(metric=metric, verdict=Verdict.FAIL, reason=f"{reason}, {samples} looks in a row over")
     watched = baked and len(last) == min(samples, len(used))
-    return Finding(
-        metric="saturation", verdict=Verdict.PASS if watched else Verdict.INCONCLUSIVE, reason=reason
-    )
+    return Finding(metric=metric, verdict=Verdict.PASS if watched else Verdict.INCONCLUSIVE, reason=reason)
 
 
-def split(tally: Tally, *, place: Place, margin: float, levels: Levels, known: bool = True) -> Finding:
+def split(
+    tally: Tally,
+    *,
+    place: Place,
+    margin: float,
+    levels: Levels,
+    known: bool = True,
+    metric: str = "exposure",
+) -> Finding:
     """Does the canary get the sessions that its weight says? It holds the step where its part is shown to be
     over 1 + `margin` times that, or under its inverse, in odds: it is not tried as it is meant to be.
 
@@ -271,7 +285,7 @@ def split(tally: Tally, *, place: Place, margin: float, levels: Levels, known: b
             verdict = Verdict.FAIL
             reason = f"the canary answered none of the sessions, stable {tally.stable}"
     return Finding(
-        metric="exposure", verdict=verdict, reason=reason, tally=tally, log_harm=harm, log_fail_at=fail_at
+        metric=metric, verdict=verdict, reason=reason, tally=tally, log_harm=harm, log_fail_at=fail_at
     )
 
 
@@ -286,8 +300,8 @@ def exposure(tally: Tally | None, *, weight: int, alpha: float) -> Exposure:
 
 
 def decide(findings: Iterable[Finding]) -> Verdict:
-    """One FAIL fails; a pass takes a PASS of every gate, and at least one gate."""
-    verdicts = {finding.verdict for finding in findings}
+    """One FAIL fails; a pass takes a PASS of every gate, and at least one gate. Dry runs are none."""
+    verdicts = {finding.verdict for finding in findings if not finding.dry_run}
     if Verdict.FAIL in verdicts:
         return Verdict.FAIL
     return Verdict.PASS if verdicts == {Verdict.PASS} else Verdict.INCONCLUSIVE

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict
 
 from ci.delivery import gates
-from ci.delivery.bake import Gathered, Told, begin, compared
+from ci.delivery.asking import Gathered, Told, begin, compared
 from ci.delivery.findings import Carried, Factor, Finding, Verdict
 from ci.delivery.promotion.measurements import Look
 from ci.environments import Environment
@@ -61,14 +61,11 @@ def _bake(environment: Environment, looks: Sequence[Look], carried: Mapping[str,
     for look in looks:
         gathered = _gathered(gathered, look, before)
         data = {finding.metric for finding in look.findings if finding.reason != "no data"}
+        data |= {"exposure"} if "errors" in data else set()  # it goes by the same sessions
         clean = clean if "errors" in data else look.seconds
-        told = Told(
-            baked=look.seconds - clean >= step.bake,
-            sessions="errors" in data,
-            slow="latency" in data,
-            restarts="restarts" in data,
-        )
-        asked = {finding.metric for finding in look.findings if _counted(finding)} | {"exposure"}
+        told = Told(baked=look.seconds - clean >= step.bake, blind=frozenset(environment.gates.named) - data)
+        counted = {finding.metric for finding in look.findings if _counted(finding)}
+        asked = (counted & set(gathered.evidence)) | {"exposure"}
         findings = tuple(
             finding
             for finding in compared(environment, step, gathered, told, carried)
@@ -95,30 +92,28 @@ def _counted(finding: Finding) -> bool:
 
 def _gathered(gathered: Gathered, look: Look, before: Look) -> Gathered:
     """The evidence one look later."""
-    errors, latency, restarts = gathered.errors, gathered.latency, gathered.restarts
+    evidence = dict(gathered.evidence)
     for finding in look.findings:
-        tally = finding.tally
-        if tally is not None and finding.metric in ("errors", "latency"):
-            counts = (tally.canary_bad, tally.canary, tally.stable_bad, tally.stable)
-            if finding.metric == "errors":
-                errors = errors.until(*counts)
-            else:
-                latency = latency.until(*counts)
-        elif finding.metric == "restarts" and finding.evidence is not None:
-            now, then = _factor(finding), _of(before)
+        seen, tally = evidence.get(finding.metric), finding.tally
+        if seen is not None and tally is not None:
+            evidence[finding.metric] = seen.until(
+                tally.canary_bad, tally.canary, tally.stable_bad, tally.stable
+            )
+        elif seen is not None and finding.evidence is not None:  # by pod-hours
+            now, then = _factor(finding), _of(before, finding.metric)
             came = (
                 now.tally.canary_bad - then.tally.canary_bad,
                 now.pod_hours[0] - then.pod_hours[0],
                 now.tally.stable_bad - then.tally.stable_bad,
                 now.pod_hours[1] - then.pod_hours[1],
             )
-            restarts = restarts if min(came) < 0 else restarts.look(*came)
-    return replace(gathered, errors=errors, latency=latency, restarts=restarts)
+            evidence[finding.metric] = seen if min(came) < 0 else seen.look(*came)
+    return replace(gathered, evidence=evidence)
 
 
-def _of(look: Look) -> Factor:
-    """What was known of restarts then."""
-    kept = [finding for finding in look.findings if finding.metric == "restarts"]
+def _of(look: Look, metric: str) -> Factor:
+    """What was known of it then."""
+    kept = [finding for finding in look.findings if finding.metric == metric]
     return _factor(kept[0]) if kept and kept[0].evidence is not None else Factor(weight=0)
 
 

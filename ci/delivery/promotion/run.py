@@ -454,7 +454,7 @@ async def _bake(doing: _Doing) -> _Came:
             baked = await bake(
                 environment,
                 step,
-                namespace=site.target.namespace,
+                target=site.target,
                 cluster=site.cluster,
                 prometheus=site.prometheus,
                 carried=carried,

@@ -74,7 +74,7 @@ def _places(targets: Sequence[str]) -> str:
 
 
 def _by_gates(entries: Sequence[Entry]) -> str:
-    said = [finding.verdict for entry in entries for finding in entry.findings]
+    said = [finding.verdict for entry in entries for finding in entry.findings if not finding.dry_run]
     if not said:
         return "no gate was asked, as there was nothing to compare it with"
     passed = said.count(Verdict.PASS)
@@ -94,7 +94,11 @@ def _where_and_why(entries: Sequence[Entry]) -> str:
         return ""
     where = f" in {entry.target}" if entry.target else ""
     weight = f" at {entry.weight} % of the traffic" if entry.weight else ""
-    bad = [measured(finding) for finding in entry.findings if finding.verdict is Verdict.FAIL]
+    bad = [
+        measured(finding)
+        for finding in entry.findings
+        if finding.verdict is Verdict.FAIL and not finding.dry_run
+    ]
     return f"{where}{weight}: {'; '.join(bad) or entry.reason or 'it failed'}"
 
 

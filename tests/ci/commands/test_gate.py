@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import shutil
+import urllib.parse
 from pathlib import Path
 
 import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
+from ci import places
 from ci.commands.cli import app
 from ci.delivery.findings import Carried, Factor, Finding, Tally, Verdict
 from ci.delivery.ledger import Action, Draft, Kind, open_named
@@ -62,6 +65,131 @@ def test_the_gates_of_an_environment_are_listed() -> None:
     assert listed["errors"]["fails"] == "over stable's, and over 1.00%"
     assert listed["latency"]["fails"].startswith("slower than stable's own quantile: over 2 times stable's")
     assert "voice_sessions_total" in va("list", "prod").stdout
+
+
+ESTATE = """\
+extends: ../base.yaml
+waves: [[eastus]]
+registries: {home: "127.0.0.1:5501"}
+targets:
+  eastus:
+    kubeconfig: /nowhere
+    context: c
+    namespace: va-x
+    registry: 127.0.0.1:5501
+    metrics: http://127.0.0.1:9490
+    gateway: http://127.0.0.1:8480
+    hostname: api.x
+trust: {signers: [{key: /nowhere.pub}], builders: ["*"]}
+gates:
+"""
+GATEWAY = (
+    "  gateway: {kind: ratio, source: prometheus, margin: 0, harm: 1, tolerated: 0.01, dry_run: true, "
+    """bad: 'answers_total{app="${app}",code=~"5.."}', all: 'answers_total{app="${app}"}'}\n"""
+)
+
+
+def estate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gate: str) -> None:
+    """An estate with an environment `x` that has that gate besides the usual ones."""
+    checkout = tmp_path / "checkout"
+    shutil.copytree(places.checkout() / "environments", checkout / "environments")
+    (checkout / "environments" / "mine").mkdir()
+    (checkout / "environments" / "mine" / "x.yaml").write_text(ESTATE + gate)
+    monkeypatch.setattr(places, "checkout", lambda: checkout)
+
+
+def prometheus(monkeypatch: pytest.MonkeyPatch, answers: dict[str, tuple[str, int]]) -> list[str]:
+    """A Prometheus that knows these metrics: of what shape their answer is, and how many series they have."""
+    asked: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        query = urllib.parse.parse_qs(request.content.decode())["query"][0]
+        asked.append(query)
+        shape, series = next((what for name, what in answers.items() if name in query), ("vector", 0))
+        if shape == "error":
+            return httpx.Response(400, json={"status": "error", "error": "parse error: unexpected end"})
+        rows = [{"metric": {"n": str(n)}, "value": [1, "2"]} for n in range(series)]
+        return httpx.Response(200, json={"status": "success", "data": {"resultType": shape, "result": rows}})
+
+    monkeypatch.setattr(
+        gates, "Prometheus", functools.partial(Prometheus, transport=httpx.MockTransport(handle))
+    )
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("answers", "problem"),
+    [
+        ({"answers_total": ("vector", 3)}, ""),
+        ({"answers_total": ("matrix", 3)}, "its answer is a matrix: a vector is expected"),
+        ({"answers_total": ("scalar", 0)}, "its answer is a scalar"),
+        ({"answers_total": ("error", 0)}, "parse error: unexpected end"),
+        ({}, "nobody exports answers_total"),
+    ],
+)
+def test_a_gate_of_ones_own_is_tried_on_its_prometheus(
+    answers: dict[str, tuple[str, int]], problem: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    estate(monkeypatch, tmp_path, GATEWAY)
+    asked = prometheus(monkeypatch, answers)
+
+    done = va("lint", "x", "--estate", "mine")
+    assert done.exit_code == (3 if problem else 0), done.output
+    assert problem in " ".join(done.output.split())
+    assert 'answers_total{app="voice-canary",code=~"5.."}' in asked
+    listed = va("list", "x", "--estate", "mine").stdout
+    assert "gateway (dry run)" in listed and "answers_total" in listed
+
+
+def test_a_smoothed_counter_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    estate(
+        monkeypatch,
+        tmp_path,
+        GATEWAY.replace("""all: 'answers_total{app="${app}"}'""", "all: 'sum(rate(answers_total[1m]))'"),
+    )
+    prometheus(monkeypatch, {"answers_total": ("vector", 3)})
+
+    done = va("lint", "x", "--estate", "mine")
+    assert done.exit_code == 3 and "it is smoothed" in " ".join(done.output.split())
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"),
+    [
+        (GATEWAY.replace("${app}", "${ap}"), "unknown placeholder ${ap}"),
+        (
+            "  gw: {kind: ratio, source: prometheus, margin: 0, harm: 1, tolerated: 0.1}\n",
+            "needs two queries",
+        ),
+        ("  gateway: {kind: rate}\n", "kind must be one of ratio, share, events, limit, split, not 'rate'"),
+        ("  gateway: {}\n", "unknown key 'gateway'"),
+        ("  Gate way: {kind: split, margin: 1}\n", "no name of a gate"),
+        ("  hot: {kind: limit, limit: 3, samples: 2}\n", "under 1"),
+        ("  errors: {dry_run: true}\n", "not dry-run"),
+    ],
+)
+def test_a_gate_that_is_written_wrongly_is_bad_input_with_its_line(
+    gate: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    estate(monkeypatch, tmp_path, gate)
+    done = va("lint", "x", "--estate", "mine")
+
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split()) and ".yaml:" in done.output
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ('sum by (pod) (rate(foo_total{a="b{c}",x=~"y"}[5m]))', {"foo_total"}),
+        ("a:b / on(x) group_left bar_x > bool 3", {"a:b", "bar_x"}),
+        ('{__name__="zed",t="1"} or vector(0)', {"zed"}),
+        ("histogram_quantile(0.9, sum(q_bucket) by (le)) offset 5m", {"q_bucket"}),
+        ("1 + 2e3", set()),
+    ],
+)
+def test_the_metrics_of_a_query_are_known_by_name(query: str, names: set[str]) -> None:
+    assert gates.metrics_in(query) == names
 
 
 @pytest.mark.parametrize("missing", ["", "voice_session_duration_seconds_bucket"])

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from promotion_world import environment
 
-from ci.delivery import bake, metrics
+from ci.delivery import asking, bake, metrics
+from ci.delivery.asking import Gathered
 from ci.delivery.bake import Observed, judge
 from ci.delivery.cluster import Pod
 from ci.delivery.findings import Finding, Verdict
@@ -61,13 +62,15 @@ def observed(
         if isinstance(begun, NoData)
         else replace(begun, time=0.0, values=dict.fromkeys(begun.values, 0.0))
     )
-    gathered = bake.begin(environment("prod", **gates).gates, STEP, before)
+    limits = environment("prod", **gates).gates
+    gathered = asking.begin(limits, STEP, before)
+    values = [{"saturation": used} for used in memory] or [{}]
     for number, one in enumerate(readings, 1):
         window = metrics.advance(window, one)
-        gathered = bake.gather(gathered, window, 1.0, pods, seconds * number / len(readings))
-    return Observed(
-        window=window, threshold=1.0, gathered=gathered, pods=pods, memory=memory, seconds=seconds
-    )
+        gathered = asking.gather(
+            limits, gathered, window, pods, seconds * number / len(readings), values=values[-1]
+        )
+    return Observed(window=window, gathered=gathered, pods=pods, seconds=seconds)
 
 
 def verdicts(seen: Observed, **gates: object) -> dict[str, Verdict]:
@@ -79,7 +82,7 @@ def test_every_gate_of_the_environment_is_asked() -> None:
     assert verdicts(observed()) == {"errors": Verdict.PASS, "latency": Verdict.PASS}
     assert verdicts(observed(), latency=None) == {"errors": Verdict.PASS}
     both = {"restarts": RestartGate(margin=0.0), "saturation": SaturationGate(limit=0.9, samples=1)}
-    assert verdicts(observed(memory=[0.5]), **both) == dict.fromkeys(
+    assert verdicts(observed(memory=[0.5], **both), **both) == dict.fromkeys(
         ("errors", "latency", "restarts", "saturation"), Verdict.PASS
     )
 
@@ -114,22 +117,29 @@ def test_only_restarts_of_this_step_count() -> None:
     restarted = (replace(POD, restarts=9), PODS[1])
     gate = {"restarts": RestartGate(margin=0.0)}
 
-    assert verdicts(observed(), **gate)["restarts"] is Verdict.PASS
-    assert verdicts(observed(pods=restarted), **gate)["restarts"] is Verdict.FAIL
-    assert verdicts(observed(pods=restarted, before=restarted), **gate)["restarts"] is Verdict.PASS
-    assert verdicts(observed(pods=None), **gate)["restarts"] is Verdict.INCONCLUSIVE
+    def verdict(**seen: object) -> Verdict:
+        return verdicts(observed(**seen, **gate), **gate)["restarts"]
+
+    assert verdict() is Verdict.PASS
+    assert verdict(pods=restarted) is Verdict.FAIL
+    assert verdict(pods=restarted, before=restarted) is Verdict.PASS
+    assert verdict(pods=None) is Verdict.INCONCLUSIVE
 
 
 def test_the_restarts_of_a_pod_that_is_gone_stay_counted() -> None:
-    begun = bake.begin(environment("prod").gates, STEP, PODS)
+    limits = environment("prod", restarts=RestartGate(margin=0.0)).gates
     window = metrics.begin(reading(0))
-    restarted = bake.gather(begun, window, None, (replace(POD, restarts=3), PODS[1]), 10)
-    gone = bake.gather(restarted, window, None, (replace(POD, name="d"), PODS[1]), 20)
-    unknown = bake.gather(gone, window, None, None, 30)
-    later = bake.gather(unknown, window, None, (replace(POD, name="d", restarts=1), PODS[1]), 40)
 
-    assert (gone.restarts.canary_bad, later.restarts.canary_bad) == (3, 4)
-    assert later.restarts.canary * 3600 == pytest.approx(40)
+    def later(before: Gathered, pods: tuple[Pod, ...] | None, seconds: float) -> Gathered:
+        return asking.gather(limits, before, window, pods, seconds)
+
+    restarted = later(asking.begin(limits, STEP, PODS), (replace(POD, restarts=3), PODS[1]), 10)
+    gone = later(restarted, (replace(POD, name="d"), PODS[1]), 20)
+    unknown = later(gone, None, 30)
+    last = later(unknown, (replace(POD, name="d", restarts=1), PODS[1]), 40)
+
+    assert (gone.evidence["restarts"].canary_bad, last.evidence["restarts"].canary_bad) == (3, 4)
+    assert last.evidence["restarts"].canary * 3600 == pytest.approx(40)
 
 
 @pytest.mark.parametrize("phase", ["Failed", "Succeeded", "Pending"])
@@ -139,8 +149,8 @@ def test_pods_that_do_not_run_dilute_no_restarts(phase: str) -> None:
     quiet = replace(PODS[1], name="s2", restarts=0)
     gate = {"restarts": RestartGate(margin=0.0)}
 
-    alone = observed(pods=(pods[0], PODS[1], quiet), seconds=3600)
-    diluted = observed(pods=(*pods, quiet), seconds=3600)
+    alone = observed(pods=(pods[0], PODS[1], quiet), seconds=3600, **gate)
+    diluted = observed(pods=(*pods, quiet), seconds=3600, **gate)
 
     def restarts(seen: Observed) -> Finding:
         return judge(environment("prod", **gate), STEP, seen, {})[-1]
@@ -181,11 +191,7 @@ def test_other_buckets_of_the_canary_pass_no_latency() -> None:
         for series, value in reading(12).values.items()
     }  # fmt: skip
 
-    seen = observed(Reading(time=12, values=values))
-    begun = metrics.begin(Reading(time=0, values=dict.fromkeys(values, 0.0)))
-    whole = replace(seen, window=metrics.advance(begun, Reading(time=12, values=values)))
-
-    assert verdicts(whole)["latency"] is Verdict.INCONCLUSIVE
+    assert verdicts(observed(Reading(time=12, values=values)))["latency"] is Verdict.INCONCLUSIVE
 
 
 def test_a_kill_for_memory_fails_even_where_saturation_is_not_asked() -> None:

@@ -272,15 +272,15 @@ def test_a_known_rate_has_one_test_in_the_whole_promotion() -> None:
     assert carried.horizon == pytest.approx(0.05 * 0.1 * 4)
 
 
-def _saturation(*used: float | None, killed: tuple[str, ...] = (), baked: bool = True) -> Verdict:
-    return gates.saturation(used, limit=0.9, samples=3, out_of_memory=killed, baked=baked).verdict
+def _saturation(*used: float | None, baked: bool = True) -> Verdict:
+    return gates.saturation(used, limit=0.9, samples=3, baked=baked).verdict
 
 
 def test_saturation_takes_several_looks_in_a_row_and_a_memory_kill_none() -> None:
     assert _saturation(0.5, 0.95, 0.95) is Verdict.PASS
     assert _saturation(0.5, 0.95, 0.95, 0.95) is Verdict.FAIL
     assert _saturation(0.95, 0.5, 0.95, 0.95) is Verdict.PASS
-    assert _saturation(0.1, killed=("pod-1",), baked=False) is Verdict.FAIL
+    assert gates.killed("saturation", ["pod-1"]).verdict is Verdict.FAIL
     assert _saturation(0.1, None) is Verdict.INCONCLUSIVE
     assert _saturation(0.1, math.nan) is Verdict.INCONCLUSIVE
     assert _saturation() is Verdict.INCONCLUSIVE
@@ -329,10 +329,6 @@ def test_what_is_missing_is_what_it_takes(looks: tuple[int, float, int, float], 
     assert judged((x, n, y, m), (0, more, 0, 1), place=place).verdict is Verdict.PASS
 
 
-def test_alpha_is_split_over_metrics_and_regions() -> None:
-    assert gates.levels(alpha=0.06, beta=0.1, metrics=3, regions=2) == Levels(alpha=0.01, beta=0.1)
-
-
 def test_one_fail_fails_and_only_passes_pass() -> None:
     def one(verdict: Verdict) -> Finding:
         return Finding(metric="m", verdict=verdict, reason="")
@@ -342,3 +338,6 @@ def test_one_fail_fails_and_only_passes_pass() -> None:
     assert gates.decide([good, open_, bad]) is Verdict.FAIL
     assert gates.decide([good, open_]) is Verdict.INCONCLUSIVE
     assert gates.decide([]) is Verdict.INCONCLUSIVE
+    dry = [each.model_copy(update={"dry_run": True}) for each in (good, bad, open_)]
+    assert gates.decide([good, *dry]) is Verdict.PASS
+    assert gates.decide(dry) is Verdict.INCONCLUSIVE

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from promotion_world import environment
 
-from ci.delivery.bake import Told, begin, compared
+from ci.delivery.asking import Told, begin, compared
 from ci.delivery.findings import Carried, Finding, Tally, Verdict
 from ci.delivery.promotion.measurements import Look
 from ci.delivery.promotion.replay import replayed
@@ -76,10 +77,13 @@ def test_restarts_come_from_the_pod_hours_that_were_kept() -> None:
     looks, gathered = [], begin(world.gates, step, ())
     carried: dict[str, Carried] = {}
     for second in range(1, 5):
-        errors = gathered.errors.look(0, 20, 0, 80)
-        restarts = gathered.restarts.look(3, 0.001, 0, 0.004)
-        gathered = type(gathered)(
-            errors=errors, latency=gathered.latency, restarts=restarts, pods=(), seconds=second
+        seen = gathered.evidence
+        gathered = replace(
+            gathered,
+            evidence={
+                "errors": seen["errors"].look(0, 20, 0, 80),
+                "restarts": seen["restarts"].look(3, 0.001, 0, 0.004),
+            },
         )
         findings = compared(world, step, gathered, Told(baked=False), carried)
         looks.append(Look(step=7, time=NOON, weight=20, seconds=second, findings=findings))
