@@ -157,7 +157,7 @@ def killed_at(moment: int, case: Case, machine: Machine, patch: pytest.MonkeyPat
         return entry
 
     async def bake(environment: Environment, step: Any, **more: Any) -> StepResult:
-        failed = case.fails(more["namespace"], step.weight)
+        failed = case.fails(more["target"].namespace, step.weight)
         return step_result(Verdict.FAIL if failed else Verdict.PASS, step.weight)
 
     async def used(self: flow.Watch) -> object:

@@ -61,7 +61,7 @@ class Try:
     async def bake(self, environment: Environment, step: Any, **more: Any) -> StepResult:
         self.carried.append(more["carried"])
         self.happened(f"bake {step.weight}")
-        return step_result(self.verdict(more["namespace"], step.weight), step.weight)
+        return step_result(self.verdict(more["target"].namespace, step.weight), step.weight)
 
     def happened(self, what: str) -> None:
         if self.dead:
@@ -397,7 +397,7 @@ def test_harm_in_one_region_is_seen_by_the_others_before_any_further_effect(
             begun = asyncio.Event()
 
             async def bake(environment: Environment, step: Any, **more: Any) -> StepResult:
-                if more["namespace"].endswith("eastus"):
+                if more["target"].namespace.endswith("eastus"):
                     await begun.wait()
                     return step_result(Verdict.FAIL, step.weight)
                 begun.set()
