@@ -44,11 +44,22 @@ class Identities:
     client: str = "22222222-2222-2222-2222-222222222222"
     life: int = 3600
     broken: list[tuple[int, bytes]] = field(default_factory=list)
+    token_tenant: str = ""
+    """Whose tokens Entra gives, said in them; plain words when empty."""
+    refusal: str = ""
+    """What Entra says no with."""
     given: list[str] = field(default_factory=list)
     """The audiences that tokens of GitHub were given for."""
     scopes: list[str] = field(default_factory=list)
     """What Entra gave tokens for."""
     environment: dict[str, str] = field(default_factory=dict)
+
+    def token(self, number: int, key: ec.EllipticCurvePrivateKey) -> str:
+        """The access token number so much."""
+        if not self.token_tenant:
+            return f"entra-{number}"
+        claims = {"tid": self.token_tenant, "oid": self.client, "jti": str(number)}
+        return jwt.encode(claims, key, algorithm="ES256")
 
     @contextmanager
     def serve(self, folder: Path) -> Iterator[Identities]:
@@ -95,10 +106,12 @@ class Identities:
                     algorithms=["ES256"],
                     audience="api://AzureADTokenExchange",
                 )
+                error = identities.refusal
                 if said["sub"] != identities.trusted or form["client_id"] != [identities.client]:
                     error = (
                         "AADSTS700213: No matching federated identity record found for presented assertion"
                     )
+                if error:
                     return self.answer(
                         401, json.dumps({"error": "invalid_client", "error_description": error}).encode()
                     )
@@ -106,7 +119,7 @@ class Identities:
                 given = {
                     "token_type": "Bearer",
                     "expires_in": identities.life,
-                    "access_token": f"entra-{len(identities.scopes)}",
+                    "access_token": identities.token(len(identities.scopes), key),
                 }
                 return self.answer(200, json.dumps(given).encode())
 

@@ -112,10 +112,7 @@ async def call(function: Callable[[], T], what: str) -> T:
         except ResourceNotFoundError:
             raise
         except ClientAuthenticationError as error:
-            raise SystemUnavailable(
-                f"Azure does not let us in: {_said(error)}",
-                hint="az login, or set AZURE_CLIENT_ID and its like",
-            ) from error
+            raise entra.not_let_in(error, what) from error
         except HttpResponseError as error:
             code = error.error.code if error.error is not None else ""
             if error.status_code == 409 and code in _BUSY and attempt < _PATIENCE - 1:

@@ -21,6 +21,7 @@ from ci.commands import (
     gate,
     history,
     infra,
+    kube,
     ledger,
     livekit,
     machine,
@@ -53,7 +54,7 @@ _COMMANDS = (
 _GROUPS = {
     "cache": cache, "release": releases, "registry": registries, "livekit": livekit, "db": databases,
     "tools": tools, "env": env, "infra": infra, "compliance": compliance, "dr": dr, "notify": notify,
-    "ledger": ledger, "gate": gate,
+    "ledger": ledger, "gate": gate, "kube": kube,
 }  # fmt: skip
 
 app = typer.Typer(

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import urllib3
-from kubernetes import client, config
+from kubernetes import client
 
 from ci.delivery.fence import ANNOTATION, TAKEN_OVER, fence_of
+from ci.delivery.kubeconfig import read_settings
 from ci.delivery.lease import LeaseLost
 from ci.delivery.revisions import Revision, given_up, read_revision
-from ci.errors import BadInput, SystemUnavailable
+from ci.errors import SystemUnavailable
 from ci.quantities import quantity
 from ci.reasons import reason_of
 
@@ -481,36 +482,9 @@ def connect(kubeconfig: Path, context: str, threads: Executor | None = None) -> 
 
     It is asked in `threads`; None: in those of the loop, which are a few more than there are processors.
     """
-    if not kubeconfig.is_file():
-        raise SystemUnavailable(
-            f"there is no kubeconfig {kubeconfig}", hint="for the embedded platform, va up makes it"
-        )
-    try:
-        settings = client.Configuration()
-        config.load_kube_config(  # type: ignore[no-untyped-call]
-            config_file=str(kubeconfig),
-            context=context,
-            client_configuration=settings,
-            persist_config=False,
-        )
-    except config.ConfigException as error:
-        raise _unusable(kubeconfig, context, error) from error
+    settings = read_settings(kubeconfig, context)
     settings.retries = urllib3.Retry(total=1, backoff_factor=0.2)
     return Cluster(client.ApiClient(settings), context, threads)
-
-
-def _unusable(kubeconfig: Path, context: str, error: config.ConfigException) -> BadInput:
-    """What is wrong with a kubeconfig, which was read once and is read again for that."""
-    try:
-        contexts, _ = config.list_kube_config_contexts(str(kubeconfig))  # type: ignore[no-untyped-call]
-    except config.ConfigException as second:
-        return BadInput(f"{kubeconfig} is not a usable kubeconfig: {second}")
-    known = [str(item["name"]) for item in contexts]
-    if context in known:
-        return BadInput(f"{kubeconfig} is not a usable kubeconfig: {error}")
-    return BadInput(
-        f"{kubeconfig} has no context {context!r}", hint=f"contexts there: {', '.join(known) or 'none'}"
-    )
 
 
 def understood_pod(pod: dict[str, Any]) -> Pod:

@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -40,6 +41,8 @@ __all__ = ["Helm", "changes", "pull_chart"]
 
 CHART_LAYER = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 _CHARTS = "charts"
+_OWN = str(Path(sys.executable).parent)
+"""Where `va` is, which a kubeconfig may name as its plugin (ci.delivery.kubeconfig)."""
 _DOWN = re.compile(
     r"kubernetes cluster unreachable|connection refused|no route to host|i/o timeout|etcdserver|"
     r"tls handshake timeout|context deadline exceeded.*(get|post) \"https",
@@ -257,6 +260,7 @@ class _Command(Command):  # type: ignore[misc]  # pyhelm3 has no types
                 stderr=asyncio.subprocess.PIPE,
                 start_new_session=True,
                 pass_fds=(held,),
+                env={**os.environ, "PATH": os.pathsep.join((_OWN, os.environ.get("PATH", os.defpath)))},
             )
         finally:
             os.close(held)  # from here on the child alone holds it

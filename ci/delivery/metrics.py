@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 import httpx
 
+from ci import entra
 from ci.delivery.findings import Tally
 from ci.errors import SystemUnavailable
 from ci.reasons import reason_of
@@ -90,14 +91,32 @@ class Reading:
     """By pod, when its process began to count; only of those that tell."""
 
 
+_MANAGED = ".prometheus.monitor.azure.com"
+
+
+class _ByEntra(httpx.Auth):
+    """Azure's managed Prometheus takes a token of Entra; one that was renewed since the last request."""
+
+    async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        given = await asyncio.to_thread(entra.token, entra.METRICS)
+        request.headers["Authorization"] = f"Bearer {given.text}"
+        yield request
+
+
 class Prometheus:
-    """A client of one Prometheus; an async context manager. SystemUnavailable when it does not answer."""
+    """A client of one Prometheus; an async context manager. SystemUnavailable when it does not answer.
+
+    To Azure's managed one it signs in by ci.entra.
+    """
 
     def __init__(
         self, url: str, *, transport: httpx.AsyncBaseTransport | None = None, timeout: float = 5.0
     ) -> None:
         self.url = url
-        self._client = httpx.AsyncClient(base_url=url, transport=transport, timeout=timeout, verify=trusted())
+        auth = _ByEntra() if httpx.URL(url).host.endswith(_MANAGED) else None
+        self._client = httpx.AsyncClient(
+            base_url=url, transport=transport, timeout=timeout, verify=trusted(), auth=auth
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -125,6 +144,11 @@ class Prometheus:
     async def _ask(self, query: str) -> dict[str, Any]:
         try:
             response = await self._client.post("/api/v1/query", data={"query": query})
+            if response.status_code in (401, 403) and self._client.auth is not None:
+                raise SystemUnavailable(
+                    f"Prometheus at {self.url} does not let this sign-in read ({response.status_code})",
+                    hint="it needs the role Monitoring Data Reader on the Azure Monitor workspace",
+                )
             answer = response.json()
         except (httpx.HTTPError, ValueError) as error:
             raise SystemUnavailable(

@@ -12,6 +12,7 @@ from ci.engine.chain import Call
 from ci.engine.engine import Engine, NotSupported, answer
 from ci.engine.values import Secret
 from ci.errors import BadInput, SystemUnavailable, ToolMissing
+from ci.reasons import reason_of
 
 __all__ = ["plaintext"]
 
@@ -66,7 +67,7 @@ async def _azure(uri: str) -> bytes:
     if not parts.netloc or not name:
         raise BadInput(f"secret {uri}: say azkv://vault/name")
     try:
-        from azure.core.exceptions import AzureError, ResourceNotFoundError
+        from azure.core.exceptions import AzureError, ClientAuthenticationError, ResourceNotFoundError
         from azure.keyvault.secrets import SecretClient
     except ImportError as error:
         raise ToolMissing(f"secret {uri}: the package {error.name} is missing") from error
@@ -80,11 +81,10 @@ async def _azure(uri: str) -> bytes:
         return await asyncio.to_thread(read)
     except ResourceNotFoundError as error:
         raise BadInput(f"secret {uri}: the vault has no such secret") from error
+    except ClientAuthenticationError as error:
+        raise entra.not_let_in(error, f"secret {uri}") from error
     except AzureError as error:
-        raise SystemUnavailable(
-            f"secret {uri}: {type(error).__name__}",
-            hint="az login, or the AZURE_* variables of a service principal",
-        ) from error
+        raise SystemUnavailable(f"secret {uri}: {reason_of(error)}") from error
 
 
 @answer("Secret.name")

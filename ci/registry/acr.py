@@ -253,10 +253,7 @@ class AzureRegistry(Registry):
         try:
             return (await asyncio.to_thread(credential.get_token, _AUDIENCE)).token
         except AzureError as error:
-            raise SystemUnavailable(
-                f"no sign-in to Azure for {self.endpoint}: {str(error.message).strip().splitlines()[0]}",
-                hint="az login, or set AZURE_CLIENT_ID and its like",
-            ) from error
+            raise entra.not_let_in(error, self.endpoint) from error
 
     async def _post(self, path: str, form: list[tuple[str, str]], *, expect: set[int]) -> Answer:
         return await self._doors.ask(

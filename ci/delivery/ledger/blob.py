@@ -178,13 +178,17 @@ class Blobs:
     @contextmanager
     def _asked(self) -> Iterator[ContainerClient]:
         """The client, for one at a time; what Azure refuses is told in one line."""
-        from azure.core.exceptions import AzureError
+        from azure.core.exceptions import AzureError, ClientAuthenticationError
 
         with self._lock:
             try:
                 if self._client is None:
                     self._client = _client(self._url)
                 yield self._client
+            except ClientAuthenticationError as error:
+                if error.status_code is None:  # nobody is signed in: the account was not asked
+                    raise entra.not_let_in(error, f"the ledger {self.where}") from error
+                raise self._said(error) from error
             except AzureError as error:
                 raise self._said(error) from error
 

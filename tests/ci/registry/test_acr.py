@@ -264,7 +264,7 @@ def test_nobody_signed_in_to_azure(world: World) -> None:
         async with AzureRegistry(world.server.endpoint, credential=Nobody()) as registry:  # type: ignore[arg-type]
             await registry.ping()
 
-    with pytest.raises(SystemUnavailable, match=r"no sign-in to Azure for .*failed to retrieve") as caught:
+    with pytest.raises(SystemUnavailable, match=r"does not let us in, for .*failed to retrieve") as caught:
         asyncio.run(work())
     assert "az login" in caught.value.hint
 
