@@ -80,7 +80,7 @@ def read_settings(kubeconfig: Path, context: str) -> client.Configuration:
         now.api_key["BearerToken"] = f"Bearer {entra.token(server, tenant=tenant).text}"
 
     settings.api_key["BearerToken"] = ""  # that there is one; each request asks `renew` for it
-    settings.refresh_api_key_hook = renew
+    settings.refresh_api_key_hook = renew  # type: ignore[assignment]  # the client says None and no more
     return settings
 
 
