@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from ci.errors import PipelineError
 
-__all__ = ["both", "settled", "together", "within"]
+__all__ = ["both", "settled", "together", "unless", "within"]
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -50,6 +50,23 @@ async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) ->
     """Run two things of different kinds at once, as `together` does."""
     results: list[Any] = await together([first, second])
     return results[0], results[1]
+
+
+async def unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """What it returns; None when `stop` was set first: then it was cancelled, and has cleaned up."""
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+        return None if working.cancelled() else working.result()
+    except asyncio.CancelledError:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        raise
+    finally:
+        waiting.cancel()
 
 
 @asynccontextmanager

@@ -12,7 +12,6 @@ What the environments themselves say (freezes, approvals, …) is pipelines.perm
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +22,11 @@ from ci.delivery.ledger import Entry, open_ledger, promotion_id
 from ci.delivery.metrics import SESSIONS
 from ci.delivery.promotion import obstacles
 from ci.delivery.promotion.facts import Facts, drift, look
+from ci.delivery.promotion.presence import presence
 from ci.delivery.promotion.states import unfinished
 from ci.delivery.refusals import Code, Refusal, overridden
 from ci.delivery.site import Site, chart_values, open_site
-from ci.environments import Environment, Target, geography
+from ci.environments import Environment, Target, geography, read_environment
 from ci.errors import PipelineError, SystemUnavailable
 from ci.registry import registry_at
 from ci.release import Release
@@ -34,7 +34,7 @@ from ci.reporting import Reporter
 from ci.supply.availability import Availability, Contents, State, contents, prove, survey
 from pipelines.verify import verify
 
-__all__ = ["Asked", "Ledgers", "Place", "Source", "ask", "lack", "named", "others", "read"]
+__all__ = ["Asked", "Ledgers", "Place", "Source", "ask", "lack", "named", "others", "read", "whole"]
 
 Ledgers = Mapping[str, Sequence[Entry]]
 """What each environment's has, by the environment's name."""
@@ -95,18 +95,26 @@ def named(release: str, ledgers: Ledgers) -> str:
 
 
 async def others(environment: Environment, release: str, entries: Sequence[Entry]) -> list[Refusal]:
-    """The promotions of other releases that have come to no end there, and who is at work on one just now."""
+    """The promotions of other releases that have come to no end there.
+
+    One that somebody is at work on is nobody's to override: in whichever region of the environment that is,
+    whatever of it is meant here, and while it waits between two waves.
+    """
     found = obstacles.others(environment, release, entries)
+    begun = {name: what for name, what in unfinished(entries).items() if what != release}
 
-    async def at(target: Target) -> None:
-        with suppress(SystemUnavailable):
-            async with open_site(environment, target.region) as site:
-                holder = await at_work(site.cluster, target.namespace)
-            if holder is not None and holder.promotion in found:
-                found[holder.promotion] = obstacles.at_work(target, Held(target.namespace, holder))
+    async def at(name: str, what: str) -> None:
+        own = [one for one in entries if one.promotion == name]
+        if who := (await presence(whole(environment), name, own)).who:
+            found[name] = obstacles.at_work(environment.name, name, f"{who} promotes {what} there ({name})")
 
-    await together(map(at, environment.targets.values() if found else ()))
+    await together(at(name, what) for name, what in begun.items())
     return list(found.values())
+
+
+def whole(environment: Environment) -> Environment:
+    """With all its targets, where some of them are meant."""
+    return read_environment(environment.estate, environment.name)
 
 
 async def ask(
@@ -232,7 +240,8 @@ async def _target(
             )
             place = Place(facts=facts, sessions=found[0].value if found else None)
             if holder is not None and holder.promotion != promotion:
-                return place, [obstacles.at_work(target, Held(target.namespace, holder))]
+                held = Held(target.namespace, holder)
+                return place, [obstacles.at_work(target.name, held.promotion, held.message)]
             if overridden(release.name, entries) or promotion in unfinished(entries):
                 return place, []  # what was asked when it began is not asked again where it goes on
             return place, await _obstacles(release, site, facts, entries, again=again)

@@ -1,4 +1,4 @@
-"""Whether a release may go into environments now: asked before anything is touched.
+"""Whether a release may go into environments now: asked before anything is touched, and before each wave.
 
     await permitted(environments, release.name, override=None, reporter=reporter)   # or PolicyBlocked
     found = await in_the_way(environment, release.name, ledgers)                    # the same, for a plan
@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 
 from ci.actions import this_job
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, open_ledger, person, promotion_id, whoami
+from ci.delivery.promotion.presence import rests
+from ci.delivery.promotion.states import unfinished
 from ci.delivery.refusals import (
     Code,
     Refusal,
@@ -32,7 +34,7 @@ from ci.errors import BadInput
 from ci.reporting import Reporter
 from pipelines.before import Ledgers, others, read
 
-__all__ = ["approve", "in_the_way", "permitted"]
+__all__ = ["approve", "in_the_way", "permitted", "was_cut"]
 
 
 async def _nothing() -> Sequence[Refusal]:
@@ -46,12 +48,13 @@ async def permitted(
     override: str | None,
     reporter: Reporter,
     also: Callable[[], Awaitable[Sequence[Refusal]]] = _nothing,
+    afresh: bool = False,
 ) -> None:
     """Return when the release may go into each of them.
 
     `override` is the reason of an emergency, None when there is none. `also` is asked, and has its word,
-    where nothing else is in the way. Raises PolicyBlocked with all that is in the way, before an override is
-    written down; BadInput for one without a reason.
+    where nothing else is in the way. `afresh`: see `in_the_way`. Raises PolicyBlocked with all that is in the
+    way, before an override is written down; BadInput for one without a reason.
     """
     if override is not None and not override.strip():
         raise BadInput("an override needs its reason", hint='--override "what cannot wait": it is kept')
@@ -63,7 +66,9 @@ async def permitted(
         return over
 
     found = [
-        one for each in environments for one in await _refused(each, release, overriding=override is not None)
+        one
+        for each in environments
+        for one in await _refused(each, release, overriding=override is not None, afresh=afresh)
     ]
     over = lifted(found)
     over += lifted(await also())
@@ -79,15 +84,20 @@ async def permitted(
                 await ledger.append(draft.model_copy(update={"detail": told}))
 
 
-async def in_the_way(environment: Environment, release: str, ledgers: Ledgers) -> list[Refusal]:
+async def in_the_way(
+    environment: Environment, release: str, ledgers: Ledgers, *, afresh: bool = False
+) -> list[Refusal]:
     """What keeps the release out of that environment by its ledger and by its policy.
 
-    The policy of an environment that has it already is not asked. Of `ledgers` its own is there; that of
-    where the release has to soak is read where it is not.
+    The policy of an environment that has it already is not asked; nor where a run of its promotion was cut:
+    what it has begun comes to its end, and the policy, alone, is asked before what it has not (`afresh`). Of
+    `ledgers` its own is there; that of where the release has to soak is read where it is not.
     """
     entries = ledgers[environment.name]
-    found = [] if overridden(release, entries) else await others(environment, release, entries)
-    if runs_in(environment, release, entries):
+    found = [] if afresh else await others(environment, release, entries)
+    if overridden(release, entries):
+        found = [one for one in found if not one.overridable]
+    if runs_in(environment, release, entries) or (was_cut(release, entries) and not afresh):
         return found
     before: Sequence[Entry] = ()
     if place := soaks_in(environment):
@@ -96,6 +106,14 @@ async def in_the_way(environment: Environment, release: str, ledgers: Ledgers) -
         before = ledgers[place]
     promoter, now = person(whoami()), datetime.now(UTC)
     return [*found, *refusals(environment, release, entries, now, promoter=promoter, before=before)]
+
+
+def was_cut(release: str, entries: Sequence[Entry]) -> bool:
+    """Whether the last run of a promotion of that release was ended there by something that nobody meant."""
+    return any(
+        what == release and not rests(one for one in entries if one.promotion == name)
+        for name, what in unfinished(entries).items()
+    )
 
 
 async def approve(environment: Environment, release: str, *, reason: str) -> Entry:
@@ -126,7 +144,9 @@ async def approve(environment: Environment, release: str, *, reason: str) -> Ent
         return await ledger.append(_draft(Kind.ORDER, Action.APPROVE, release, reason.strip()))
 
 
-async def _refused(environment: Environment, release: str, *, overriding: bool) -> list[Refusal]:
+async def _refused(
+    environment: Environment, release: str, *, overriding: bool, afresh: bool
+) -> list[Refusal]:
     """What is in the way there, once GitHub's word is in the ledger; and that it waits for somebody's."""
     async with open_ledger(environment) as ledger:
         entries = await ledger.entries()
@@ -135,7 +155,7 @@ async def _refused(environment: Environment, release: str, *, overriding: bool) 
                 detail = {"who": review.login, "reviewer": True, "run": review.run}
                 draft = _draft(Kind.ORDER, Action.APPROVE, release, review.comment or "approved on GitHub")
                 entries = (*entries, await ledger.append(draft.model_copy(update={"detail": detail})))
-        found = await in_the_way(environment, release, {environment.name: entries})
+        found = await in_the_way(environment, release, {environment.name: entries}, afresh=afresh)
         left = [one for one in found if not (overriding and one.overridable)]
         await _say_that_it_waits(ledger, release, entries, left)
     return found

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ci.concurrency import together
@@ -29,7 +29,7 @@ from ci.delivery.promotion.everywhere import everywhere, report
 from ci.delivery.promotion.obstacles import lacks
 from ci.delivery.promotion.plan import plans, proven
 from ci.delivery.promotion.run import Harm, Work, run
-from ci.delivery.promotion.states import Goal, left_open, unfinished
+from ci.delivery.promotion.states import Goal, left_open, past_of, unfinished
 from ci.delivery.promotion.watch import Watch, stood
 from ci.delivery.promotion.waves import brought, ordered, stand
 from ci.delivery.refusals import Code, Refusal, runs_in
@@ -40,8 +40,8 @@ from ci.errors import PolicyBlocked, SystemUnavailable
 from ci.release import Release
 from ci.reporting import Reporter
 from ci.supply.availability import Availability
-from pipelines.before import Asked, Ledgers, ask, lack, named, read
-from pipelines.permission import permitted
+from pipelines.before import Asked, Ledgers, Place, ask, lack, named, read, whole
+from pipelines.permission import permitted, was_cut
 
 __all__ = ["chosen", "promote"]
 
@@ -66,8 +66,9 @@ async def promote(
 
     Returns what happened, gates that failed included (`result.error`). Raises BadInput, or PolicyBlocked with
     all that is in the way (pipelines.permission, pipelines.before, as a plan has it; `override` is the reason
-    of an emergency), before anything is touched; SystemUnavailable or StepFailed when a target's system or
-    installation did not work. `plan` is the seal of the plan that this does: the ledger keeps it.
+    of an emergency), before anything is touched, and again before each later environment and wave, which then
+    are not touched; SystemUnavailable or StepFailed when a target's system or installation did not work.
+    `plan` is the seal of the plan that this does: the ledger keeps it.
     """
     started = time.monotonic()
     environments = await chosen(release.name, estate, through, only)
@@ -76,18 +77,18 @@ async def promote(
         environments = _not_left(release.name, environments, ledgers, reporter)
     async with telling(environments, reporter):
         name = named(release.name, {one.name: ledgers[one.name] for one in environments})
-        asked: list[Asked] = []
-
-        async def there() -> Sequence[Refusal]:
-            asked.append(await _check(release, environments, ledgers, name, again=again, reporter=reporter))
-            return [one for one in asked[0].refusals if not one.alone]
-
-        await permitted(environments, release.name, override=override, reporter=reporter, also=there)
-        course = _Course(name, release, asked[0], reporter, plan)
+        course = _Course(name, release, reporter, plan, override, again)
+        ahead = _up_to_where_it_was_cut(release.name, environments, ledgers)
+        course = await _asked(course, ahead, ledgers, first=True)
         done: list[TargetResult] = []
         stopped = ""
         for number, environment in enumerate(environments, 1):
-            results, stopped = await _promote(course, environment)
+            try:
+                if number > 1:
+                    course = await _asked(course, [environment], await read([environment]))
+                results, stopped = await _promote(course, environment)
+            except PolicyBlocked as refused:
+                raise report(done, {environment.name: refused}, reporter) or refused from None
             done += results
             if stopped or not (_may_go_on(results) and any(one.outcome in _THERE for one in results)):
                 # It is nowhere here, or not to be here: it may go no further.
@@ -110,9 +111,18 @@ class _Course:
 
     promotion: str
     release: Release
-    asked: Asked
     reporter: Reporter
     plan: str
+    override: str | None
+    again: bool
+    asked: Asked | None = None
+    """What was said when the environment that it is in was asked."""
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Each target as it was then, by its name."""
+        assert self.asked is not None
+        return self.asked.places
 
     def draft(self, kind: Kind, action: Action, **more: Any) -> Draft:
         return Draft(
@@ -145,12 +155,17 @@ async def chosen(
         environment = read_environment(estate, name)
         if regions:
             await _proven_before(release, environment)
-            targets = {region: environment.target(region) for region in regions}
-            waves = tuple(tuple(one for one in wave if one in targets) for wave in environment.waves)
-            kept = tuple(wave for wave in waves if wave)
-            environment = environment.model_copy(update={"targets": targets, "waves": kept})
+            environment = _of(environment, regions)
         found.append(environment)
     return tuple(found)
+
+
+def _of(environment: Environment, regions: Iterable[str]) -> Environment:
+    """With these regions alone."""
+    targets = {region: environment.target(region) for region in regions}
+    waves = tuple(tuple(one for one in wave if one in targets) for wave in environment.waves)
+    kept = tuple(wave for wave in waves if wave)
+    return environment.model_copy(update={"targets": targets, "waves": kept})
 
 
 async def _proven_before(release: str, environment: Environment) -> None:
@@ -191,20 +206,57 @@ async def _promote(course: _Course, environment: Environment) -> tuple[list[Targ
         async with open_ledger(environment) as ledger:
             await _begin(course, environment, ledger)
             for number, wave in enumerate(environment.waves):
-                done += await _all(course, environment, wave, harm, ledger)
+                regions, refused = await _open(course, environment, wave, ledger)
+                done += await _all(course, environment, regions, harm, ledger)
                 last = number == len(environment.waves) - 1
-                if _may_go_on(done):
+                if regions and _may_go_on(done):
                     done = await _stand(course, environment, number, done, ledger, last=last)
                 if _may_go_on(done):
                     done, stopped = await _obey(course, environment, done, ledger)
                 if stopped or not _may_go_on(done):
                     break
+                if refused is not None:
+                    waits = course.draft(Kind.OUTCOME, Action.FINISH, result="waits", reason=refused.message)
+                    await ledger.append(waits)
+                    raise report(done, {environment.name: refused}, course.reporter) or refused
             if taken := [one for one in done if one.outcome is Outcome.BACK]:
                 stopped = "; ".join(f"{one.target}: {one.reason}" for one in taken)
             left = left_open(await ledger.entries(), course.promotion)
             ended = "not done" if stopped else _ended(done, left)
             await ledger.append(course.draft(Kind.OUTCOME, Action.FINISH, result=ended))
     return done, stopped
+
+
+async def _open(
+    course: _Course, environment: Environment, wave: Iterable[str], ledger: Ledger
+) -> tuple[list[str], PolicyBlocked | None]:
+    """The regions of a wave that may be worked on now, and why the others may not.
+
+    What has begun on a target comes to its end there, whatever has begun since: half a release is no way to
+    spend a freeze.
+    """
+    entries = await ledger.entries(promotion=course.promotion)
+    begun = {
+        region: past_of(entries, course.promotion, environment.target(region).name).started for region in wave
+    }
+    new = [region for region, there in begun.items() if not there]
+    if not new:
+        return list(begun), None
+    try:
+        await permitted(
+            [_of(environment, new)],
+            course.release.name,
+            override=course.override,
+            reporter=course.reporter,
+            afresh=True,
+        )
+    except PolicyBlocked as refused:
+        goes_on = [region for region, there in begun.items() if there]
+        for region in goes_on:
+            name = environment.target(region).name
+            course.reporter.note(f"{refused.message}: what has begun on {name} comes to its end all the same")
+        return goes_on, refused
+    return list(begun), None
 
 
 async def _obey(
@@ -310,16 +362,8 @@ async def _begin(course: _Course, environment: Environment, ledger: Ledger) -> N
     """
     entries = await ledger.entries()
     left = unfinished(entries)
-    others = set(left) - {course.promotion}
-
-    async def not_at_work(target: Target) -> None:
-        async with open_site(environment, target.region) as site:
-            there = await at_work(site.cluster, target.namespace)
-        if there is not None and there.promotion in others:
-            raise Held(target.namespace, there)
-
-    answer = [one for one in environment.targets.values() if not course.asked.places[one.name].silent]
-    await together(map(not_at_work, answer if others else ()))
+    if others := set(left) - {course.promotion}:
+        await _nobody_works_on(others, whole(environment), course)
     for name, what in left.items():
         if name != course.promotion:
             over = course.draft(Kind.OUTCOME, Action.FINISH, release=what, result="superseded")
@@ -332,6 +376,21 @@ async def _begin(course: _Course, environment: Environment, ledger: Ledger) -> N
         course.plan and course.plan not in plans(entries, course.promotion)
     ):
         await ledger.append(course.draft(Kind.NOTE, Action.START, detail=detail))
+
+
+async def _nobody_works_on(promotions: Collection[str], environment: Environment, course: _Course) -> None:
+    """Held where somebody does, in whichever region, also one that is not meant here."""
+
+    async def at(target: Target) -> None:
+        there = None
+        with suppress(SystemUnavailable):
+            async with open_site(environment, target.region) as site:
+                there = await at_work(site.cluster, target.namespace)
+        if there is not None and there.promotion in promotions:
+            raise Held(target.namespace, there)
+
+    silent = {name for name, one in course.places.items() if one.silent}
+    await together(at(one) for one in environment.targets.values() if one.name not in silent)
 
 
 def _waits(done: Iterable[TargetResult]) -> bool:
@@ -380,9 +439,10 @@ async def _promote_target(
     course: _Course, environment: Environment, region: str, harm: Harm, ledger: Ledger
 ) -> TargetResult:
     target, release = environment.target(region), course.release
-    source = course.asked.sources[target.registry]
-    if isinstance(source, Availability) or course.asked.places[target.name].why:
-        return await _not_there(course, target, course.asked.places[target.name].why, ledger)
+    assert course.asked is not None
+    source, why = course.asked.sources[target.registry], course.places[target.name].why
+    if isinstance(source, Availability) or why:
+        return await _not_there(course, target, why, ledger)
     goal = Goal(
         promotion=course.promotion,
         target=target.name,
@@ -416,30 +476,55 @@ async def _not_there(course: _Course, target: Target, reason: str, ledger: Ledge
     )
 
 
-async def _check(
-    release: Release,
-    environments: Sequence[Environment],
-    ledgers: Ledgers,
-    name: str,
-    *,
-    again: bool,
-    reporter: Reporter,
-) -> Asked:
-    """Everything that a promotion needs is there, before anything is touched.
+def _up_to_where_it_was_cut(
+    release: str, environments: Sequence[Environment], ledgers: Ledgers
+) -> Sequence[Environment]:
+    """Whom to ask at the beginning: all of them.
 
-    A region that does not answer, or whose own endpoint has not got all of the release, is left out;
-    SystemUnavailable when none answers, or none has.
+    But what a run that was killed has begun is brought to its end whatever stands in the way of what would
+    come after: that is asked when it comes.
     """
-    with reporter.step(f"check {release.name} in every target") as step:
-        asked = await ask(release, environments, ledgers, promotion=name, again=again, reporter=reporter)
+    cut = [number for number, one in enumerate(environments, 1) if was_cut(release, ledgers[one.name])]
+    return environments[: max(cut, default=None)]
+
+
+async def _asked(
+    course: _Course, environments: Sequence[Environment], ledgers: Ledgers, *, first: bool = False
+) -> _Course:
+    """Everything that a promotion needs there, as it is now: nothing is in its way, or PolicyBlocked.
+
+    A region that does not answer, or whose own endpoint has not got all of the release, is left out. At the
+    first, before anything is touched, it is SystemUnavailable when none answers, or none has.
+    """
+    found: list[Asked] = []
+
+    async def there() -> Sequence[Refusal]:
+        found.append(await _check(course, environments, ledgers, first=first))
+        return [one for one in found[0].refusals if not one.alone]
+
+    await permitted(
+        environments, course.release.name, override=course.override, reporter=course.reporter, also=there
+    )
+    return replace(course, asked=found[0])
+
+
+async def _check(
+    course: _Course, environments: Sequence[Environment], ledgers: Ledgers, *, first: bool
+) -> Asked:
+    release, reporter, again = course.release, course.reporter, course.again
+    where = environments[0].name if len(environments) == 1 else "every target"
+    with reporter.step(f"check {release.name} in {where}") as step:
+        asked = await ask(
+            release, environments, ledgers, promotion=course.promotion, again=again, reporter=reporter
+        )
         down = {name: one.silent for name, one in asked.places.items() if one.silent is not None}
-        if len(down) == len(asked.places):
+        if first and len(down) == len(asked.places):
             raise next(iter(down.values()))
         others = [one for one in asked.refusals if not one.alone and one.code != Code.UNSIGNED]
         if asked.unproven is not None and not (others and isinstance(asked.unproven, PolicyBlocked)):
             raise asked.unproven
         there = len(asked.sources) - len(asked.lacking)
-        if not there and asked.unproven is None:
+        if first and not there and asked.unproven is None:
             raise SystemUnavailable(
                 f"{release.name} is in none of the registries: {'; '.join(map(lack, asked.lacking))}",
                 hint="va registry status says what is missing; va ship publishes it again",

@@ -6,12 +6,13 @@ answers from the same counters. Our own classes talk HTTP to both through httpx.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import itertools
 import re
 import urllib.parse
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,9 +21,11 @@ from typing import Any
 
 import httpx
 
+from ci.delivery import lease
 from ci.delivery.cluster import Pod, PodImage, Ran
 from ci.delivery.load import Answer
 from ci.delivery.metrics import Prometheus
+from ci.delivery.promotion import run as loop
 from ci.delivery.revisions import BACK, Revision
 from ci.delivery.site import CANARY, STABLE, Site
 from ci.environments import (
@@ -41,6 +44,8 @@ from ci.environments import (
 from ci.errors import StepFailed
 from ci.release import Chart, Commit, Image, Release, ScanSummary, TestSummary
 from ci.supply.availability import Availability, Contents, State
+from pipelines import before, promote
+from pipelines.verify import Verification
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -106,6 +111,10 @@ def environment(name: str = "prod", *regions: str, **gates: Any) -> Environment:
     )
 
 
+async def at_once(_: str) -> None:
+    """Takes no time."""
+
+
 class World:
     """What there is, by target. Tests change it and look at it."""
 
@@ -121,6 +130,11 @@ class World:
         """The manifest of a chart with these values."""
         self.on: Callable[[str], None] = lambda event: None
         """Called with each event as it is logged, and in the middle of what Helm does."""
+
+        self.takes: Callable[[str], Awaitable[None]] = at_once
+        """Waited for in the middle of what Helm does, and of a session that is tried."""
+        self.told_to_end = "failed"
+        """The status that Helm leaves when it is told to end in the middle."""
 
     def event(self, text: str) -> None:
         self.log.append(text)
@@ -261,7 +275,8 @@ class Place:
         self, namespace: str, *, name: str | None = None, history: bool = False
     ) -> tuple[Revision, ...]:
         found = [one for key, kept in self.revisions.items() if name in (None, key) for one in kept]
-        shown = [one for one in found if history or one.status != "superseded"]
+        old = [one if one.untouched else replace(one, untouched=86_400.0) for one in found]
+        shown = [one for one in old if history or one.status != "superseded"]
         return tuple(sorted(shown, key=lambda one: -one.number))
 
     async def upgrade(
@@ -292,6 +307,11 @@ class Place:
         )
         self.revisions[name] = [*before, made]
         self.world.on(f"{what}: in the middle")
+        try:
+            await self.world.takes(what)
+        except asyncio.CancelledError:
+            self.revisions[name] = [*before, replace(made, status=self.world.told_to_end)]
+            raise
         ran = [replace(one, status="superseded") if one.deployed else one for one in before]
         self.revisions[name] = [*ran, replace(made, status="deployed")]
         self.world.done.append(what)
@@ -307,6 +327,7 @@ class Place:
 
     async def test(self, name: str, *, timeout: float) -> None:
         self.world.event(f"{self.target} test {name}")
+        await self.world.takes(f"{self.target} test {name}")
         if self.ran:
             raise StepFailed(f"the tests of {name} did not pass: pod failed")
 
@@ -314,6 +335,7 @@ class Place:
         self.world.event(f"{self.target} uninstall {name}")
         self.revisions[name] = [replace(one, status="uninstalling") for one in self.revisions[name]]
         self.world.on(f"{self.target} uninstall {name}: in the middle")
+        await self.world.takes(f"{self.target} uninstall {name}")
         self.revisions[name] = []
 
     # The gateway and the pods behind it.
@@ -343,6 +365,7 @@ class Place:
         return httpx.Response(201, headers=headers, json={"session_id": "s"})
 
     async def send(self, method: str, path: str, body: object) -> Answer:
+        await self.world.takes(f"{self.target} session")
         response = self.gateway(httpx.Request(method, f"http://gateway{path}"))
         track = response.headers.get("x-va-track")
         return Answer(status=response.status_code, track=track, body=response.content)
@@ -371,6 +394,43 @@ class Place:
                     rows.append((labels | bucket, sum(counts.values())))
         result = [{"metric": labels, "value": [time, str(value)]} for labels, value in rows]
         return httpx.Response(200, json={"status": "success", "data": {"result": result}})
+
+
+class Leases:
+    """Those of all places, as a cluster that has all of their namespaces."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    async def lease(self, name: str, namespace: str) -> tuple[dict[str, Any] | None, datetime]:
+        where, region = namespace.removeprefix("va-").split("-", 1)
+        return await self.world.place(f"{where}/{region}").lease(name, namespace)
+
+
+def stand_in(patch: Any, world: World) -> None:
+    """Have `va promote` work in that world: registries, charts and signatures are well."""
+
+    async def chart(*_: object) -> Path:
+        return Path("chart.tgz")
+
+    async def proven(wanted: Release, _: object) -> Verification:
+        return Verification(release=wanted.name, digest=wanted.chart.digest, places=())
+
+    def whole(estate: str, name: str) -> Environment:
+        return next(one for one in promote.read_environments(estate) if one.name == name)
+
+    patch.setattr(lease, "_LEFT", set())  # this world's fences begin anew
+    patch.setattr(before, "read_environment", whole)
+    patch.setattr("ci.delivery.cluster.connect", lambda *_: Leases(world))
+    for module in (promote, before):
+        patch.setattr(module, "open_site", world.open_site)
+    patch.setattr(before, "registry_at", AnyRegistry)
+    patch.setattr(before, "survey", AnyRegistry.known)
+    patch.setattr(before, "prove", AnyRegistry.has)
+    patch.setattr(before, "pull_chart", chart)
+    patch.setattr(before, "verify", proven)
+    patch.setattr(loop, "SMOKE_SECONDS", 0.01)
+    patch.setattr(loop, "SMOKE_RATE", 500)
 
 
 class AnyRegistry:

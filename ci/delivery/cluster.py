@@ -160,8 +160,10 @@ class Cluster:
         labels += [f"name={name}"] if name else []
         labels += [] if history else ["status!=superseded"]
         path = f"/api/v1/namespaces/{namespace}/secrets"
-        found = await self.objects(path, labels=",".join(labels)) or ()
-        made = (read_revision(one) for one in found if one.get("type") == _HELM_KIND)
+        found, said = await self._get(path, [("labelSelector", ",".join(labels))])
+        now = parsedate_to_datetime(said) if said else None
+        secrets = (found or {}).get("items") or ()
+        made = (read_revision(one, now) for one in secrets if one.get("type") == _HELM_KIND)
         return tuple(sorted(made, key=lambda one: one.number, reverse=True))
 
     async def give_up(self, namespace: str, left: Revision) -> None:

@@ -99,10 +99,10 @@ def _news(entry: Entry) -> News | None:
 
 
 def _ends(entry: Entry) -> News | None:
-    """Of a target; of an environment as a whole only that it has the release."""
+    """Of a target; of an environment as a whole that it has the release, or what keeps it from going on."""
     if entry.result == "promoted":
         return News.PROMOTED if entry.reason != "it runs there already" else None
-    if entry.result == "held":
+    if entry.result == "held" or (entry.result == "waits" and entry.reason):
         return News.HELD
     return News.ROLLED_BACK if entry.target and entry.result in _BACK else None
 

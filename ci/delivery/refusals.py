@@ -3,8 +3,9 @@
     found = refusals(prod, release.name, entries, now, promoter="anna", before=those_of_staging)
     raise blocked(found)                         # PolicyBlocked: each in a line, the first one's next command
 
-Pure: what the environment says (ci.environments.policy), what the ledgers hold, and the clock. It is asked at
-the beginning: what began in open hours may end behind them. Nothing here stands in the way of a roll-back.
+Pure: what the environment says (ci.environments.policy), what the ledgers hold, and the clock. It is asked
+before each wave: what began on a target in open hours may end behind them. Nothing here stands in the way of
+a roll-back.
 
 An order counts for one promotion: approvals and overrides are gone when the release was rolled back there,
 and when another one took its place. An override is for freezes, hours and soak; somebody else's yes is

@@ -56,6 +56,11 @@ class Revision:
     """As Helm keeps it: `metadata`, `values`, `schema`; the files of `templates` and `files` in base64."""
     tests: tuple[str, ...] = ()
     """The names of its hooks that `helm test` runs."""
+    untouched: float = field(default=0.0, compare=False)
+    """Seconds from when it was written last until it was read, both by the cluster's own clock; 0: not known.
+
+    `updated` is of the clock of whoever installed it.
+    """
 
     @property
     def release(self) -> str:
@@ -68,6 +73,11 @@ class Revision:
         return self.status == "deployed"
 
     @property
+    def first_left(self) -> bool:
+        """Whether it is a first installation that came to no end: nothing ran before, and it is removed."""
+        return not self.deployed and (self.number == 1 or self.status == "pending-install")
+
+    @property
     def put_back(self) -> bool:
         """Whether it made an earlier revision the current one again: by us, or by Helm's own roll-back."""
         return self.description.startswith((BACK, "Rollback to"))
@@ -78,8 +88,11 @@ class Revision:
         return self.status in IN_BETWEEN
 
 
-def read_revision(secret: Mapping[str, Any]) -> Revision:
-    """The revision in a Secret of Helm's; SystemUnavailable names one that is damaged."""
+def read_revision(secret: Mapping[str, Any], now: datetime | None = None) -> Revision:
+    """The revision in a Secret of Helm's; SystemUnavailable names one that is damaged.
+
+    `now` is the cluster's time, by which it is told how long the Secret is untouched.
+    """
     try:
         release = _unpacked(secret)
         info = release["info"]
@@ -93,6 +106,7 @@ def read_revision(secret: Mapping[str, Any]) -> Revision:
             chart=release.get("chart") or {},
             manifest=str(release.get("manifest") or ""),
             tests=tuple(str(hook["name"]) for hook in release.get("hooks") or () if _tests(hook)),
+            untouched=max(0.0, (now - _written(secret["metadata"])).total_seconds()) if now else 0.0,
         )
     except (KeyError, TypeError, AttributeError, ValueError, binascii.Error, zlib.error) as error:
         name = (secret.get("metadata") or {}).get("name", "without a name")
@@ -136,6 +150,12 @@ def _unpacked(secret: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tests(hook: Mapping[str, Any]) -> bool:
     return "test" in (hook.get("events") or ())
+
+
+def _written(meta: Mapping[str, Any]) -> datetime:
+    """When the API server wrote it last (ObjectMeta.creationTimestamp, ManagedFieldsEntry.time)."""
+    times = [meta.get("creationTimestamp"), *(one.get("time") for one in meta.get("managedFields") or ())]
+    return max((_time(one) for one in times if one), default=datetime.max.replace(tzinfo=UTC))
 
 
 def _time(text: str) -> datetime:

@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,14 +131,16 @@ class Site:
         One of this machine holds a lock; somebody else's gets the time that an installation may take.
         """
         await self.helm.idle()
-        timeout, begun = self.environment.canary.install, time.monotonic()
+        timeout, begun, seen = self.environment.canary.install, time.monotonic(), (0, "")
         while True:
             history = await self.history(track)
             if not history or not history[0].in_between:
                 return history
-            # By that machine's clock: it may be ahead of ours, but nobody is waited for twice as long.
-            ago = (datetime.now(UTC) - history[0].updated).total_seconds()
-            left = timeout - max(ago, time.monotonic() - begun)
+            # Its own time is of somebody's clock: the cluster's, and this machine's steady one, know better.
+            if (now := (history[0].number, history[0].status)) != seen:
+                begun, seen = time.monotonic(), now
+            ago = max(history[0].untouched, time.monotonic() - begun)
+            left = timeout - ago
             if left <= 0:
                 return history
             show(f"{history[0].status} since {ago:.0f} s: somebody's helm may be at work, {left:.0f} s more")
@@ -148,7 +149,8 @@ class Site:
     async def install(self, release: Release, chart: Path, track: Track, show: Callable[[str], None]) -> None:
         """Install or upgrade that track to the release and wait until all its pods are ready.
 
-        StepFailed says why they do not get ready; what was there before is then there again.
+        StepFailed says why they do not get ready; what was there before is then there again. A cancelled one
+        is left as Helm leaves it: see `undo`.
         """
         namespace, fence = self.target.namespace, await self._ours()
         await self.cluster.ensure_namespace(namespace, {REGION_LABEL: self.target.region})
@@ -172,17 +174,13 @@ class Site:
                 description=f"{release.name} ({track})",
                 fence=fence,
             )
-        except asyncio.CancelledError:
-            with suppress(PipelineError):
-                await self._undo(track)
-            raise
         except StepFailed as error:
             with suppress(SystemUnavailable):
                 troubles |= await self.cluster.migrations(namespace)
             why = "".join(f"\n{pod}: {trouble}" for pod, trouble in sorted(troubles.items()))
             watcher.cancel()
             try:
-                await self._undo(track)
+                await self.undo(track)
             except PipelineError as second:
                 why += f"\nwhat was there before is not back: {second.message}"
             raise StepFailed(f"{error.message}{why}", hint=error.hint) from error
@@ -190,8 +188,8 @@ class Site:
             watcher.cancel()
             await asyncio.gather(watcher, return_exceptions=True)
 
-    async def _undo(self, track: Track) -> None:
-        """Have what was there before an upgrade that did not come to its end."""
+    async def undo(self, track: Track) -> None:
+        """Have what was there before an installation that did not come to its end."""
         history = await self.history(track)
         good = [one for one in history if one.status in ONCE_RAN]
         if history and history[0] in good:

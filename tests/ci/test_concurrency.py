@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from ci.concurrency import both, settled, together, within
+from ci.concurrency import both, settled, together, unless, within
 from ci.errors import SystemUnavailable
 
 
@@ -123,3 +123,51 @@ def test_an_expected_failure_ends_none_of_the_others_and_a_cancellation_all() ->
 
     asyncio.run(main())
     assert ended == ["fine", "long"]
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("cancelled_from_outside", [False, True])
+def test_what_is_cut_off_has_cleaned_up_whoever_does_it(stopped: bool, cancelled_from_outside: bool) -> None:
+    ended: list[str] = []
+
+    async def long() -> str:
+        try:
+            await asyncio.sleep(0.01 if not (stopped or cancelled_from_outside) else 3600)
+            return "done"
+        finally:
+            await asyncio.sleep(0)
+            ended.append("clean")
+
+    async def main() -> str | None:
+        stop = asyncio.Event()
+        running = asyncio.create_task(unless(stop, long()))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if cancelled_from_outside:
+            running.cancel()
+        elif stopped:
+            stop.set()
+        return await running
+
+    if cancelled_from_outside:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(main())
+    else:
+        assert asyncio.run(main()) == (None if stopped else "done")
+    assert ended == ["clean"]
+
+
+def test_what_fails_while_it_is_cut_off_is_told() -> None:
+    async def fails() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            raise SystemUnavailable("it does not answer")
+
+    async def main() -> None:
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.01, stop.set)
+        await unless(stop, fails())
+
+    with pytest.raises(SystemUnavailable, match="does not answer"):
+        asyncio.run(main())

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from promotion_world import AnyRegistry, World, environment, release
+from promotion_world import World, environment, release, stand_in
 
-from ci.delivery import lease, traffic
+from ci.delivery import traffic
 from ci.delivery.findings import Exposure, Finding, Tally, Verdict
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, open_named
 from ci.delivery.promotion import run as loop
@@ -25,9 +25,7 @@ from ci.delivery.site import CANARY, STABLE
 from ci.environments import Environment
 from ci.release import Release
 from ci.reporting import SilentReporter
-from pipelines import before
 from pipelines import promote as flow
-from pipelines.verify import Verification
 
 GOOD, BETTER, OTHER = release("good"), release("better"), release("other")
 
@@ -94,26 +92,8 @@ CASES = {
 }
 
 
-def stand_in(patch: pytest.MonkeyPatch, made: World) -> None:
-    async def chart(*_: object) -> Path:
-        return Path("chart.tgz")
-
-    async def proven(wanted: Release, environments: object) -> Verification:
-        return Verification(release=wanted.name, digest=wanted.chart.digest, places=())
-
-    async def at_once(*_: object, **__: object) -> float:
-        return 0.0
-
-    patch.setattr(lease, "_LEFT", set())  # this world's fences begin anew
-    for module in (flow, before):
-        patch.setattr(module, "open_site", made.open_site)
-    patch.setattr(before, "registry_at", AnyRegistry)
-    patch.setattr(before, "survey", AnyRegistry.known)
-    patch.setattr(before, "prove", AnyRegistry.has)
-    patch.setattr(before, "pull_chart", chart)
-    patch.setattr(before, "verify", proven)
-    patch.setattr(traffic, "followed", at_once)
-    patch.setattr(loop, "SMOKE_SECONDS", 0.01)
+async def at_once(*_: object, **__: object) -> float:
+    return 0.0
 
 
 def step_result(verdict: Verdict, weight: int) -> StepResult:
@@ -146,6 +126,7 @@ def killed_at(moment: int, case: Case, machine: Machine, patch: pytest.MonkeyPat
     """Promote, be killed at that moment if it comes, and give the same command once more."""
     made = World()
     stand_in(patch, made)
+    patch.setattr(traffic, "followed", at_once)
     append, look = Ledger.append, flow.Watch.look
     now = Machine()  # that the process runs on
 

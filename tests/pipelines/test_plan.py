@@ -6,12 +6,13 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from promotion_world import AnyRegistry, World, environment, release
+from promotion_world import AnyRegistry, Leases, World, environment, release
 from typer.testing import CliRunner
 
 from ci.delivery.ledger import Action, Draft, Entry, Kind, open_ledger, open_named
@@ -67,7 +68,8 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     async def rendered(_: object, values: Any, **__: object) -> str:
         return made.renders(values)
 
-    for module in (flow, planning, permission, back):
+    monkeypatch.setattr("ci.delivery.cluster.connect", lambda *_: Leases(made))
+    for module in (flow, planning, permission, before, back):
         monkeypatch.setattr(module, "read_environment", lambda _, name: known[name])
     monkeypatch.setattr(before, "registry_at", AnyRegistry)
     monkeypatch.setattr(before, "prove", AnyRegistry.has)
@@ -511,6 +513,32 @@ def test_killed_in_the_middle_of_a_plan_the_same_command_goes_on(world: World) -
     asyncio.run(back.rollback("test", "staging", reporter=SilentReporter()))
     with pytest.raises(PolicyBlocked, match=r"staging/eastus ran 20261101-old \(rev\. 1\)"):
         as_planned(made, plan(NEW))
+
+
+@pytest.mark.parametrize("status", ["pending-install", "failed", "deployed"])
+def test_killed_in_a_first_installation_the_plan_goes_on(world: World, status: str) -> None:
+    for name in ("dev", "staging", "prod"):
+        set_up(world, name, canary=environment(name).canary)
+    made = plan(NEW)
+    assert {one.change for one in made.targets} == {Change.INSTALL}
+
+    async def killed() -> None:
+        task = asyncio.create_task(flow.promote(NEW, "test", plan=made.seal, reporter=SilentReporter()))
+        event = f"staging/eastus install {STABLE} {NEW.name}"
+        world.on = lambda happened: task.cancel() if happened == event else None
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(killed())
+    world.on = lambda _: None
+    staging = world.place("staging/eastus")
+    (installed,) = world.place("dev/eastus").revisions[STABLE]
+    known = world.environments["staging"]  # type: ignore[attr-defined]
+    values = chart_values(known, known.target("eastus"), NEW, "stable")
+    staging.revisions[STABLE] = [replace(installed, status=status, values=values)]  # as kill -9 leaves it
+
+    as_planned(made, plan(NEW))
+    assert promote(NEW, plan=made.seal).error is None
 
 
 def test_another_plan_does_not_go_on_with_what_a_killed_one_began(world: World) -> None:

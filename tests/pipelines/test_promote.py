@@ -7,9 +7,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from promotion_world import AnyRegistry, World, environment, release
+from promotion_world import AnyRegistry, World, environment, release, stand_in
 
-from ci.delivery import lease
 from ci.delivery.cluster import Pod
 from ci.delivery.findings import Verdict
 from ci.delivery.ledger import Action, Entry, Kind, open_named
@@ -40,24 +39,9 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     made = World()
     made.fails_every = {"bad": 10}
     monkeypatch.setenv("VA_STATE", str(tmp_path))
-    monkeypatch.setattr(lease, "_LEFT", set())  # this world's fences begin anew
-    for module in (flow, before):
-        monkeypatch.setattr(module, "open_site", made.open_site)
+    stand_in(monkeypatch, made)
     monkeypatch.setattr(back, "open_site", made.open_site)
-    monkeypatch.setattr(before, "registry_at", AnyRegistry)
-    monkeypatch.setattr(before, "survey", AnyRegistry.known)
-    monkeypatch.setattr(before, "prove", AnyRegistry.has)
     monkeypatch.setattr(loop, "SMOKE_SECONDS", 0.03)
-    monkeypatch.setattr(loop, "SMOKE_RATE", 500)
-
-    async def chart(*_: object) -> Path:
-        return Path("chart.tgz")
-
-    async def proven(wanted, environments) -> Verification:
-        return Verification(release=wanted.name, digest=wanted.chart.digest, places=())
-
-    monkeypatch.setattr(before, "pull_chart", chart)
-    monkeypatch.setattr(before, "verify", proven)
     return made
 
 

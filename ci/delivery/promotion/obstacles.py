@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ci.delivery.lease import Held
+from ci.delivery.lease import LASTS
 from ci.delivery.ledger import Action, Entry, Kind, committed
 from ci.delivery.promotion.facts import Drift
 from ci.delivery.promotion.states import left_open, unfinished
@@ -60,14 +60,16 @@ def _in_error(own: Sequence[Entry]) -> bool:
     return any("error" in each for each in last) and all(each & {"error", "interrupted"} for each in last)
 
 
-def at_work(target: Target, held: Held) -> Refusal:
+def at_work(place: str, promotion: str, reason: str) -> Refusal:
     """Somebody promotes something else there at this moment: nobody can override that."""
-    name = held.promotion
+    then = (
+        f"run the same command again when it has ended; if it was killed, it is free {LASTS:.0f} s after that"
+    )
     return Refusal(
         code=Code.UNFINISHED,
-        place=target.name,
-        reason=held.message,
-        next_command=f"va watch {name}; {held.hint}" if name else held.hint,
+        place=place,
+        reason=reason,
+        next_command=f"va watch {promotion}; {then}" if promotion else then,
     )
 
 

@@ -257,7 +257,7 @@ def change_of(environment: Environment, facts: Facts | None, stable: Values, *, 
     """What would be done on a target that is so, to have it at those values."""
     if left or facts is None:
         return Change.LEFT if left else Change.UNKNOWN
-    if facts.stable is None:
+    if facts.stable is None or facts.stable.first_left:
         return Change.INSTALL
     if facts.stable.deployed and dict(facts.stable.values) == dict(stable):
         return Change.NOTHING

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from ci.concurrency import both
+from ci.concurrency import both, unless
 from ci.delivery import load
 from ci.delivery.bake import Observed, bake
 from ci.delivery.cluster import Pod
@@ -267,12 +268,6 @@ def _harm(work: Work, book: _Book) -> str:
     return work.harm.elsewhere(work.name) or book.harm()
 
 
-def _called_off(work: Work, book: _Book) -> bool:
-    """Whether an order, or harm elsewhere, ends what waits or looks here."""
-    past = past_of(book.entries, work.goal.promotion, work.name)
-    return any((past.paused, past.aborted, past.closed, past.ordered_back, _harm(work, book)))
-
-
 async def _finish(book: _Book, view: View, act: Act, *, written: bool) -> None:
     if not written and (view.past.started or view.back is None):
         await book.tell(act, _Came(result=act.result, reason=act.reason, detail={"now": view.facts.runs}))
@@ -293,7 +288,7 @@ async def _perform(work: Work, book: _Book, log: _Log, view: View, act: Act) -> 
     work.check()
     log.acted = True
     try:
-        came = await _EFFECTS[act.action](_Doing(work, book, log, view, act, intent))
+        came = await _effect(_Doing(work, book, log, view, act, intent))
     except BaseException as error:
         cancelled = isinstance(error, asyncio.CancelledError)
         log.stuck = not cancelled and act.action is Action.MOVE and act.weight == 0
@@ -362,10 +357,59 @@ class _Doing:
     view: View
     act: Act
     intent: Entry
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once something else is to be done now."""
 
     @property
     def site(self) -> Site:
         return self.work.site
+
+
+async def _effect(doing: _Doing) -> _Came:
+    """Do it, unless something is heard meanwhile that wants another thing done: then it is cut off at once.
+
+    What is half done by then is as after a kill, and for the table to decide. What brings stable back is not
+    cut off: that comes first, whatever else is wanted.
+    """
+    effect = _EFFECTS[doing.act.action]
+    if doing.act.action in (Action.START, Action.MEND, Action.ROLL_BACK):
+        return await effect(doing)
+    listening = asyncio.create_task(_listen(doing))
+    try:
+        if doing.act.action is Action.STEP:  # it keeps what it saw
+            return await effect(doing)
+        came = await unless(doing.stop, effect(doing))
+    finally:
+        listening.cancel()
+        await asyncio.wait([listening])
+    return came or _Came(result="stopped", reason=_heard(doing))
+
+
+async def _listen(doing: _Doing) -> None:
+    """Read the ledger look by look: an order, or harm that another process saw."""
+    while not _heard(doing):
+        await asyncio.sleep(doing.site.environment.gates.look)
+        with suppress(SystemUnavailable):
+            await doing.book.read()
+    doing.stop.set()
+
+
+def _heard(doing: _Doing) -> str:
+    """The order, or the harm elsewhere, by which another thing is to be done now; empty when none is."""
+    work, then = doing.work, doing.view
+    now = past_of(doing.book.entries, work.goal.promotion, work.name)
+    ordered = replace(
+        then.past,
+        paused=now.paused,
+        aborted=now.aborted,
+        closed=now.closed,
+        ordered_back=now.ordered_back,
+    )
+    view = replace(then, past=ordered, harm=_harm(work, doing.book))
+    _, act = next_act(view)
+    if (act.action, act.weight, act.track) == (doing.act.action, doing.act.weight, doing.act.track):
+        return ""
+    return view.back[1] if view.back else view.past.paused
 
 
 async def _start(doing: _Doing) -> _Came:
@@ -394,7 +438,14 @@ async def _install(doing: _Doing) -> _Came:
     if doing.act.action is Action.UPGRADE and not work.goal.weights:
         what = f"upgrade stable (no canary in {doing.site.environment.name})"
     with work.reporter.step(f"{work.name}: {what}") as step:
-        await doing.site.install(work.release, work.chart, track, step.say)
+        try:
+            await doing.site.install(work.release, work.chart, track, step.say)
+        except asyncio.CancelledError:
+            # By an order, or harm: traffic leaves the canary before stable goes back, so the table does it.
+            if not (doing.stop.is_set() and doing.act.action is Action.UPGRADE):
+                with suppress(PipelineError):
+                    await doing.site.undo(track)
+            raise
     return _Came()
 
 
@@ -421,11 +472,11 @@ async def _bake(doing: _Doing) -> _Came:
     past = doing.view.past
     carried = {**past.carried, **kept.carried(past.baking)}
     step = next(one for one in environment.canary.steps if one.weight == weight)
-    stop, unwritten, unready = asyncio.Event(), "", 0
+    unwritten, unready = "", 0
     blind = _Blind(work.name, environment.gates.stale, work.reporter.note)
 
     def stopped() -> bool:
-        return stop.is_set() or bool(work.harm.elsewhere(work.name))
+        return doing.stop.is_set() or bool(work.harm.elsewhere(work.name))
 
     with work.reporter.step(f"{work.name}: {step.weight} % to the canary") as shown:
 
@@ -434,7 +485,7 @@ async def _bake(doing: _Doing) -> _Came:
             # The state after it decides; a pod that is away for a moment ends no bake.
             unready = unready + 1 if observed.pods is not None and not canary_ready(observed.pods) else 0
             if unready >= _LOOKS_UNREADY:
-                stop.set()
+                doing.stop.set()
             try:
                 kept.write(
                     step=doing.intent.sequence,
@@ -449,21 +500,16 @@ async def _bake(doing: _Doing) -> _Came:
             shown.say(look_line(observed, findings, doing.log.load))
             blind.look(observed)
 
-        listening = asyncio.create_task(_listen(work, doing.book, stop))
-        try:
-            baked = await bake(
-                environment,
-                step,
-                target=site.target,
-                cluster=site.cluster,
-                prometheus=site.prometheus,
-                carried=carried,
-                show=show,
-                stopped=stopped,
-            )
-        finally:
-            listening.cancel()
-            await asyncio.wait([listening])
+        baked = await bake(
+            environment,
+            step,
+            target=site.target,
+            cluster=site.cluster,
+            prometheus=site.prometheus,
+            carried=carried,
+            show=show,
+            stopped=stopped,
+        )
         came = _judged(work, baked, stopped=stopped())
         if came.result == "failed":
             work.harm.tell(work.name, came.reason)
@@ -498,16 +544,6 @@ class _Blind:
         if self.told and self.since is not None:
             self.note(f"{self.name}: there is data again, after {observed.seconds - self.since:.0f} s")
         self.since, self.told = None, False
-
-
-async def _listen(work: Work, book: _Book, stop: asyncio.Event) -> None:
-    """Read the ledger look by look: an order, or harm that another process saw, ends a bake."""
-    while not stop.is_set():
-        await asyncio.sleep(work.site.environment.gates.look)
-        with suppress(SystemUnavailable):
-            await book.read()
-        if _called_off(work, book):
-            stop.set()
 
 
 def _judged(work: Work, baked: StepResult, *, stopped: bool) -> _Came:
@@ -563,9 +599,6 @@ async def _ready(doing: _Doing) -> _Came:
                 reason = f"the canary of {work.goal.release} has no ready pod on {work.name}{troubles}"
                 return _Came(result="failed", reason=reason)
             await asyncio.sleep(_AGAIN)
-            await doing.book.read()
-            if _called_off(work, doing.book):
-                return _Came(result="stopped")
         step.say("there is one")
     return _Came()
 
@@ -655,7 +688,7 @@ async def _roll_back(doing: _Doing) -> _Came:
     return _Came(reason=doing.log.back, detail={"to": wanted.number})
 
 
-_EFFECTS: Mapping[Action, Callable[[_Doing], Awaitable[_Came]]] = {
+_EFFECTS: Mapping[Action, Callable[[_Doing], Coroutine[Any, Any, _Came]]] = {
     Action.START: _start,
     Action.MEND: _mend,
     Action.INSTALL: _install,

@@ -140,24 +140,27 @@ def test_going_back_is_an_upgrade_too_and_goes_on(roll_back: str) -> None:
     assert said == f"voice was left {roll_back}: back at revision 1" and now[-1].release == "r1"
 
 
+@pytest.mark.parametrize("ahead", [timedelta(days=1), timedelta(0), timedelta(days=-1)])
 @pytest.mark.parametrize("ends", [True, False])
-def test_somebody_elses_helm_gets_the_time_that_an_installation_may_take(ends: bool) -> None:
-    """It holds no lock here: it may end well, or never; its clock may be ahead of ours."""
+def test_somebody_elses_helm_gets_the_time_that_an_installation_may_take(
+    ends: bool, ahead: timedelta
+) -> None:
+    """It holds no lock here: it may end well, or never; its clock may be ahead of ours, or ours of its."""
     wanted = environment()
     wanted = wanted.model_copy(update={"canary": wanted.canary.model_copy(update={"install": 0.2})})
-    ahead = replace(revision(2, "pending-upgrade", "r2"), updated=datetime.now(UTC) + timedelta(days=1))
+    theirs = replace(revision(2, "pending-upgrade", "r2"), updated=datetime.now(UTC) + ahead, untouched=0.001)
     said: list[str] = []
 
     async def run() -> tuple[str, str]:
         world = World()
         place = world.place("prod/eastus")
-        place.revisions["voice"] = [revision(1, "deployed", "r1"), ahead]
+        place.revisions["voice"] = [revision(1, "deployed", "r1"), theirs]
 
         def show(text: str) -> None:
             said.append(text)
             if ends:
                 place.revisions["voice"] = [
-                    revision(1, "superseded", "r1"), replace(ahead, status="deployed")
+                    revision(1, "superseded", "r1"), replace(theirs, status="deployed")
                 ]  # fmt: skip
 
         async with world.open_site(wanted, "eastus") as site:
@@ -166,3 +169,16 @@ def test_somebody_elses_helm_gets_the_time_that_an_installation_may_take(ends: b
     done = asyncio.run(run())
     assert done == (("", "r2") if ends else ("voice was left pending-upgrade: back at revision 1", "r1"))
     assert "somebody's helm may be at work" in said[0]
+
+
+def test_how_long_a_revision_is_untouched_is_told_by_the_clusters_clock_alone() -> None:
+    """`uninstalling` is written into a Secret that is as old as its release."""
+    made = secret(info={"status": "uninstalling", "last_deployed": "2020-01-01T00:00:00Z"})
+    made["metadata"] |= {
+        "creationTimestamp": "2026-11-29T12:00:00Z",
+        "managedFields": [{"manager": "helm", "time": "2026-11-29T19:00:00Z"}, {"manager": "old"}],
+    }
+    now = datetime(2026, 11, 29, 19, 0, 42, tzinfo=UTC)
+    assert read_revision(made, now).untouched == 42
+    assert read_revision(made, now - timedelta(hours=1)).untouched == 0
+    assert read_revision(made).untouched == 0 == read_revision(secret(), now).untouched

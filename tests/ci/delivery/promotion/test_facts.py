@@ -209,6 +209,15 @@ def test_one_look_asks_each_thing_once_and_no_helm(api: Api, there: cluster.Clus
     assert len(api.asked) == len(set(api.asked)) == 3
 
 
+def test_a_revision_is_as_old_as_the_clusters_own_answer_says(api: Api, there: cluster.Cluster) -> None:
+    new, old = helm_secret(5, "pending-upgrade", "better"), helm_secret(4, "deployed", "good")
+    new["metadata"]["creationTimestamp"] = "2999-01-01T00:00:00Z"
+    old["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    api.has(SECRETS, new, old)
+    found = asyncio.run(there.helm_revisions(NAMESPACE))
+    assert found[0].untouched == 0 and found[1].untouched > 86_400
+
+
 def test_superseded_revisions_are_not_even_sent(api: Api, there: cluster.Cluster) -> None:
     asked: list[str] = []
 

@@ -492,6 +492,74 @@ def test_an_abort_ends_it_and_stable_is_what_it_was(monkeypatch: pytest.MonkeyPa
     asyncio.run(scenario())
 
 
+LASTING = {
+    "the canary's installation": (environment, f"install {CANARY}", Action.CANARY),
+    "the gateway": (environment, "weight 20", Action.MOVE),
+    "stable's upgrade": (environment, f"install {STABLE} better", Action.UPGRADE),
+    "stable's upgrade, no canary": (at_once, f"install {STABLE} better", Action.UPGRADE),
+    "the drain": (environment, f"uninstall {CANARY}", Action.REMOVE),
+    "sessions": (at_once, "session", Action.SMOKE),
+    "the chart's tests": (environment, f"test {STABLE}", Action.VERIFY),
+}
+
+
+@pytest.mark.parametrize("what", [Action.ABORT, Action.ROLL_BACK, Action.PAUSE, "harm"])
+@pytest.mark.parametrize("where", LASTING)
+def test_whatever_lasts_is_cut_off_by_an_order_or_by_harm_elsewhere_and_traffic_moves_first(
+    monkeypatch: pytest.MonkeyPatch, where: str, what: Action | str
+) -> None:
+    wanted, event, cut = LASTING[where]
+
+    async def scenario() -> None:
+        async with trying(monkeypatch, wanted()) as one:
+            place, reached = one.world.place("prod/eastus" if wanted is environment else "dev/eastus"), []
+            place.tests = ("voice-test",)
+            one.world.told_to_end = "pending-upgrade" if what in (Action.ROLL_BACK, "harm") else "failed"
+            (stable,) = place.revisions[STABLE]
+            place.revisions[STABLE] = [replace(stable, tests=place.tests)]
+
+            async def takes(now: str) -> None:
+                if event in now and not reached:
+                    reached.append(now)
+                    await asyncio.sleep(3600)
+
+            async def followed(*_: object, weight: int, **__: object) -> float:
+                await takes(f"weight {weight}")
+                return 0.0
+
+            one.world.takes = takes
+            monkeypatch.setattr(traffic, "followed", followed)
+            running = asyncio.create_task(one.run())
+            await until(lambda: bool(reached))
+            if what == "harm":
+                one.harm.tell("prod/elsewhere", "a gate failed there")
+            else:
+                await one.order(Action(what))
+            if what is Action.PAUSE:
+                await until(lambda: "wait while it is paused" in steps[-1])
+                assert not running.done() and (not wanted().canary.steps or place.weight() == 0)
+                assert all(not kept[-1].in_between for kept in place.revisions.values() if kept)
+                await one.order(Action.RESUME)
+            result = await running
+
+            entries = await one.ledger.entries()
+            assert next(one.action for one in entries if one.result == "stopped") is cut
+            if what is Action.PAUSE:
+                assert result.outcome is Outcome.PROMOTED
+                return
+            wants = {Action.ABORT: Outcome.ABORTED, Action.ROLL_BACK: Outcome.BACK, "harm": Outcome.STOPPED}
+            assert result.outcome is wants[what]
+            assert place.revisions[STABLE][-1].release == "good" and place.revisions[STABLE][-1].deployed
+            assert not place.revisions[CANARY] and not place.weight()
+            back = [one for one in one.world.log if "rollback" in one or "weight 0" in one]
+            assert back == sorted(back, key=lambda one: "rollback" in one)
+
+    steps = [""]
+    step = SilentReporter.step
+    monkeypatch.setattr(SilentReporter, "step", lambda self, name: steps.append(name) or step(self, name))
+    asyncio.run(scenario())
+
+
 def test_who_lost_the_target_touches_nothing_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with trying(monkeypatch, environment()) as one:
