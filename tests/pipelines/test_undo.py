@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from promotion_world import AnyRegistry, Place, World, environment, release
+from promotion_world import Place, World, environment, release, stand_in
 
 from ci.delivery.cluster import Pod
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger
@@ -23,10 +23,8 @@ from ci.environments import Environment
 from ci.errors import PipelineError, StepFailed, SystemUnavailable
 from ci.release import Release
 from ci.reporting import SilentReporter
-from pipelines import before
 from pipelines import promote as flow
 from pipelines import rollback as back
-from pipelines.verify import Verification
 
 GOOD, BETTER, BAD = release("good"), release("better"), release("bad")
 Use = Callable[..., None]
@@ -46,23 +44,9 @@ def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
     made = World()
     made.fails_every = {"bad": 10}
     monkeypatch.setenv("VA_STATE", str(tmp_path))
-    for module in (flow, before):
-        monkeypatch.setattr(module, "open_site", made.open_site)
+    stand_in(monkeypatch, made)
     monkeypatch.setattr(back, "open_site", made.open_site)
-    monkeypatch.setattr(before, "registry_at", AnyRegistry)
-    monkeypatch.setattr(before, "survey", AnyRegistry.known)
-    monkeypatch.setattr(before, "prove", AnyRegistry.has)
     monkeypatch.setattr(loop, "SMOKE_SECONDS", 0.03)
-    monkeypatch.setattr(loop, "SMOKE_RATE", 500)
-
-    async def chart(*_: object) -> Path:
-        return Path("chart.tgz")
-
-    async def proven(wanted: Release, _: object) -> Verification:
-        return Verification(release=wanted.name, digest=wanted.chart.digest, places=())
-
-    monkeypatch.setattr(before, "pull_chart", chart)
-    monkeypatch.setattr(before, "verify", proven)
     return made
 
 
