@@ -4,7 +4,7 @@ There is no canary any more to compare with: what stable's users get is held aga
 tolerates, and against what they got of the release before while the canary baked, by the same test as a
 canary's (ci.delivery.gates), so that it may be asked at every look. It does harm when it is over both: a
 release that mends a bad one is not taken back for what it has not mended yet. No data is no harm here: that a
-release is well was shown before.
+release is well was shown before. Its pods have to stay up, too (ci.delivery.promotion.upright).
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 
 from ci.concurrency import together
 from ci.delivery import gates, metrics
+from ci.delivery.cluster import Pod
 from ci.delivery.findings import Finding, Tally, Verdict
 from ci.delivery.ledger import Action, Entry, Kind
 from ci.delivery.metrics import NoData, Reading, Window
+from ci.delivery.promotion.upright import Upright, missing
 from ci.delivery.site import Site
 from ci.environments import Environment
 from ci.errors import SystemUnavailable
@@ -37,6 +39,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         self._windows: dict[str, Window] = {}
+        self._pods = {site.target.name: Upright(self.environment.canary) for site in self.sites}
 
     @property
     def blind(self) -> str:
@@ -45,29 +48,37 @@ class Watch:
         return "; ".join(f"{name} ({why})" for name, why in unseen.items())
 
     async def look(self) -> tuple[str, Finding] | None:
-        """The first target that is shown to be harmed, and the numbers; None while none is."""
-        for name, finding in await together(self._look(site) for site in self.sites):
-            if finding is not None and finding.verdict is Verdict.FAIL:
-                return name, finding
-        return None
+        """The first target that is shown to be harmed, or else whose pods are not well; None: all are."""
+        found = [
+            (name, finding)
+            for name, findings in await together(self._look(site) for site in self.sites)
+            for finding in findings
+        ]
+        harmed = [one for one in found if one[1].verdict is Verdict.FAIL]
+        return next(iter(harmed or [one for one in found if one[1].metric == "pods"]), None)
 
-    async def _look(self, site: Site) -> tuple[str, Finding | None]:
+    async def _look(self, site: Site) -> tuple[str, list[Finding]]:
         name = site.target.name
-        reading = await self._read(site)
+        reading, pods = await self._read(site)
         before = self._windows.get(name)
         self._windows[name] = metrics.begin(reading) if before is None else metrics.advance(before, reading)
-        return name, stands(self._windows[name].sessions, self.environment, self.before.get(name))
+        found = [stands(self._windows[name].sessions, self.environment, self.before.get(name))]
+        if pods is not None:
+            away = await missing(site.cluster, site.target.namespace)
+            found.append(self._pods[name].look(pods, away, time.monotonic()))
+        return name, [one for one in found if one is not None]
 
-    async def _read(self, site: Site) -> Reading | NoData:
+    async def _read(self, site: Site) -> tuple[Reading | NoData, tuple[Pod, ...] | None]:
         try:
             pods = await site.pods()
         except SystemUnavailable as error:
-            return NoData(time=time.time(), reason=error.message)
+            return NoData(time=time.time(), reason=error.message), None
         ready = [pod.name for pod in pods if pod.ready and pod.runs and pod.app.endswith("api")]
         stale = self.environment.gates.stale
-        return await metrics.read(
+        reading = await metrics.read(
             site.prometheus, site.target.namespace, stale=stale, now=time.time(), expected=ready
         )
+        return reading, pods
 
 
 def stood(entries: Iterable[Entry], promotion: str) -> dict[str, Tally]:

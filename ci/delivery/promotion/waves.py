@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 
-from ci.delivery.findings import Finding
+from ci.delivery.findings import Finding, Verdict
 from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger
 from ci.delivery.promotion.show import paused_line
 from ci.delivery.promotion.states import closing, paused_by
@@ -23,7 +23,7 @@ from ci.reporting import Reporter
 __all__ = ["brought", "ordered", "stand"]
 
 Look = Callable[[], Awaitable[tuple[str, Finding] | None]]
-"""The target that is harmed and how that shows; None while none is."""
+"""The target that is harmed and how that shows, or one that may be (INCONCLUSIVE); None while none is."""
 
 
 async def stand(
@@ -72,8 +72,9 @@ async def _wait(
         skips = [one for one in orders if one.sequence > begun.sequence and one.action is Action.SKIP_BAKE]
         if skips:
             return "done", f"{skips[-1].action} by {skips[-1].who}: {skips[-1].reason}", ()
-        if (harmed := await look()) is not None:
-            name, finding = harmed
+        seen = await look()
+        if seen is not None and seen[1].verdict is Verdict.FAIL:
+            name, finding = seen
             return "failed", f"{name}: {headline(finding)}", (finding,)
         pauses = [one for one in orders if one.action in (Action.PAUSE, Action.RESUME)]
         if pauses and pauses[-1].action is Action.PAUSE:
@@ -82,6 +83,8 @@ async def _wait(
             if told != pauses[-1].sequence:
                 note(paused_line(environment.name, paused))
             told = pauses[-1].sequence
+        elif seen is not None:  # until that is over, however long it was to be
+            say(f"{seen[0]}: {seen[1].reason}")
         elif left <= 0:
             return "done", "", ()
         else:
