@@ -32,7 +32,9 @@ from ci.delivery.cluster import Pod
 from ci.delivery.findings import Verdict
 from ci.delivery.results import Outcome, PromotionResult
 from ci.delivery.site import open_site
-from ci.errors import GateFailed, GateInconclusive, PolicyBlocked, SystemUnavailable
+from ci.errors import GateFailed, GateInconclusive, PolicyBlocked, StepFailed, SystemUnavailable
+from ci.platform.instance import instance
+from ci.platform.node import enter
 from ci.release import Release
 from ci.reporting import SilentReporter
 from ci.supply.signing import KeyPair, key_signer
@@ -42,6 +44,7 @@ from pipelines import rollback as back
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 PLACE = platform.addresses()
+STATE = os.environ.get("VA_STATE")
 NAMESPACE = f"va-e2e-{os.getpid()}"
 ENVIRONMENT = """\
 extends: ../local.yaml
@@ -56,6 +59,7 @@ targets:
     gateway: {gateway}
     hostname: {namespace}.voice.localhost
 canary:
+  install: {install}
   steps:
     - {{weight: 30, bake: 3s}}
     - {{weight: 60, bake: 3s}}
@@ -127,7 +131,7 @@ class Estate:
     cluster: Proxy
     prometheus: Proxy
 
-    def write(self, *, deadline: str = "90s", registry: str = "") -> None:
+    def write(self, *, deadline: str = "90s", registry: str = "", install: str = "2m") -> None:
         (self.folder / "environments" / "test").mkdir(parents=True, exist_ok=True)
         (self.folder / "environments" / "test" / "e2e.yaml").write_text(
             ENVIRONMENT.format(
@@ -138,6 +142,7 @@ class Estate:
                 prometheus=self.prometheus.port,
                 gateway=PLACE.gateway,
                 deadline=deadline,
+                install=install,
                 key=KeyPair(folder=PLACE.signing).public,
             )
         )
@@ -435,6 +440,72 @@ def test_a_registry_that_is_down_touches_nothing(stable: Release, estate: Estate
     with pytest.raises(SystemUnavailable, match=r"the registry 127\.0\.0\.1:9 did not answer"):
         promote(releases["better"])
     assert not pods(estate, "canary")
+
+
+@contextlib.contextmanager
+def the_platform() -> Iterator[None]:
+    """Its own state folder, not that of the machine which promotes here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("VA_STATE") if STATE is None else patch.setenv("VA_STATE", STATE)
+        yield
+
+
+def on_no_node(images: set[str]) -> None:
+    """Take these digests out of the node's store: whoever wants them has to ask a registry."""
+    with the_platform():
+        place = instance()
+        ctr = [*enter(place, place.cluster), "ctr", "--namespace", "k8s.io", "images"]
+    there = subprocess.run([*ctr, "list", "--quiet"], capture_output=True, text=True, check=True).stdout
+    gone = [one for one in there.split() if one.rpartition("@")[2] in images]
+    subprocess.run([*ctr, "remove", *gone], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def no_pod_starts() -> Iterator[None]:
+    """On the one node there is, while the block runs."""
+    node = kubectl("get", "nodes", "-o", "name").strip()
+    kubectl("cordon", node)
+    try:
+        yield
+    finally:
+        kubectl("uncordon", node)
+
+
+def test_a_replica_that_is_lost_while_pods_start_leaves_what_ran_until_it_is_back(
+    stable: Release, estate: Estate, releases
+) -> None:
+    """Killed, at both of its ends, once all of the release was found there: its pods have nowhere to go."""
+    kept = {image.digest for image in releases["good"].images}
+    on_no_node({image.digest for image in releases["better"].images} - kept)
+    estate.write(install="25s")
+
+    async def run() -> tuple[str, load.Counts]:
+        async with users(estate) as running:
+            with no_pod_starts():
+                promotion = asyncio.create_task(asyncio.to_thread(promote, releases["better"]))
+                await asyncio.to_thread(until, lambda: pods(estate, "canary"), seconds=60)
+                with the_platform():
+                    there = {part.name: part.pid for part in await platform.status()}
+                for name in ("registry eastus for nodes", "registry eastus"):
+                    os.kill(there[name], signal.SIGKILL)
+            with pytest.raises(StepFailed) as failed:
+                await promotion
+            return str(failed.value), running.counts
+
+    try:
+        said, counts = asyncio.run(run())
+        assert "ImagePull" in said and "connection refused" in said, said
+        assert not pods(estate, "canary") and weights() == [100]
+        until_only(stable, estate)
+        assert counts.sent > 100 and (counts.lost, counts.failed) == (0, 0)
+        with pytest.raises(SystemUnavailable, match="did not answer"):
+            promote(releases["better"])  # it does not begin
+    finally:
+        with the_platform():
+            asyncio.run(platform.up(SilentReporter()))
+    estate.write()
+    assert promote(releases["better"]).targets[0].outcome is Outcome.PROMOTED
+    until_only(releases["better"], estate)
 
 
 def record() -> dict[str, str]:
