@@ -19,6 +19,7 @@ from ci.commands import (
     dr,
     env,
     gate,
+    github,
     history,
     infra,
     kube,
@@ -54,7 +55,7 @@ _COMMANDS = (
 _GROUPS = {
     "cache": cache, "release": releases, "registry": registries, "livekit": livekit, "db": databases,
     "tools": tools, "env": env, "infra": infra, "compliance": compliance, "dr": dr, "notify": notify,
-    "ledger": ledger, "gate": gate, "kube": kube,
+    "ledger": ledger, "gate": gate, "kube": kube, "github": github,
 }  # fmt: skip
 
 app = typer.Typer(
