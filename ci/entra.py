@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
     from azure.core.exceptions import AzureError
 
-__all__ = ["AUDIENCE", "CLUSTERS", "METRICS", "Token", "credential", "for_a_program", "not_let_in", "token"]
+__all__ = [
+    "AUDIENCE", "CLUSTERS", "METRICS", "Token", "credential", "for_a_program", "is_a_job", "not_let_in",
+    "token",
+]  # fmt: skip
 
 AUDIENCE = "api://AzureADTokenExchange"
 """Whom GitHub's token is for, as Entra asks it."""
@@ -99,6 +102,11 @@ def credential() -> TokenCredential:
     if who := _application():
         return ClientAssertionCredential(*who, func=_assertion)
     return DefaultAzureCredential()
+
+
+def is_a_job() -> bool:
+    """Whether we are a job of GitHub that signs in by its own token."""
+    return _application() is not None
 
 
 def token(resource: str, *, tenant: str = "") -> Token:

@@ -67,7 +67,8 @@ async def connect(
     else:
         if not endpoint.startswith("http://127.0.0.1:"):
             raise BadInput(f"{endpoint} is no stand-in on this machine", hint="only http://127.0.0.1:PORT")
-        who = _Local()
+        # In a job of GitHub we sign in as ever: only who answers is another.
+        who = entra.credential() if entra.is_a_job() else _Local()
         options = {
             "base_url": endpoint,
             "credential_scopes": ["http://local/.default"],

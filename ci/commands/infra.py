@@ -119,9 +119,22 @@ async def _known(
     return {**values, **await asked(azure, architecture, _wanted(modules), today=dates.today())}
 
 
+Markdown = Annotated[
+    Path | None, typer.Option(help="Write it as Markdown, too: for a pull request or a summary.")
+]
+
+
 @app.command("plan")
 def infra_plan(
-    env: Env, region: Region = None, local: Local = False, subscription: Subscription = "", json: Json = False
+    env: Env,
+    region: Region = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep the plan in this file: `va infra apply --planned` holds to it.")
+    ] = None,
+    markdown: Markdown = None,
+    local: Local = False,
+    subscription: Subscription = "",
+    json: Json = False,
 ) -> None:
     """Show what applying would do, by Azure's own what-if: + create, ~ change, - delete.
 
@@ -141,7 +154,29 @@ def infra_plan(
             known = await _known(azure, architecture, modules, values)
             return await deploy.plan(azure, modules, known, reporter)
 
-        _show_plan(on_azure(work, subscription, local), json)
+        changes = on_azure(work, subscription, local)
+        if out is not None:
+            write_whole(out, _kept(env, changes))
+        _as_markdown(markdown, env, changes)
+        _show_plan(changes, json)
+
+
+def _kept(env: str, changes: Sequence[Change]) -> str:
+    """A plan as a file: what would change, in an order of its own."""
+    from pydantic_core import to_json
+
+    real = sorted(
+        (change for change in changes if change.action not in ("same", "foreign")),
+        key=lambda change: (change.region, change.module, change.id),
+    )
+    return to_json({"environment": env, "changes": real}, indent=1).decode() + "\n"
+
+
+def _as_markdown(file: Path | None, env: str, changes: Sequence[Change], *, drift: bool = False) -> None:
+    if file is not None:
+        from ci.azure.told import as_markdown
+
+        write_whole(file, as_markdown(env, changes, drift=drift))
 
 
 _NO_CHANGES = "No changes. What is there is what is declared."
@@ -192,7 +227,15 @@ def _plan_page(changes: Sequence[Change], none: str) -> Page:
 
 @app.command("apply")
 def infra_apply(
-    env: Env, region: Region = None, local: Local = False, subscription: Subscription = "", json: Json = False
+    env: Env,
+    region: Region = None,
+    planned: Annotated[
+        Path | None,
+        typer.Option(help="A plan that was looked at: ends with 8 when what would change now is another."),
+    ] = None,
+    local: Local = False,
+    subscription: Subscription = "",
+    json: Json = False,
 ) -> None:
     """Bring the resources about. Killed anywhere and run again it goes on; what is as declared is left alone.
 
@@ -212,6 +255,9 @@ def infra_apply(
 
         async def work(azure: Azure) -> Sequence[deploy.Applied]:
             known = await _known(azure, architecture, modules, values)
+            if planned is not None:
+                now = await deploy.plan(azure, modules, known, reporter)
+                _hold_to(planned, _kept(env, now))
             return await deploy.apply(azure, modules, known, reporter, tags=tags(architecture))
 
         done = on_azure(work, subscription, local)
@@ -225,9 +271,42 @@ def infra_apply(
             )
 
 
+def _hold_to(file: Path, now: str) -> None:
+    """PolicyBlocked where something would change that was not planned; what was done meanwhile is none."""
+    from json import loads
+
+    try:
+        then = loads(file.read_text(encoding="utf-8"))
+        environment, known = then["environment"], {_text(one) for one in then["changes"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file} is no plan", hint="va infra plan --env ENV --out FILE writes one") from error
+    found = loads(now)
+    if environment != found["environment"]:
+        raise BadInput(f"{file} is a plan of {environment}, not of {found['environment']}")
+    others = [one for one in found["changes"] if _text(one) not in known]
+    if others:
+        first = f"{others[0]['action']} {others[0]['type']} {others[0]['name']}"
+        more = f", and {len(others) - 1} more" if len(others) > 1 else ""
+        raise PolicyBlocked(
+            f"it was not planned: {first}{more}; nothing was touched",
+            hint="somebody changed what is there, or what is declared: plan again, and have that approved",
+        )
+
+
+def _text(change: object) -> str:
+    from json import dumps
+
+    return dumps(change, sort_keys=True)
+
+
 @app.command("drift")
 def infra_drift(
-    env: Env, region: Region = None, local: Local = False, subscription: Subscription = "", json: Json = False
+    env: Env,
+    region: Region = None,
+    markdown: Markdown = None,
+    local: Local = False,
+    subscription: Subscription = "",
+    json: Json = False,
 ) -> None:
     """Show what is not as it was last applied. Ends with 8 when something drifted.
 
@@ -241,6 +320,7 @@ def infra_drift(
         modules = render(load(env).architecture, region)
         reporter = console_reporter()
         changes = on_azure(lambda azure: deploy.drift(azure, modules, reporter), subscription, local)
+        _as_markdown(markdown, env, changes, drift=True)
         _show_plan(changes, json, "No drift. Everything is as it was last applied.")
         if changes:
             raise typer.Exit(PolicyBlocked.exit_code)

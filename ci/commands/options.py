@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from ci.azure.connection import Azure
 
 __all__ = [
-    "SETTINGS", "Digest", "Env", "Estate", "Fault", "From", "Images", "Json", "Local", "Only", "Region",
-    "ReleaseName", "Reports", "SignWith", "Subscription", "To", "WhatIf", "Written", "check_only", "load",
-    "on_azure", "said",
+    "SETTINGS", "STAND_IN", "Digest", "Env", "Estate", "Fault", "From", "Images", "Json", "Local", "Only",
+    "Region", "ReleaseName", "Reports", "SignWith", "Subscription", "To", "WhatIf", "Written", "check_only",
+    "load", "on_azure", "said",
 ]  # fmt: skip
 
+STAND_IN = "VA_AZURE_STAND_IN"
+"""The variable that names a stand-in for Resource Manager, http://127.0.0.1:PORT: for tests."""
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
@@ -124,6 +126,7 @@ def said(files: Sequence[Path], json: bool) -> None:
 def on_azure(work: Callable[[Azure], Awaitable[Any]], subscription: str, local: bool) -> Any:
     """Run something against Azure, or against the stand-in with the state it keeps on this machine."""
     import asyncio
+    import os
 
     from ci import places
     from ci.azure import connection, standin
@@ -134,7 +137,9 @@ def on_azure(work: Callable[[Azure], Awaitable[Any]], subscription: str, local: 
                 raise BadInput(
                     "no subscription", hint="set AZURE_SUBSCRIPTION_ID or --subscription; --local needs none"
                 )
-            async with connection.connect(subscription) as azure:
+            standing_in = os.environ.get(STAND_IN) or None
+            poll = 0.02 if standing_in else 5.0
+            async with connection.connect(subscription, endpoint=standing_in, poll=poll) as azure:
                 return await work(azure)
         places.state().mkdir(parents=True, exist_ok=True)  # said before anything is asked, if it cannot be
         world = standin.StandIn(file=places.state() / "azure.json", per_poll=25)

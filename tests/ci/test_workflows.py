@@ -18,7 +18,7 @@ from pipelines.images import IMAGES
 from pipelines.scan import CHART
 
 _FOLDER = places.checkout() / ".github" / "workflows"
-_NAMES = ["ci.yml", "promote.yml", "release.yml"]
+_NAMES = ["ci.yml", "dr.yml", "infra.yml", "promote.yml", "release.yml"]
 _ENVIRONMENTS = ["dev", "staging", "prod"]
 
 Workflow = dict[str, Any]
@@ -27,6 +27,10 @@ _MAKES = r"\bva (build|test|scan|make|ship|livekit|demo|up)\b|\bnox\b.* -s|\bpyt
 """Commands that run other people's code, or ours on what it brought."""
 _INSTALLS = r"\b(pip|apt|apt-get|npm|go) (i|install)\b|\b(uvx?|pipx|curl|wget)\b"
 """What brings something that no lock of ours names. `./nox` installs by hash."""
+
+
+_TELLS = {("security-events", "write"), ("pull-requests", "write"), ("issues", "write")}
+"""Rights to say something on GitHub: of jobs that have no other."""
 
 
 def read(name: str) -> Workflow:
@@ -53,8 +57,10 @@ def problems(workflow: Workflow) -> Iterator[str]:
         rights = job.get("permissions", workflow["permissions"])
         signs = rights.get("id-token") == "write"
         more = set(rights.items()) - {("contents", "read"), ("id-token", "write"), ("actions", "read")}
-        if more - {("security-events", "write")}:
+        if more - _TELLS:
             yield f"{name}: more rights than any job needs: {sorted(more)}"
+        if more & _TELLS and signs:
+            yield f"{name}: has an identity, and tells people"
         if signs and "environment" not in job:
             yield f"{name}: has an identity, and nobody approves"
         if signs and job.get("container"):
@@ -76,7 +82,10 @@ def _step_problems(step: dict[str, Any], *, signs: bool) -> Iterator[str]:
     uses, script = step.get("uses", ""), step.get("run", "")
     if uses and not re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", uses):
         yield f"{uses} is not pinned by a commit"
-    if uses.startswith("actions/checkout@") and step.get("with") != {"persist-credentials": False}:
+    if (
+        uses.startswith("actions/checkout@")
+        and (step.get("with") or {}).get("persist-credentials") is not False
+    ):
         yield "the checkout keeps a token"
     if "${{" in script:
         yield "a script is put together from words"
@@ -157,6 +166,7 @@ _SHA = "0" * 40
         (lambda it: it["jobs"]["make"]["container"].update(image="debian:12"), "named by a tag"),
         (lambda it: it["jobs"]["make"]["permissions"].update({"id-token": "write"}), "nobody approves"),
         (lambda it: it["jobs"]["make"]["permissions"].update(packages="write"), "more rights than any"),
+        (lambda it: _publish(it)["permissions"].update(issues="write"), "has an identity, and tells people"),
         (lambda it: it.update(permissions={"contents": "write"}), "rights are given to all jobs"),
         (lambda it: it.update(permissions="write-all"), "rights are given to all jobs"),
         (lambda it: _publish(it).update({"runs-on": ["self-hosted", "x"]}), "any workflow can name"),
@@ -189,6 +199,45 @@ def test_each_rule_of_a_promotion_bites(change: Callable[[dict[str, Any]], objec
     assert any(said in one for one in problems(altered))
 
 
+def test_what_a_pull_request_brings_runs_as_nobody_who_may_change_anything() -> None:
+    workflow = read("infra.yml")
+    jobs = workflow["jobs"]
+    assert "pull_request_target" not in triggers(workflow)
+    on_pull_requests = {
+        name
+        for name, job in jobs.items()
+        if "pull_request" in str(job.get("if", "")).replace("!= 'pull_request'", "")
+    }
+    assert on_pull_requests == {"plan", "comment"}
+    assert jobs["plan"]["environment"] == jobs["drift"]["environment"] == "infra-plan"
+    assert "head.repo.full_name == github.repository" in jobs["plan"]["if"]
+    assert "id-token" not in jobs["comment"]["permissions"]
+    (checkout,) = (step for step in jobs["comment"]["steps"] if "checkout" in step.get("uses", ""))
+    assert checkout["with"]["ref"] == "${{ github.event.pull_request.base.sha }}"
+    assert not any("va infra apply" in str(jobs[name]) for name in ("plan", "comment", "drift", "tell"))
+
+
+def test_azure_is_changed_only_as_planned_in_order_and_after_a_review() -> None:
+    jobs = read("infra.yml")["jobs"]
+    for name, before in zip(_ENVIRONMENTS, ["plan", ["plan", "dev"], ["plan", "staging"]], strict=True):
+        job = jobs[name]
+        assert job["environment"] == f"infra-{name}" and job["runs-on"] == {"group": f"infra-{name}"}
+        assert job["needs"] == before and job["concurrency"]["cancel-in-progress"] is False
+        (apply,) = (step["run"] for step in job["steps"] if "va infra apply" in step.get("run", ""))
+        assert '--planned "$RUNNER_TEMP/plan/plan.json"' in apply
+    assert "github.ref == 'refs/heads/main'" in jobs["dev"]["if"]
+
+
+def test_each_night_is_looked_at_and_somebody_is_told() -> None:
+    for name, jobs_that_look in (("infra.yml", ["drift"]), ("dr.yml", ["backup", "drill"])):
+        workflow = read(name)
+        assert triggers(workflow)["schedule"]
+        tell = workflow["jobs"]["tell"]
+        assert [tell["needs"]] == [jobs_that_look] or tell["needs"] in (jobs_that_look, jobs_that_look[0])
+        assert tell["permissions"] == {"contents": "read", "issues": "write"}
+        assert "!cancelled()" in tell["if"], "of a failure above all"
+
+
 def test_an_estate_that_is_typed_is_found() -> None:
     altered = copy.deepcopy(read("promote.yml"))
     triggers(altered)["workflow_dispatch"]["inputs"]["estate"] = {"type": "string"}
@@ -215,7 +264,7 @@ def test_what_was_made_goes_one_way_and_its_digest_another() -> None:
     (publish,) = (step for step in steps if "va publish" in step.get("run", ""))
     assert installed < brought, "nothing of it is there while we install"
     assert '--from "$RUNNER_TEMP/made" --digest "$DIGEST"' in publish["run"]
-    assert publish["env"] == {"DIGEST": "${{ needs.make.outputs.digest }}"}
+    assert publish["env"]["DIGEST"] == "${{ needs.make.outputs.digest }}"
     assert jobs["make"]["outputs"]["digest"] == "${{ steps.make.outputs.digest }}"
 
 

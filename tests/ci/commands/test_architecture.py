@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,9 +18,12 @@ from typer.testing import CliRunner, Result
 
 from ci import places
 from ci.architecture import model
+from ci.azure.deploy import Change, Delta
 from ci.azure.render import render
+from ci.commands import infra
 from ci.commands.cli import app
 from ci.delivery.ledger import Event
+from ci.errors import BadInput, PolicyBlocked
 
 
 @pytest.fixture
@@ -155,20 +159,59 @@ def test_plan_apply_drift_destroy_on_the_stand_in(va: typer.Typer, tmp_path: Pat
     # The stand-in's state outlives each command, as Azure does.
     local = ("--env", "dev", "--local")
     count = sum(len(module.resources) for module in render(model.read("dev").architecture))
-    assert f"Plan: {count} to create, 0 to change, 0 to delete." in _run(va, "infra", "plan", *local).stdout
-    assert f"deployed ({count} resources), 0 unchanged" in _run(va, "infra", "apply", *local).stdout
+    plan = _run(va, "infra", "plan", *local, "--out", "plan.json", "--markdown", "plan.md")
+    assert f"Plan: {count} to create, 0 to change, 0 to delete." in plan.stdout
+    told = (tmp_path / "plan.md").read_text()
+    assert told.startswith(f"### 📝 dev: {count} to create, 0 to change, 0 to delete\n")
+    assert "| eastus | vault |" in told and re.search(r"```diff\n# eastus / [\w-]+\n\+ Microsoft\.", told)
+    apply = _run(va, "infra", "apply", *local, "--planned", "plan.json")
+    assert f"deployed ({count} resources), 0 unchanged" in apply.stdout
     assert "No changes." in _run(va, "infra", "plan", *local).stdout
     state = tmp_path / "state" / "azure.json"
     kept = json.loads(state.read_text())
     vault = next(key for key in kept["resources"] if key.endswith("/vaults/kv-voiceassistant-dev"))
     kept["resources"][vault]["properties"]["publicNetworkAccess"] = "enabled"
     state.write_text(json.dumps(kept))
-    drift = _run(va, "infra", "drift", *local)
+    drift = _run(va, "infra", "drift", *local, "--markdown", "drift.md")
     assert drift.exit_code == 8
+    assert (
+        (tmp_path / "drift.md").read_text().startswith("### ❌ dev: 1 resource is not as it was last applied")
+    )
+    refused = _run(va, "infra", "apply", *local, "--planned", "plan.json")
+    assert refused.exit_code == 8 and "it was not planned: modify Microsoft.KeyVault/vaults" in refused.output
     assert 'properties.publicNetworkAccess: "enabled" -> "disabled"' in drift.stdout
     gone = _run(va, "infra", "destroy", *local, "--confirm", "dev")
     assert "deleted rg-voiceassistant-dev-eastus" in gone.stdout
     assert json.loads(state.read_text())["resources"] == {}
+
+
+def test_only_what_was_planned_is_applied(va: typer.Typer, tmp_path: Path) -> None:
+    def change(action: str, name: str, *delta: Delta) -> Change:
+        kind = "Microsoft.Network/natGateways"
+        where = {"module": "network", "region": "eastus", "id": f"/x/{kind}/{name}"}
+        return Change(action=action, type=kind, name=name, delta=delta, **where)
+
+    made, same = change("create", "nat-a"), change("same", "nat-b")
+    changed = change("modify", "nat-c", Delta(path="zones", kind="modify", before=["1"], after=["2"]))
+    planned = tmp_path / "plan.json"
+    planned.write_text(infra._kept("dev", [changed, same, made]))
+    for now in ([made, changed], [changed], [], [made, same]):  # some is done by now: no reason to stop
+        infra._hold_to(planned, infra._kept("dev", now))
+
+    otherwise = change("modify", "nat-c", Delta(path="zones", kind="modify", before=["3"], after=["2"]))
+    for now, said in (
+        ([made, changed, change("delete", "nat-b")], "delete Microsoft.Network/natGateways nat-b; nothing"),
+        ([otherwise], "modify Microsoft.Network/natGateways nat-c"),
+        ([change("create", "nat-d"), change("create", "nat-e")], "create .* nat-d, and 1 more"),
+    ):
+        with pytest.raises(PolicyBlocked, match=f"it was not planned: {said}"):
+            infra._hold_to(planned, infra._kept("dev", now))
+    with pytest.raises(BadInput, match="is a plan of dev, not of prod"):
+        infra._hold_to(planned, infra._kept("prod", [made]))
+    for text in ("[]", "{}", "no JSON", '{"environment": "dev", "changes": 3}'):
+        planned.write_text(text)
+        with pytest.raises(BadInput, match="is no plan"):
+            infra._hold_to(planned, infra._kept("dev", []))
 
 
 def test_compliance_report(va: typer.Typer) -> None:
