@@ -9,6 +9,7 @@
     estate    checking and rendering the Azure architecture, ours and one of fifty regions
     list      10,000 tags and 2,000 referrers of a registry, a hundred a page
     scan      an image whose digest was scanned before, as a step of `va ship`
+    names     DNS answers of what sends users to regions, by time of a core
     promotion what a promotion costs beside what it waits for; status, plan; 200 targets in one process
     gates     simulated promotions: false alarms, errors until one fails, verdicts; the speed of a look
 
@@ -33,6 +34,7 @@ from typing import Any
 import typer
 
 from benches import gates
+from benches.answering import answering
 from benches.measure import (
     Figure,
     built,
@@ -437,6 +439,7 @@ BENCHES: dict[str, tuple[Callable[[], list[Figure]], Sequence[str]]] = {
     "publish": (publish, (*_REGISTRY, "skopeo")),
     "list": (list_, ()),
     "scan": (scan_, SHIP_TOOLS),
+    "names": (answering, ()),
     "promotion": (promotion, ()),
     "gates": (gates.figures, ()),
 }

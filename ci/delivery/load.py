@@ -18,14 +18,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 from ci.delivery.traffic import TRACK_HEADER
 
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["Answer", "Counts", "Load", "Lost", "Send", "generate"]
+__all__ = ["Answer", "Counts", "Find", "Load", "Lost", "Send", "generate"]
 
 _LOST_SHOWN = 5
 
@@ -46,6 +48,9 @@ class Lost(Exception):
 Send = Callable[[str, str, object], Awaitable[Answer]]
 """Sends one request (method, path, JSON body or None); raises Lost."""
 
+Find = Callable[[int, str], Awaitable[str]]
+"""The address that the user of that number has for a name; raises Lost."""
+
 
 @dataclass
 class Counts:
@@ -59,6 +64,8 @@ class Counts:
     skipped: int = 0
     by_track: Counter[str] = field(default_factory=Counter)
     failed_by_track: Counter[str] = field(default_factory=Counter)
+    by_address: Counter[str] = field(default_factory=Counter)
+    """Answers by where they came from, for users who ask for names."""
     lost_how: list[str] = field(default_factory=list)
     """The first few losses, in words."""
 
@@ -80,12 +87,14 @@ async def generate(
     timeout: float = 5.0,
     concurrency: int = 64,
     longest: float = 24 * 3600.0,
+    find: Find | None = None,
     send: Send | None = None,
 ) -> AsyncIterator[Load]:
     """Send `rate` sessions per second while the block runs, for `longest` seconds at most.
 
     At most `concurrency` sessions are under way: a gateway that hangs cannot pile them up here. When the
-    block ends, those under way are finished first, so that none is lost by our stopping. `send` is for tests.
+    block ends, those under way are finished first, so that none is lost by our stopping. With `find` the
+    gateway's host is a name that users look up (ci.delivery.names). `send` is for tests.
     """
     # Not httpx: a fifth of its processor time, which the pods being measured need. Imported where it is used:
     # a plan does without.
@@ -98,8 +107,11 @@ async def generate(
         headers={"Host": hostname},
     ) as http:
         stop = asyncio.Event()
-        sending = send or _over(http, gateway)
-        driver = asyncio.create_task(_drive(sending, counts, rate, concurrency, longest, stop))
+
+        def users(number: int) -> Send:
+            return send or _over(http, gateway, counts, partial(find, number) if find else None)
+
+        driver = asyncio.create_task(_drive(users, counts, rate, concurrency, longest, stop))
         try:
             yield Load(counts, time.monotonic())
         finally:
@@ -107,13 +119,22 @@ async def generate(
             await driver
 
 
-def _over(http: aiohttp.ClientSession, gateway: str) -> Send:
+def _over(
+    http: aiohttp.ClientSession, gateway: str, counts: Counts, find: Callable[[str], Awaitable[str]] | None
+) -> Send:
     from aiohttp import ClientError
 
     async def send(method: str, path: str, body: object) -> Answer:
+        base = gateway
+        if find is not None:
+            parts = urlsplit(gateway)
+            address = await find(parts.hostname or "")
+            base = urlunsplit(parts._replace(netloc=f"{address}:{parts.port or 80}"))
         try:
-            async with http.request(method, gateway + path, json=body) as response:
+            async with http.request(method, base + path, json=body) as response:
                 content = await response.read()
+                if find is not None:
+                    counts.by_address[address] += 1
                 return Answer(status=response.status, track=response.headers.get(TRACK_HEADER), body=content)
         except (ClientError, TimeoutError, OSError) as error:
             raise Lost(f"{type(error).__name__}: {error}") from error
@@ -122,7 +143,7 @@ def _over(http: aiohttp.ClientSession, gateway: str) -> Send:
 
 
 async def _drive(
-    send: Send,
+    users: Callable[[int], Send],
     counts: Counts,
     rate: float,
     concurrency: int,
@@ -135,11 +156,11 @@ async def _drive(
     due = 0
     while not stop.is_set() and time.monotonic() - started < longest:
         now_due = int((time.monotonic() - started) * rate) + 1
-        for _ in range(due, now_due):
+        for number in range(due, now_due):
             if len(running) >= concurrency:
                 counts.skipped += 1
                 continue
-            task = asyncio.create_task(_session(send, counts))
+            task = asyncio.create_task(_session(users(number), counts))
             running.add(task)
             task.add_done_callback(running.discard)
         due = now_due

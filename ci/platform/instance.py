@@ -151,6 +151,16 @@ class Instance:
         """What whoever sets faults there has to show; mode 600."""
         return self.folder / "replicator.token"
 
+    @property
+    def traffic_manager(self) -> int:
+        """The API of what sends users to regions; its DNS, over UDP and TCP, is on the next port."""
+        return self.port(5520)
+
+    @property
+    def traffic_manager_token(self) -> Path:
+        """What whoever asks it has to show; mode 600."""
+        return self.folder / "traffic-manager.token"
+
     def postgres(self, number: int) -> int:
         """Of the namespace of stores with that number: on a socket, so it only tells the namespaces apart."""
         return self.port(5532 + number)

@@ -20,6 +20,7 @@ from ci.platform.redis import redis
 from ci.platform.registry import registry
 from ci.platform.replicator import replicator
 from ci.platform.stores import NAMESPACES, store_parts, stores
+from ci.platform.traffic_manager import traffic_manager
 
 __all__ = ["all_parts", "chosen", "tools_of"]
 
@@ -42,6 +43,7 @@ def all_parts(place: Instance) -> tuple[Part, ...]:
         *(discovery(place, region) for region in place.regions),
         *(prometheus(place, region) for region in place.regions),
         *(gateway(place, region) for region in place.regions),
+        *([traffic_manager(place)] if place.apart else []),
         *(part for name in NAMESPACES for part in store_parts(place, stores(place, name))),
     )
 
