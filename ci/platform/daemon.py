@@ -254,7 +254,7 @@ def connects(host: str, port: int) -> Check:
         try:
             _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 3)
         except (OSError, TimeoutError) as error:
-            return f"{host}:{port}: {error or 'no answer'}"
+            return f"{host}:{port}: {str(error) or 'no answer'}"
         writer.close()
         return ""
 
