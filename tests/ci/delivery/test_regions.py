@@ -139,7 +139,7 @@ def test_a_region_that_is_no_endpoint_is_named(tmp_path: Path) -> None:
 
 def test_who_shows_another_token_sees_nothing(tmp_path: Path) -> None:
     async def flow(manager: Manager, traffic: GlobalTraffic) -> None:
-        with pytest.raises(SystemUnavailable, match="(?i)not let us in.*authentication failed"):
+        with pytest.raises(SystemUnavailable, match=r"(?i)not let us in.*authentication failed"):
             await traffic.look()
 
     with_manager(tmp_path, flow, token="guessed")
