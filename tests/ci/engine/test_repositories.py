@@ -37,10 +37,10 @@ def _git(folder: Path, *words: str) -> str:
     ).stdout.strip()
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with two branches, tags of both kinds, a program, a link and an ignored file."""
-    folder = tmp_path / "project"
+    folder = tmp_path_factory.mktemp("made") / "project"
     folder.mkdir()
     _git(folder, "init", "-q", "-b", "main")
     (folder / "file").write_text("one\n")
@@ -58,6 +58,12 @@ def project(tmp_path: Path) -> Path:
     _git(folder, "commit", "-q", "-a", "-m", "two")
     _git(folder, "checkout", "-q", "main")
     return folder
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Path:
+    """A copy of it, for one test."""
+    return shutil.copytree(made, tmp_path / "project", symlinks=True)
 
 
 def test_branches_tags_and_commits_of_a_path(run: Any, project: Path) -> None:
