@@ -142,6 +142,8 @@ async def _buildah(
     # Beside the context: a Dockerfile that is ignored is none of its files. buildah would ignore once more.
     files |= {"Dockerfile": dockerfile, "ignore": b""}
     text = dockerfile.decode("utf-8-sig", errors="replace")
+    if not text.strip():
+        raise BadInput(f"{args['dockerfile']} is empty", hint="its first instruction is a FROM")
     if asks_for_more(text):
         raise BadInput(
             f"{args['dockerfile']}: a RUN asks for this machine's network, folders or root, and is refused",
@@ -197,7 +199,8 @@ async def _buildah(
             await limits.remove(group)
         if done.code:
             full = "no space left" in done.stderr
-            tail = masker.mask("\n".join(done.stderr.rstrip().splitlines()[-20:]))
+            said = done.stderr.replace(f"{bundle}/", "").replace(f"{work}/", "")  # places of ours
+            tail = masker.mask("\n".join(said.rstrip().splitlines()[-20:]))
             raise (SystemUnavailable if full else StepFailed)(f"{title} failed\n{tail}")
         identity = (out / "id").read_text().strip()
         layout = out / "layout"

@@ -25,8 +25,9 @@ from ci.errors import BadInput, SystemUnavailable
 __all__ = ["exported", "file_export", "host_path", "imported_file", "removed_below"]
 
 _LARGE = 1 << 20
-_PERMISSIONS = 0o777
-"""What an export keeps of a mode: no program of a step becomes one that runs as root for all."""
+_PERMISSIONS = 0o1777
+"""What an export keeps of a mode: no program of a step becomes one that runs as root for all. The sticky bit
+gives nothing: in a folder that all may write to, it keeps each from the files of others."""
 
 
 def host_path(engine: Engine, path: str) -> Path:

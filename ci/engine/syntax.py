@@ -1,18 +1,24 @@
 """What Debian 12's buildah does not know of a Dockerfile: said by line before it builds, with what to do.
 
-It would take the lines of a heredoc for instructions, and names no line for what else it does not know. The
-syntax is that of docs.docker.com/reference/dockerfile; what buildah 1.28 takes of it was tried.
+It would take the lines of a heredoc for instructions, and names no line for what else it does not know, or
+for an instruction that there is not. The syntax is that of docs.docker.com/reference/dockerfile; what buildah
+1.28 takes of it was tried.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 
 __all__ = ["KNOWS_ALL", "unknown"]
 
 KNOWS_ALL = (1, 33)
 """The first buildah that reads heredocs. What one as new does not know, it says itself."""
+_INSTRUCTIONS = (
+    "ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL", "MAINTAINER",
+    "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR",
+)  # fmt: skip
 _OPTIONS = {
     "ADD": {"chmod", "chown"},
     "COPY": {"chmod", "chown", "from"},
@@ -45,6 +51,9 @@ def unknown(dockerfile: str) -> list[str]:
         if words[0].upper() == "ONBUILD":
             words = words[1:] or words
         name = words[0].upper()
+        if name not in _INSTRUCTIONS:
+            nearest = "".join(f"; did you mean {one}?" for one in get_close_matches(name, _INSTRUCTIONS, 1))
+            found.append(f"line {number}: {words[0]}: no instruction of a Dockerfile{nearest}")
         for word in words[1:]:
             if not word.startswith("--"):
                 break

@@ -19,6 +19,7 @@ from real_registry import free_port, registry_on
 from tiny_image import write_tiny_image
 
 from ci.engine import session
+from ci.errors import PipelineError
 from ci.reporting import SilentReporter
 
 pytestmark = [
@@ -100,6 +101,24 @@ def test_another_dockerfile_or_ignore_file_is_another_build(work: Path) -> None:
     assert built(work) == ["other.txt"]
     lay(work, Dockerfile=COPY_ALL, **{".dockerignore": "**\n!token.env"})
     assert built(work) == ["token.env"]
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "said"),
+    [
+        (" \n", "Dockerfile is empty"),
+        ("FROM scratch\nCOPI keep.txt /in/\n", "Dockerfile, line 2: COPI: no instruction of a Dockerfile"),
+        ("FROM scratch\nCOPY none.txt /in/\n", "none.txt"),
+    ],
+)
+def test_what_is_wrong_with_a_dockerfile_is_said_without_places_of_ours(
+    work: Path, dockerfile: str, said: str
+) -> None:
+    lay(work, **FILES, Dockerfile=dockerfile)
+
+    with pytest.raises(PipelineError, match=said) as error:
+        built(work)
+    assert str(work.parent / "cache") not in str(error.value)
 
 
 @pytest.fixture

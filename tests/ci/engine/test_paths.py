@@ -161,4 +161,4 @@ def test_an_export_has_the_modes_of_folders_its_own_too(
 
     assert "errors" not in ask(f"{{ {made} }}")
     for folder in (tmp_path / into, tmp_path / into / "inner"):
-        assert folder.stat().st_mode & 0o7777 == mode & 0o777  # nothing that gives rights
+        assert folder.stat().st_mode & 0o7777 == mode & 0o1777  # nothing that gives rights

@@ -21,6 +21,7 @@ from ci.engine.syntax import unknown
         ("FROM a\nHEALTHCHECK --interval=1s --start-interval=2s CMD id", ["2: HEALTHCHECK --start-interval"]),
         ("FROM a\r\nCOPY --link a b\r\n", ["2: COPY --link"]),
         ("FROM a\nRUN <<never\nid", ["2: RUN <<"]),
+        ("FROM a\n\nWORKDIT /x\nONBUILD entry /x\nX", ["3: WORKDIT", "4: entry", "5: X"]),
     ],
 )  # fmt: skip
 def test_what_is_not_known_is_told_by_its_line(dockerfile: str, told: list[str]) -> None:
