@@ -330,6 +330,9 @@ def _database_damaged(architecture: Architecture, _: str) -> Scenario:
     group = _group(architecture, region)
     server = name(architecture, "postgres", region)
     restored = name(architecture, "postgres", region, part="restored")
+    # All regions write to the one database.
+    clusters = [name(architecture, "cluster", one) for one in architecture.order]
+    least = architecture.kubernetes.workloads["api"].scaling.min
     return Scenario(
         name="database-damaged",
         title="The database holds what it must not: a bad migration, a delete, an attack",
@@ -340,9 +343,10 @@ def _database_damaged(architecture: Architecture, _: str) -> Scenario:
             Step(
                 key="stop",
                 title="Stop the writes",
-                why="Each minute of writing on top makes more that has to be sorted out by hand.",
-                commands=(f"kubectl scale {_API} --replicas=0",),
-                proof=(f"kubectl get {_API}",),
+                why="In every region: all write to the one database. Each minute of writing on top makes "
+                "more that has to be sorted out by hand.",
+                commands=tuple(f"kubectl --context {one} scale {_API} --replicas=0" for one in clusters),
+                proof=tuple(f"kubectl --context {one} get {_API}" for one in clusters),
                 minutes=1,
             ),
             Step(
@@ -375,10 +379,12 @@ def _database_damaged(architecture: Architecture, _: str) -> Scenario:
                 key="start",
                 title="Start the writes",
                 why="With the declared minimum; the autoscaler goes on from there.",
-                commands=(
-                    f"kubectl scale {_API} --replicas={architecture.kubernetes.workloads['api'].scaling.min}",
+                commands=tuple(
+                    f"kubectl --context {one} scale {_API} --replicas={least}" for one in clusters
                 ),
-                proof=(f"kubectl rollout status {_API} --timeout=300s",),
+                proof=tuple(
+                    f"kubectl --context {one} rollout status {_API} --timeout=300s" for one in clusters
+                ),
                 minutes=3,
             ),
             Step(

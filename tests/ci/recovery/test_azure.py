@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click import Group
+from typer.main import get_command
 
 from ci.architecture import model
 from ci.architecture.chart import values
 from ci.architecture.model import Architecture
 from ci.azure.render import render
+from ci.commands.cli import app
 from ci.errors import BadInput
 from ci.places import checkout
 from ci.recovery import azure, runbooks
@@ -160,6 +163,61 @@ def test_what_is_set_is_what_the_pod_reads_and_may_reach() -> None:
     there = next(one for one in PROD.regions["westeurope"].subnets.values() if one.purpose == "endpoints")
     for region in PROD.order:
         assert str(there.cidr) in values(PROD, region)["networkPolicy"]["database"]
+
+
+def test_every_line_leads_to_something_that_reads_it() -> None:
+    clusters = {
+        resource.name
+        for module in render(PROD)
+        for resource in module.resources
+        if resource.type == "Microsoft.ContainerService/managedClusters"
+    }
+    golden = yaml.safe_load_all((checkout() / "tests/helm/golden/prod.yaml").read_text())
+    deployed = {
+        (one["metadata"]["namespace"], f"deployment/{one['metadata']['name']}"): {
+            each["name"] for each in one["spec"]["template"]["spec"]["containers"]
+        }
+        for one in golden
+        if one and one["kind"] == "Deployment"
+    }
+    (database,) = {
+        resource.name.rpartition("/")[2]
+        for module in render(PROD)
+        for resource in module.resources
+        if resource.type == "Microsoft.DBforPostgreSQL/flexibleServers/databases"
+    }
+    seen = set()
+    for line in _lines(PROD):
+        words = shlex.split(re.sub(r"\$\([^)]*\)", "x", line))
+        words = words[1:] if "=" in words[0] else words
+        seen.add(words[0])
+        if words[0] == "kubectl":
+            assert words[words.index("--context") + 1] in clusters, line
+            (which,) = (word for word in words if word.startswith("deployment/"))
+            containers = deployed[words[words.index("-n") + 1], which]
+            assert {
+                word.partition("=")[2] for word in words if word.startswith("--containers=")
+            } <= containers
+        elif words[0] in ("psql", "pg_dump", "pg_restore"):
+            (place,) = (word for word in words if word.startswith("host="))
+            said = dict(each.partition("=")[::2] for each in place.split())
+            assert said["dbname"] == database and said["sslmode"] == "require", line
+        elif words[0] == "va":
+            command = get_command(app)
+            path = words[1:]
+            while isinstance(command, Group):
+                command = command.commands[path.pop(0)]
+            command.make_context(
+                "va", ["20261124-160000-0123abc-89abcdef" if one == "RELEASE" else one for one in path]
+            )
+    assert seen == {"az", "kubectl", "psql", "pg_dump", "pg_restore", "va"}
+
+
+def test_writes_stop_and_start_in_every_region() -> None:
+    clusters = [f"aks-voiceassistant-prod{end}" for end in ("", "-weu", "-sea")]
+    for key in ("stop", "start"):
+        lines = _commands("database-damaged", key)
+        assert [shlex.split(line)[2] for line in lines] == clusters
 
 
 # Runbooks ------------------------------------------------------------------------------------------
