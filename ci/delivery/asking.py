@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from ci.delivery import gates, metrics
 from ci.delivery.cluster import Pod
-from ci.delivery.findings import NOTHING_CARRIED, Carried, Finding, Levels, Tally
+from ci.delivery.findings import NOTHING_CARRIED, Carried, Finding, Levels, Tally, Verdict
 from ci.delivery.gates import Evidence, Place
 from ci.delivery.metrics import Window
 from ci.delivery.queries import Growth
@@ -32,7 +32,22 @@ from ci.environments import (
     SaturationGate,
 )
 
-__all__ = ["Gathered", "Told", "begin", "compared", "count", "gather", "levels_of", "place_of", "told"]
+__all__ = [
+    "Gathered",
+    "Told",
+    "begin",
+    "compared",
+    "count",
+    "gather",
+    "levels_of",
+    "place_of",
+    "told",
+    "warmed_up",
+    "warmup_of",
+]
+
+_BURST = 2
+"""Bad sessions of a pod in a look, at least, that count in the mode for bursts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +88,10 @@ def begin(limits: Gates, step: CanaryStep, pods: tuple[Pod, ...]) -> Gathered:
     for name, gate in limits.named.items():
         match gate:
             case ErrorGate() | LatencyGate():
-                evidence[name] = Evidence.begin(weight=weight, margin=gate.margin, harm=gate.harm)
+                tables = not _bursts(limits, gate)  # what is capped is no share of its sessions
+                evidence[name] = Evidence.begin(
+                    weight=weight, margin=gate.margin, harm=gate.harm, tables=tables
+                )
             case RestartGate():
                 evidence[name] = Evidence.begin(weight=hours, margin=gate.margin, harm=0.0)
     return Gathered(evidence=evidence, pods=pods)
@@ -102,7 +120,10 @@ def gather(
                     bound = metrics.frozen_threshold(window, gate.threshold, share=gate.share)
                     thresholds |= {} if bound is None else {name: bound}
                 tally = _tally(name, gate, window, thresholds, grown or {})
-                if tally is not None:
+                if tally is not None and _bursts(limits, gate):
+                    running = before.pods if pods is None else pods
+                    evidence[name] = _capped(evidence[name], window.of_pods(thresholds.get(name)), running)
+                elif tally is not None:
                     counts = (tally.canary_bad, tally.canary, tally.stable_bad, tally.stable)
                     evidence[name] = evidence[name].until(*counts)
             case RestartGate() if pods is not None:
@@ -252,6 +273,44 @@ def _asked(
                 known=known,
                 metric=name,
             )
+
+
+def _bursts(limits: Gates, gate: AnyGate) -> bool:
+    return limits.bursts and gate.source == "sessions"
+
+
+def _capped(evidence: Evidence, of_pods: Sequence[tuple[str, int, int]], pods: tuple[Pod, ...]) -> Evidence:
+    """One look in the mode for bursts: of a pod's sessions so many count as bad at most, however many were.
+
+    A pod that fails for some seconds is as likely the canary's as it has pods, which may be more than its
+    part of the sessions: the larger of both is its share. Measured, not proved (`nox -s bench -- gates`).
+    """
+    counts = {"canary": [0, 0], "stable": [0, 0]}
+    for track, bad, whole in of_pods:
+        counts[track][0] += min(bad, max(_BURST, whole // 10))
+        counts[track][1] += whole
+    canary, stable = count(pods, "canary"), count(pods, "stable")
+    share = canary / (canary + stable) if canary and stable else 0.0
+    return evidence.look(*counts["canary"], *counts["stable"], share=share)
+
+
+def warmed_up(limits: Gates, step: CanaryStep, window: Window) -> tuple[Finding, ...]:
+    """What pods counted while they warmed up, for whoever wants to know; it decides nothing."""
+    tally = window.warming
+    if not tally.canary + tally.stable:
+        return ()
+    reason = (
+        f"{tally.canary_bad} of {tally.canary} of the canary's sessions were bad in its pods' first "
+        f"{warmup_of(limits, step):g} s, {tally.stable_bad} of {tally.stable} of stable's"
+    )
+    bad = tally.canary_bad + tally.stable_bad
+    verdict = Verdict.INCONCLUSIVE if bad else Verdict.PASS
+    return (Finding(metric="warm-up", verdict=verdict, reason=reason, dry_run=True, tally=tally),)
+
+
+def warmup_of(limits: Gates, step: CanaryStep) -> float:
+    """Seconds: at most a tenth of the bake, and so about a tenth of its sessions."""
+    return min(limits.warmup, step.bake / 10)
 
 
 def place_of(environment: Environment, step: CanaryStep, *, baked: bool) -> Place:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ci.delivery import gates, metrics
-from ci.delivery.asking import Gathered, begin, compared, gather, place_of, told
+from ci.delivery.asking import Gathered, begin, compared, gather, place_of, told, warmed_up, warmup_of
 from ci.delivery.cluster import Cluster, Pod
 from ci.delivery.findings import Carried, Finding, Verdict
 from ci.delivery.metrics import NoData, Prometheus, Reading, Window
@@ -70,7 +70,13 @@ async def bake(
     started = time.monotonic()
     before = await cluster.pods(namespace)
     since = dict.fromkeys(_ready(before), -math.inf)
-    window = metrics.begin(await _read(prometheus, namespace, limits, since))
+    window = metrics.begin(
+        await _read(prometheus, namespace, limits, since),
+        warmup=warmup_of(limits, step),
+        restarted=_restarted(before),
+        # It has had no traffic but what came while the gateway followed.
+        cold=[pod.name for pod in before if pod.track == "canary"] if not carried else (),
+    )
     grown = {name: begin_growth(one) for name, one in (await counted()).items()}
     gathered = begin(limits, step, before)
     while True:
@@ -83,7 +89,7 @@ async def bake(
             reading = await _read(prometheus, namespace, limits, since)
         except SystemUnavailable as error:
             reading = NoData(time=time.time(), reason=error.message)
-        window = metrics.advance(window, reading)
+        window = metrics.advance(window, reading, restarted=_restarted(pods))
         grown = {name: advance_growth(grown[name], one) for name, one in (await counted()).items()}
         values = {
             name: await _value(prometheus, gate, namespace, pods, names["canary"])
@@ -110,7 +116,8 @@ def judge(
     known = told(
         environment.gates, observed.gathered, window, observed.pods, baked=baked, grown=observed.grown
     )
-    return compared(environment, step, observed.gathered, known, carried)
+    found = compared(environment, step, observed.gathered, known, carried)
+    return (*found, *warmed_up(environment.gates, step, window))
 
 
 def _result(
@@ -156,6 +163,10 @@ def _lacks(
     return (
         f"; {more} more sessions of the canary without an error would do: {more / rate / 60:.0f} min as now"
     )
+
+
+def _restarted(pods: Iterable[Pod] | None) -> list[str]:
+    return [pod.name for pod in pods or () if pod.restarts]
 
 
 def _ready(pods: Iterable[Pod]) -> list[str]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -322,18 +322,44 @@ class Window:
     last: Mapping[Series, float] = field(default_factory=dict)
     born: Mapping[str, float] = field(default_factory=dict)
     grown: Mapping[Series, float] = field(default_factory=dict)
+    came: Mapping[Series, float] = field(default_factory=dict)
+    """What of that came with the newest reading."""
+    hidden: Mapping[Series, float] = field(default_factory=dict)
+    """What pods counted while they warmed up: it is in nothing else."""
+    warmup: float = 0.0
+    """Seconds from a pod's first session on."""
+    first: Mapping[str, float] = field(default_factory=dict)
+    """By pod, when that was at the earliest; it has one, however often its containers start."""
 
     @property
     def sessions(self) -> Tally | None:
         """Sessions and failed ones by track; None when the newest reading had no data."""
         if not self.current:
             return None
-        return Tally(
-            canary_bad=round(self._sum("canary", SESSIONS, label="error")),
-            canary=round(self._sum("canary", SESSIONS)),
-            stable_bad=round(self._sum("stable", SESSIONS, label="error")),
-            stable=round(self._sum("stable", SESSIONS)),
-        )
+        return _tally(self.grown)
+
+    @property
+    def warming(self) -> Tally:
+        """Sessions and failed ones of pods that warmed up."""
+        return _tally(self.hidden)
+
+    def of_pods(self, threshold: float | None = None) -> tuple[tuple[str, int, int], ...]:
+        """Of the newest reading, pod by pod: its track, bad sessions, and all.
+
+        Bad ones failed, or were longer than `threshold`; see `slow`.
+        """
+        found: dict[tuple[str, str], tuple[float, float]] = {}
+        if threshold is None:
+            for series, value in self.came.items():
+                if series.name == SESSIONS:
+                    bad, whole = found.get((series.track, series.pod), (0.0, 0.0))
+                    failed = value if series.label == "error" else 0.0
+                    found[series.track, series.pod] = (bad + failed, whole + value)
+        else:
+            for pod, buckets in _by_pod(self.came).items():
+                whole = buckets.get(math.inf, 0.0)
+                found[pod] = (max(0.0, whole - buckets.get(threshold, whole)), whole)
+        return tuple((track, round(bad), round(whole)) for (track, _), (bad, whole) in found.items())
 
     def slow(self, threshold: float) -> Tally | None:
         """Sessions, and those longer than `threshold` seconds (a bucket's bound), by track.
@@ -355,39 +381,55 @@ class Window:
         """The q-quantile of session durations in seconds, by linear interpolation within its bucket."""
         return _quantile(self._buckets(track), q)
 
-    def _sum(self, track: str, name: str, label: str | None = None) -> float:
-        return sum(
-            value
-            for series, value in self.grown.items()
-            if series.track == track and series.name == name and label in (None, series.label)
-        )
-
     def _buckets(self, track: str) -> dict[float, float]:
         return _buckets(self.grown, track)
 
 
-def begin(reading: Reading | NoData) -> Window:
-    """A window that starts with this reading: what was counted before does not count."""
-    if isinstance(reading, NoData):
-        return Window(
-            started=reading.time,
-            now=reading.time,
-            clean_since=reading.time,
-            current=False,
-            hole=reading.reason,
-        )
-    return Window(
+def _tally(grown: Mapping[Series, float]) -> Tally:
+    counts = dict.fromkeys(("canary", "canary_bad", "stable", "stable_bad"), 0.0)
+    for series, value in grown.items():
+        if series.name == SESSIONS:
+            counts[series.track] += value
+            counts[f"{series.track}_bad"] += value if series.label == "error" else 0.0
+    return Tally(**{name: round(count) for name, count in counts.items()})
+
+
+def begin(
+    reading: Reading | NoData,
+    *,
+    warmup: float = 0.0,
+    restarted: Collection[str] = (),
+    cold: Collection[str] = (),
+) -> Window:
+    """A window that starts with this reading: what was counted before does not count.
+
+    `warmup`: seconds from a pod's first session on, in which it counts for nothing; `restarted`: the pods
+    that have started anew, and had theirs; `cold`: those that have it about now.
+    """
+    data = not isinstance(reading, NoData)
+    window = Window(
         started=reading.time,
         now=reading.time,
         clean_since=reading.time,
-        current=True,
+        current=data,
+        warmup=warmup,
+        first=dict.fromkeys(restarted, -math.inf),
+    )
+    if isinstance(reading, NoData):
+        return replace(window, hole=reading.reason)
+    return replace(
+        window,
         last=reading.values,
         born=reading.born,
         grown=dict.fromkeys(reading.values, 0.0),
+        # Nobody knows of a pod that does not tell: it was there before.
+        first={pod: reading.born.get(pod, -math.inf) for pod in _serving(reading)}
+        | dict.fromkeys(cold, reading.time)
+        | dict(window.first),
     )
 
 
-def advance(window: Window, reading: Reading | NoData) -> Window:
+def advance(window: Window, reading: Reading | NoData, *, restarted: Collection[str] = ()) -> Window:
     """The window one reading later.
 
     A series that was not there before counts from zero: its pod, or its first event, is new. Where one of a
@@ -397,10 +439,13 @@ def advance(window: Window, reading: Reading | NoData) -> Window:
     gone keeps what it had grown by.
     """
     if isinstance(reading, NoData):
-        return replace(window, now=reading.time, clean_since=reading.time, current=False, hole=reading.reason)
+        return replace(
+            window, now=reading.time, clean_since=reading.time, current=False, hole=reading.reason, came={}
+        )
     if not window.last:
         # The step began in a hole: only now is there something to count from.
-        return replace(begin(reading), started=window.started, hole=window.hole)
+        begun = begin(reading, warmup=window.warmup, restarted=restarted)
+        return replace(begun, started=window.started, hole=window.hole)
     reset = {
         series.pod
         for series, value in reading.values.items()
@@ -411,12 +456,21 @@ def advance(window: Window, reading: Reading | NoData) -> Window:
         return advance(window, NoData(time=reading.time, reason=f"not all counters of {', '.join(lost)}"))
     known = {series: value for series, value in window.last.items() if series.pod not in reset}
     pods = {series.pod for series in window.last}
-    grown = dict(window.grown)
+    # Its first session came since the reading before.
+    first = dict.fromkeys(_serving(reading), window.now) | dict(window.first)
+    first |= dict.fromkeys(restarted, -math.inf)
+    grown, hidden, came = dict(window.grown), dict(window.hidden), {}
     for series, value in reading.values.items():
         # It may have counted before the step began, but not been read then: it counts from now.
         old = series.pod not in pods and reading.born.get(series.pod, math.inf) < window.started
         before = value if old else known.get(series, 0.0)
-        grown[series] = grown.get(series, 0.0) + value - before
+        # What came since the reading before, of a pod that was warming up then.
+        since = first.get(series.pod, window.now)
+        warming = bool(window.warmup) and not old and window.now - since < window.warmup
+        counted = hidden if warming else grown
+        counted[series] = counted.get(series, 0.0) + value - before
+        grown.setdefault(series, 0.0)
+        came[series] = 0.0 if warming else value - before
     ended_a_hole = not window.current or bool(reset)
     return replace(
         window,
@@ -426,8 +480,16 @@ def advance(window: Window, reading: Reading | NoData) -> Window:
         hole=f"counters fell: {', '.join(sorted(reset))}" if reset else window.hole,
         last={**known, **reading.values},
         born={**window.born, **reading.born},
+        first=first,
         grown=grown,
+        hidden=hidden,
+        came=came,
     )
+
+
+def _serving(reading: Reading) -> set[str]:
+    """The pods that have had a session."""
+    return {series.pod for series, value in reading.values.items() if series.name == SESSIONS and value}
 
 
 def _began_anew(pod: str, before: Mapping[str, float], now: Mapping[str, float]) -> bool:

@@ -28,6 +28,7 @@ __all__ = [
 
 PLACEHOLDERS: Final = ("environment", "region", "namespace", "hostname", "track", "app")
 """What a query may name as ${…}: `track` is stable or canary, `app` the name of that track's Helm release."""
+_BURST_LOOK = 5.0
 _PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -211,6 +212,12 @@ class Gates(Model):
     stale: Seconds
     """A sample older than this is no data."""
     on_inconclusive: Annotated[OnInconclusive, Field(strict=False)]
+    warmup: Seconds = 0.0
+    """From a pod's first session on, at most a tenth of the bake: what it counts then is reported, and is in
+    no gate."""
+    bursts: bool = False
+    """Whether pods fail now and then all at once, and not by the release: what one of them counts as bad in a
+    look is bounded. Harm at high rates is seen later then."""
     errors: ErrorGate
     latency: LatencyGate | None = None
     restarts: RestartGate | None = None
@@ -243,6 +250,8 @@ class Gates(Model):
         for name in self.model_extra or {}:
             if re.fullmatch(r"[a-z][a-z0-9-]{0,41}", name) is None:
                 raise ValueError(f"{shown(name)} is no name of a gate: small letters, digits and hyphens")
+        if self.bursts and self.look > _BURST_LOOK:
+            raise ValueError(f"bursts: true needs a look every {_BURST_LOOK:g} s, or more often")
         if self.errors.dry_run or self.errors.source != "sessions":
             raise ValueError("`errors` is what proves a canary safe: it goes by sessions, and not dry-run")
         return self

@@ -342,14 +342,22 @@ def _begun(carried: Carried, now: Factor, place: Place) -> list[Factor]:
     for one in (*carried.factors, now):
         weight = one.weight if one.weight in steps else steps[0]
         found[weight] = found[weight] + one if weight in found else one
-    return [
-        found.get(weight, Factor(weight=weight)).model_copy(update={"weight": weight}) for weight in steps
-    ]
+    return [_of_step(found.get(weight), weight) for weight in steps]
+
+
+def _of_step(found: Factor | None, weight: int) -> Factor:
+    if found is None:
+        return Factor(weight=weight)
+    return found if found.weight == weight else found.model_copy(update={"weight": weight})
 
 
 def _over(begun: Sequence[Factor], rate: float, place: Place) -> float:
     """ln E against "the canary's own rate is at most `rate`", from whichever step on."""
-    steps = [log_e_more(one.tally.canary_bad, one.tally.canary - one.tally.canary_bad, rate) for one in begun]
+    tallies = [one.tally for one in begun]
+    steps = [
+        log_e_more(one.canary_bad, one.canary - one.canary_bad, rate) if one.canary else 0.0
+        for one in tallies
+    ]
     return from_any_step(steps, len(place.planned))
 
 

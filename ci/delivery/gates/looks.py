@@ -11,6 +11,11 @@ q_t = 1 - p_t, rho_t its share of all sessions, theta0 the most that the null hy
 theta <= theta0, at any rate and however that changes, it does not grow on average. The prior is that of the
 closed form at the intended weight, so that both agree where the share is as intended.
 
+Given the sessions, bad ones that are not rare vary less than that assumes. Where they were not in the
+looks before, a look is a 2x2 table instead (Turner, Ly & Grünwald, arXiv:2106.02693): on each node the
+likelihood of two rates against that of the pair in the null hypothesis which is closest to them. Which of the
+two it is, and with which rates, was known before the look, so that either is a factor of one e-process.
+
 The integral is a sum over fixed nodes whose weights add up to 1: an e-process whatever the error of the
 quadrature, and a look costs as much as there are nodes.
 """
@@ -31,6 +36,8 @@ from ci.delivery.gates.processes import K, with_margin
 __all__ = ["Evidence", "Process", "from_any_step"]
 
 _NODES = 128
+_COMMON, _KNOWN = 0.1, 50
+"""From which rate of stable's on bad sessions are not rare, and by how many of its sessions that is known."""
 _FURTHEST = 14.0
 """ln of the largest ratio to the null's that is thought of."""
 _Numbers = NDArray[np.float64]
@@ -91,7 +98,29 @@ class Process:
             return self
         grid = self.grid
         among = np.log1p(rho * (grid.theta - 1)) - math.log1p(rho * (grid.theta0 - 1))
-        return replace(self, seen=self.seen + (x * grid.v - (x + y) * among))
+        return type(self)(grid=grid, seen=self.seen + (x * grid.v - (x + y) * among))
+
+    def table(self, x: int, n: float, y: int, m: float, rate: float) -> Self:
+        """One more look, where bad sessions are not rare: x of n of the first track, y of m of the other.
+
+        `rate`, under 1, is what was known of the other's before.
+
+        With a pair (a*, b*) of rates and (a0, b0), the closest to it (Kullback-Leibler, by sessions) that has
+        a0 <= g b0, g = 1 + margin, the likelihood ratio is 1 on average at most under every such pair: the
+        logarithm of that mean is concave in the rates, and its gradient at (a0, b0) is that of the distance.
+        """
+        g = self.grid.theta0
+        if g * rate >= 1:
+            return self
+        odds = g * rate / (1 - g * rate) * np.exp(self.grid.v)
+        a = np.minimum(odds / (1 + odds), 1 - 1e-12)
+        # The closest pair is on the line a0 = g t, b0 = t, where g (n + m) t^2 - q t + bad = 0.
+        bad = n * a + m * rate
+        q = bad * (1 + g) + n * (1 - a) * g + m * (1 - rate)
+        t = 2 * bad / (q + np.sqrt(np.maximum(q * q - 4 * g * (n + m) * bad, 0.0)))
+        ratio = x * np.log(a / (g * t)) + (n - x) * np.log((1 - a) / (1 - g * t))
+        ratio += y * np.log(rate / t) + (m - y) * np.log((1 - rate) / (1 - t))
+        return type(self)(grid=self.grid, seen=self.seen + ratio)
 
     @property
     def log_e(self) -> float:
@@ -108,6 +137,8 @@ class Evidence:
     better: Process
     """Against "the canary is worse by `harm` or more", for all that it may be instead."""
     harm: float
+    tables: bool = False
+    """Whether exposure is a count, of which the bad ones are a part that may be large."""
     log_ratio: float = 0.0
     """The same, for "it is as stable is"."""
     canary_bad: int = 0
@@ -118,16 +149,25 @@ class Evidence:
     """What came since the last look that had both tracks: they are scraped one after the other."""
 
     @classmethod
-    def begin(cls, *, weight: float, margin: float, harm: float) -> Self:
+    def begin(cls, *, weight: float, margin: float, harm: float, tables: bool = False) -> Self:
         """Before the first look. `weight` is the canary's intended share of the exposure (0 to 1)."""
         return cls(
+            tables=tables,
             worse=Process.begin(weight=weight, margin=margin),
             better=Process.begin(weight=1 - weight, margin=1 / (1 + harm) - 1),
             harm=harm,
         )
 
-    def look(self, canary_bad: int, canary: float, stable_bad: int, stable: float) -> Self:
-        """One more look: what came since the one before.
+    def look(
+        self,
+        canary_bad: int,
+        canary: float,
+        stable_bad: int,
+        stable: float,
+        *,
+        share: float = 0.0,
+    ) -> Self:
+        """One more look: what came since the one before. `share`: the canary's, at least (0 to 1).
 
         A look in which only one track had exposure says nothing, and its bad sessions would be lost: it is
         one with the look after it. When it ends depends on the exposure alone, so the null is as it was.
@@ -146,15 +186,22 @@ class Evidence:
         )
         if not n or not m:
             return now
-        rho = n / (n + m)
+        rho = max(n / (n + m), share)
         ratio = (x + y) * math.log1p(rho * self.harm) - x * math.log1p(self.harm)
         return replace(
             now,
-            worse=self.worse.look(int(x), int(y), rho),
+            worse=self._worse(int(x), n, int(y), m, rho),
             better=self.better.look(int(y), int(x), 1 - rho),
             log_ratio=self.log_ratio + ratio,
             open=(0, 0.0, 0, 0.0),
         )
+
+    def _worse(self, x: int, n: float, y: int, m: float, rho: float) -> Process:
+        """By a table where stable's bad sessions were not rare in the looks before."""
+        bad, whole = self.stable_bad - self.open[2], self.stable - self.open[3]
+        if self.tables and whole >= _KNOWN and bad >= _COMMON * whole and x <= n and y <= m:
+            return self.worse.table(x, n, y, m, (bad + 0.5) / (whole + 1))
+        return self.worse.look(x, y, rho)
 
     def until(self, canary_bad: int, canary: float, stable_bad: int, stable: float) -> Self:
         """One more look, by what has come since the bake began. Counts that fell are none."""

@@ -14,7 +14,7 @@ from ci.delivery import asking, bake, metrics
 from ci.delivery.asking import Gathered
 from ci.delivery.bake import Observed, judge
 from ci.delivery.cluster import Pod
-from ci.delivery.findings import Finding, Verdict
+from ci.delivery.findings import Finding, Tally, Verdict
 from ci.delivery.metrics import NoData, Prometheus, Reading, Series
 from ci.environments import CanaryStep, LatencyGate, RestartGate, SaturationGate
 
@@ -236,3 +236,77 @@ def test_a_pod_that_comes_meanwhile_is_no_hole_until_it_could_be_scraped(stale: 
     asked = asyncio.run(ask(time.monotonic() - 1))
     assert isinstance(asked, NoData) is hole
     assert isinstance(asyncio.run(ask(-math.inf)), NoData)
+
+
+# The mode for bursts.
+
+
+def burst(*later: dict[str, tuple[int, int]], **gates: object) -> dict[str, Finding]:
+    """What is said where the sessions (bad ones, all) of pods came so, look by look; `s` are of stable."""
+    names = sorted({name for each in later for name in each})
+    pods = tuple(replace(POD, name=name, track="stable" if name[0] == "s" else "canary") for name in names)
+    count = dict.fromkeys(names, (0, 0))
+    asked = {"latency": None, "look": "5s"} | gates
+    limits = environment("prod", **asked).gates
+
+    def now(time: float) -> Reading:
+        values = {}
+        for pod in pods:
+            bad, whole = count[pod.name]
+            for outcome, value in (("error", bad), ("ok", whole - bad)):
+                series = Series(track=pod.track, pod=pod.name, name=metrics.SESSIONS, label=outcome)
+                values[series] = float(value)
+        return Reading(time=time, values=values)
+
+    window, gathered = metrics.begin(now(0)), asking.begin(limits, STEP, pods)
+    for number, each in enumerate(later, 1):
+        count = {name: (bad + each[name][0], n + each[name][1]) for name, (bad, n) in count.items()}
+        window = metrics.advance(window, now(5.0 * number))
+        gathered = asking.gather(limits, gathered, window, pods, 5.0 * number)
+    seen = Observed(window=window, gathered=gathered, pods=pods, seconds=5.0 * len(later))
+    return {one.metric: one for one in judge(environment("prod", **asked), STEP, seen, {})}
+
+
+def test_a_pod_that_fails_all_for_five_seconds_is_no_harm_in_the_mode_for_it() -> None:
+    quiet = {"c": (0, 100), "s1": (0, 100), "s2": (0, 100)}
+    looks = [quiet, {**quiet, "c": (100, 100)}, quiet]
+
+    assert burst(*looks)["errors"].verdict is Verdict.FAIL
+    assert burst(*looks, bursts=True)["errors"].verdict is not Verdict.FAIL
+
+
+def test_harm_is_seen_in_the_mode_for_bursts_all_the_same() -> None:
+    assert burst(*[{"c": (8, 100), "s1": (0, 100)}] * 6, bursts=True)["errors"].verdict is Verdict.FAIL
+
+
+def test_a_canary_with_many_pods_has_their_share_of_bursts() -> None:
+    """Its pods are most of all, its sessions few: of three bursts all are its."""
+    few = {f"c{number}": (0, 10) for number in range(8)} | {"s1": (0, 500), "s2": (0, 500)}
+    looks = [{**few, f"c{number}": (10, 10)} for number in range(4)]
+
+    by_pods = burst(*looks, bursts=True)["errors"].log_harm
+    by_sessions = burst(*[{**look, "s1": (0, 500)} for look in looks])["errors"].log_harm
+    assert by_pods is not None and by_sessions is not None and by_pods < 2 < by_sessions
+
+
+def test_bursts_need_looks_that_are_as_short_as_they() -> None:
+    with pytest.raises(ValueError, match="needs a look every 5 s"):
+        environment("prod", bursts=True, look="15s")
+
+
+def test_what_a_warm_up_hides_is_reported_and_decides_nothing() -> None:
+    first = replace(reading(0), born={"c": -0.5, "s": -900.0})
+    step = CanaryStep.model_validate({"weight": 50, "bake": "40s"})
+    limits = environment("prod", warmup="30s", latency=None)
+    window = metrics.begin(first, warmup=asking.warmup_of(limits.gates, step))
+    window = metrics.advance(window, replace(reading(3, canary_errors=500), born=first.born))
+    gathered = asking.gather(limits.gates, asking.begin(limits.gates, step, PODS), window, PODS, 3)
+    found = {
+        one.metric: one
+        for one in judge(limits, step, Observed(window=window, gathered=gathered, pods=PODS, seconds=3), {})
+    }
+
+    assert window.warmup == 4  # a tenth of the bake
+    assert found["warm-up"].dry_run
+    assert found["warm-up"].reason.startswith("500 of 1000 of the canary's sessions were bad")
+    assert found["errors"].tally == Tally() and found["errors"].verdict is Verdict.INCONCLUSIVE

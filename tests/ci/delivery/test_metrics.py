@@ -448,3 +448,93 @@ def test_a_silent_prometheus_is_no_data() -> None:
 
     read = asyncio.run(run())
     assert isinstance(read, NoData) and read.time == 42.0
+
+
+# The first seconds of a pod.
+
+
+def warmed(*readings: Reading, warmup: float = 10.0, restarted: tuple[str, ...] = ()) -> Window:
+    found = metrics.begin(readings[0], warmup=warmup)
+    for number, each in enumerate(readings[1:], 2):
+        found = metrics.advance(found, each, restarted=restarted if number == len(readings) else ())
+    return found
+
+
+def test_what_a_pod_counts_while_it_warms_up_is_told_of_apart() -> None:
+    grown = warmed(
+        born(reading(100, pod("canary", "c", ok=0, error=0), pod("stable", "s", ok=50)), c=98, s=2),
+        born(reading(105, pod("canary", "c", ok=7, error=3), pod("stable", "s", ok=70)), c=98, s=2),
+        born(reading(111, pod("canary", "c", ok=17, error=4), pod("stable", "s", ok=90)), c=98, s=2),
+        born(reading(120, pod("canary", "c", ok=37, error=5), pod("stable", "s", ok=91)), c=98, s=2),
+    )
+
+    assert grown.warming == Tally(canary_bad=4, canary=21)
+    assert grown.sessions == Tally(canary_bad=1, canary=21, stable=41)
+    assert grown.clean_since == 100  # it is no hole
+
+
+def test_a_pod_that_comes_later_warms_up_alone() -> None:
+    grown = warmed(
+        reading(100, pod("canary", "c", ok=5, error=0)),
+        reading(105, pod("canary", "c", ok=9, error=1), pod("canary", "d", ok=3, error=3)),
+        reading(110, pod("canary", "c", ok=10, error=1), pod("canary", "d", ok=6, error=4)),
+        reading(116, pod("canary", "c", ok=10, error=1), pod("canary", "d", ok=9, error=5)),
+        reading(119, pod("canary", "c", ok=10, error=1), pod("canary", "d", ok=19, error=6)),
+    )
+
+    # At 110 d had served for ten seconds at most; c was there before.
+    assert grown.warming == Tally(canary_bad=4, canary=10)
+    assert grown.sessions == Tally(canary_bad=3, canary=6 + 15)
+
+
+def test_a_pod_that_waits_for_its_first_session_warms_up_from_then_on() -> None:
+    """Traffic comes when the pod is long there."""
+    grown = warmed(
+        born(reading(100, pod("canary", "c", ok=0, error=0)), c=2),
+        born(reading(150, pod("canary", "c", ok=0, error=0)), c=2),
+        born(reading(155, pod("canary", "c", ok=3, error=6)), c=2),
+        born(reading(161, pod("canary", "c", ok=8, error=7)), c=2),
+        born(reading(165, pod("canary", "c", ok=19, error=7)), c=2),
+    )
+
+    assert (grown.warming, grown.sessions) == (Tally(canary_bad=7, canary=15), Tally(canary=11))
+
+
+@pytest.mark.parametrize(("restarted", "hidden"), [((), 0), (("c",), 0)])
+def test_a_restart_is_no_second_warm_up(restarted: tuple[str, ...], hidden: int) -> None:
+    grown = warmed(
+        born(reading(100, pod("canary", "c", ok=50, error=0)), c=2),
+        born(reading(105, pod("canary", "c", ok=3, error=2)), c=104),
+        restarted=restarted,
+    )
+
+    assert (grown.warming.canary, grown.sessions) == (hidden, Tally(canary_bad=2, canary=5))
+
+
+def test_a_pod_that_had_restarted_before_the_step_does_not_warm_up_in_it() -> None:
+    first = born(reading(100, pod("canary", "c", ok=1, error=0)), c=99)
+    after = born(reading(105, pod("canary", "c", ok=3, error=2)), c=99)
+    fresh, again = (metrics.begin(first, warmup=10, restarted=names) for names in ((), ("c",)))
+
+    assert metrics.advance(fresh, after).sessions == Tally()
+    assert metrics.advance(again, after).sessions == Tally(canary_bad=2, canary=4)
+
+
+def test_the_newest_reading_is_told_pod_by_pod() -> None:
+    grown = window(
+        reading(0, pod("canary", "a", ok=0, error=0), pod("canary", "b", ok=0, error=0)),
+        reading(1, pod("canary", "a", ok=9, error=9), pod("canary", "b", ok=9, error=9)),
+        reading(2, pod("canary", "a", ok=19, error=9), pod("canary", "b", ok=9, error=14)),
+    )
+
+    assert sorted(grown.of_pods()) == [("canary", 0, 10), ("canary", 5, 5)]
+    silent = metrics.advance(grown, NoData(time=3, reason="silent"))
+    assert silent.of_pods() == ()
+
+
+def test_the_pods_of_a_canary_that_begins_warm_up_however_long_they_are_there() -> None:
+    first = born(reading(100, pod("canary", "c", ok=1, error=0), pod("stable", "s", ok=9)), c=2, s=2)
+    after = born(reading(105, pod("canary", "c", ok=3, error=2), pod("stable", "s", ok=11)), c=2, s=2)
+    grown = metrics.advance(metrics.begin(first, warmup=10, cold=["c"]), after)
+
+    assert (grown.warming, grown.sessions) == (Tally(canary_bad=2, canary=4), Tally(stable=2))

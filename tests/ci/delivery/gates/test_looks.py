@@ -102,6 +102,48 @@ def test_its_mean_is_at_most_one_for_any_shares_drifts_and_margins(
     assert np.exp(started.grid.log_prior + grown).sum() <= 1 + 1e-9
 
 
+@given(
+    st.integers(1, 4), st.integers(1, 4), st.floats(0.01, 0.99), st.floats(0.0, 2.0),
+    st.floats(0.001, 0.999), st.floats(0.0, 1.0),
+)  # fmt: skip
+def test_a_table_has_a_mean_of_at_most_one_under_every_pair_of_the_null(
+    n: int, m: int, known: float, margin: float, rate: float, part: float
+) -> None:
+    """Whatever was thought of stable's rate before, and on each node."""
+    started = Process.begin(weight=0.3, margin=margin)
+    canary = min(1.0, part * (1 + margin) * rate)
+    mean = np.zeros(_NODES)
+    for x, y in itertools.product(range(n + 1), range(m + 1)):
+        chance = math.comb(n, x) * canary**x * (1 - canary) ** (n - x)
+        chance *= math.comb(m, y) * rate**y * (1 - rate) ** (m - y)
+        mean += chance * np.exp(started.table(x, n, y, m, known).seen)
+    assert mean.max() <= 1 + 1e-9
+
+
+def test_where_bad_sessions_are_not_rare_tables_see_harm_sooner() -> None:
+    """40 % become 55 %: half of the sessions do, and the counts of rare events are tempted by none of it."""
+    chance = np.random.default_rng(9)
+    looks = [(int(chance.binomial(50, 0.55)), int(chance.binomial(50, 0.4))) for _ in range(40)]
+
+    def until_seen(*, tables: bool) -> int:
+        seen = Evidence.begin(weight=0.5, margin=0, harm=1, tables=tables)
+        for number, (x, y) in enumerate(looks):
+            seen = seen.look(x, 50, y, 50)
+            if seen.worse.log_e >= LN60:
+                return number
+        return len(looks)
+
+    assert until_seen(tables=True) <= 0.7 * until_seen(tables=False)
+
+
+def test_a_rate_is_taken_from_the_looks_before_and_none_that_is_still_open() -> None:
+    begun = Evidence.begin(weight=0.5, margin=0, harm=1, tables=True)
+    first = begun.look(60, 100, 60, 100)
+    assert first.worse.log_e == begun.worse.look(60, 60, 0.5).log_e  # nothing was known before it
+    second = first.look(0, 0, 90, 100).look(60, 100, 0, 0)  # the tracks are scraped one after the other
+    assert second.worse.log_e == first.worse.table(60, 100, 90, 100, 60.5 / 101).log_e
+
+
 def test_the_mean_over_where_a_fault_begins_is_at_most_one() -> None:
     """All outcomes of two steps with two fair factors each, of which the second has looked at the first."""
     factors = [math.log(0.5), math.log(1.5)]
