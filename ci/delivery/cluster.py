@@ -1,23 +1,23 @@
 """Kubernetes, as far as promotion needs it: pods, secrets, routes, leases. Only this module asks it.
 
-The official client blocks, so every call runs in a thread; each has a short timeout, and every failure is
-SystemUnavailable, so that a cluster that is down is said within seconds.
+Of the official client it is the connection, without the classes for each kind: these are 250 modules, a
+second to import, in the way of all else. It blocks, so every call runs in a thread; each has a short timeout,
+and every failure is SystemUnavailable, so that a cluster that is down is said within seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from email.utils import parsedate_to_datetime
-from functools import cached_property, partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import urllib3
 from kubernetes import client
@@ -59,8 +59,7 @@ _KEEPS_TO_IT = {
 _BAD_WAITING = ("ImagePullBackOff", "ErrImagePull", "CrashLoopBackOff", "CreateContainerConfigError")
 
 _LAST_LINES = 5
-
-T = TypeVar("T")
+_MERGE = "application/merge-patch+json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,24 +124,9 @@ class Cluster:
         self._api = api
         self._threads = threads
 
-    # Loading one of these takes longer than a look at a target does, which needs none.
-
-    @cached_property
-    def _core(self) -> client.CoreV1Api:
-        return client.CoreV1Api(self._api)
-
-    @cached_property
-    def _apps(self) -> client.AppsV1Api:
-        return client.AppsV1Api(self._api)
-
-    @cached_property
-    def _custom(self) -> client.CustomObjectsApi:
-        return client.CustomObjectsApi(self._api)
-
     async def version(self) -> str:
         """The server's version: the quickest way to see that it answers."""
-        info = await self._call(client.VersionApi(self._api).get_code)
-        return str(info.git_version)
+        return str((await self._found("/version"))["gitVersion"])
 
     async def pods(self, namespace: str) -> tuple[Pod, ...]:
         """The pods of both tracks in a namespace; none when there is no such namespace."""
@@ -168,14 +152,10 @@ class Cluster:
 
     async def give_up(self, namespace: str, left: Revision) -> None:
         """Have Helm take a revision that was left in between for a failed one; nothing when it goes on."""
-        name = f"sh.helm.release.v1.{left.name}.v{left.number}"
-        found = await self._call(self._core.read_namespaced_secret, name, namespace, allowed=(404,))
-        if found is not None:
-            plain = self._api.sanitize_for_serialization(found)  # type: ignore[no-untyped-call]
-            if read_revision(plain).status == left.status:
-                await self._call(
-                    self._core.replace_namespaced_secret, name, namespace, given_up(plain), allowed=(404, 409)
-                )
+        path = f"/api/v1/namespaces/{namespace}/secrets/sh.helm.release.v1.{left.name}.v{left.number}"
+        found, _ = await self._get(path)
+        if found is not None and read_revision(found).status == left.status:
+            await self._write("PUT", path, given_up(found), allowed=(404, 409))
 
     async def objects(
         self, path: str, *, labels: str = "", names_only: bool = False
@@ -200,24 +180,22 @@ class Cluster:
         accept: str = "application/json",
         allowed: tuple[int, ...] = (404,),
     ) -> tuple[dict[str, Any] | None, str]:
-        """What is at a path of the API, as plain data, and the Date of the answer; None where `allowed`.
+        """What is at a path of the API, as plain data, and the Date of the answer; None where `allowed`."""
+        found = await self._asked("GET", path, query, accept=accept, allowed=allowed)
+        return (json.loads(found[0]), found[1]) if found else (None, "")
 
-        The client's own classes check each field of it, and take longer than the cluster takes to answer.
-        """
+    async def _found(self, path: str) -> dict[str, Any]:
+        """What is at a path of the API: that there is none is an error, too."""
+        found, _ = await self._get(path, allowed=())
+        assert found is not None
+        return found
 
-        def ask(_request_timeout: tuple[float, float]) -> tuple[dict[str, Any], str]:
-            request = self._api.param_serialize(
-                "GET", path, query_params=list(query), header_params={"Accept": accept},
-                auth_settings=["BearerToken"],
-            )  # fmt: skip
-            answer = self._api.call_api(*request, _request_timeout=_request_timeout)
-            content = answer.read()  # type: ignore[no-untyped-call]
-            if answer.status != HTTPStatus.OK:
-                raise client.ApiException.from_response(http_resp=answer, body=content.decode(), data=None)
-            return json.loads(content), answer.headers.get("Date") or ""
-
-        found: tuple[dict[str, Any], str] | None = await self._call(ask, allowed=allowed)
-        return found or (None, "")
+    async def _write(
+        self, method: str, path: str, body: object, *, allowed: tuple[int, ...] = ()
+    ) -> dict[str, Any] | None:
+        """What the API has then at that path; None where `allowed`. A PATCH is a merge (RFC 7386)."""
+        found = await self._asked(method, path, body=body, allowed=allowed)
+        return json.loads(found[0]) if found else None
 
     async def images_on_nodes(self) -> dict[str, frozenset[str]]:
         """By node, the references that its container runtime lists; none where nodes may not be read."""
@@ -257,30 +235,30 @@ class Cluster:
 
     async def _printed(self, namespace: str, pod: str, *, previous: bool) -> list[str]:
         """The last lines that a container printed; none when there is none to be had."""
-        read = self._core.read_namespaced_pod_log
+        query = [("tailLines", str(_LAST_LINES)), ("previous", str(previous).lower())]
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/log"
         try:
-            log = await self._call(read, pod, namespace, previous=previous, tail_lines=_LAST_LINES)
+            log = await self._asked("GET", path, query, accept="*/*")
         except SystemUnavailable:
             return []
-        return [line.strip() for line in str(log).splitlines() if line.strip()]
+        lines = log[0].decode(errors="replace").splitlines() if log else ()
+        return [line.strip() for line in lines if line.strip()]
 
     async def refusals(self, namespace: str) -> dict[str, str]:
         """Why the cluster does not even make pods, by the name of the set that asks for them."""
-        found = await self._call(self._apps.list_namespaced_replica_set, namespace)
+        found = await self._found(f"/apis/apps/v1/namespaces/{namespace}/replicasets")
         return {
-            str(item.metadata.name): str(condition.message)
-            for item in found.items
-            for condition in item.status.conditions or ()
-            if condition.type == "ReplicaFailure" and condition.status == "True"
+            str(item["metadata"]["name"]): str(condition.get("message"))
+            for item in found.get("items") or ()
+            for condition in (item.get("status") or {}).get("conditions") or ()
+            if condition["type"] == "ReplicaFailure" and condition["status"] == "True"
         }
 
     async def migrations(self, namespace: str) -> dict[str, str]:
         """What keeps the chart's migrations from their end, by pod: Kubernetes' words, or their last ones."""
-        selector = "app.kubernetes.io/name=migrate"
-        found = await self._call(self._core.list_namespaced_pod, namespace, label_selector=selector)
-        plain = self._api.sanitize_for_serialization(found)  # type: ignore[no-untyped-call]
+        path, selector = f"/api/v1/namespaces/{namespace}/pods", "app.kubernetes.io/name=migrate"
         said = {}
-        for pod in plain["items"]:
+        for pod in await self.objects(path, labels=selector) or ():
             name, trouble = pod["metadata"]["name"], understood_pod(pod).trouble
             if not trouble and (pod.get("status") or {}).get("phase") == "Failed":
                 trouble = await self.last_words(namespace, name, previous=False)
@@ -290,21 +268,18 @@ class Cluster:
 
     async def refuses(self, namespace: str, image: str) -> str:
         """Why the cluster would not run a pod of that image there; empty when it would. No pod is made."""
-        body: Any = {
+        body = {
             "metadata": {"generateName": "would-it-run-"},
             "spec": {"containers": [{"name": "main", "image": image, "securityContext": _KEEPS_TO_IT}]},
         }
+        path = f"/api/v1/namespaces/{namespace}/pods"
         try:
-            await asyncio.to_thread(
-                self._core.create_namespaced_pod,
-                namespace, body, dry_run="All", _request_timeout=(_CONNECT_SECONDS, _READ_SECONDS),
-            )  # fmt: skip
-        except client.ApiException as error:
-            if error.status == HTTPStatus.FORBIDDEN:
-                return _said(error)
-            raise SystemUnavailable(f"the cluster {self.name} answered: {_said(error)}") from error
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise SystemUnavailable(f"the cluster {self.name} does not answer: {reason_of(error)}") from error
+            await self._asked("POST", path, [("dryRun", "All")], body=body)
+        except SystemUnavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, client.ApiException) and cause.status == HTTPStatus.FORBIDDEN:
+                return _said(cause)
+            raise
         return ""
 
     async def ensure_namespace(self, namespace: str, labels: Mapping[str, str]) -> None:
@@ -314,34 +289,37 @@ class Cluster:
         """
         labels = {"app.kubernetes.io/part-of": "voice-assistant", **_RESTRICTED, **labels}
         body = {"metadata": {"name": namespace, "labels": labels}}
-        made = await self._call(self._core.create_namespace, body, allowed=(409,))
-        there = made or await self._call(self._core.read_namespace, namespace)
-        if there.status and there.status.phase == "Terminating":
+        path = f"/api/v1/namespaces/{namespace}"
+        made = await self._write("POST", "/api/v1/namespaces", body, allowed=(409,))
+        there = made or await self._found(path)
+        if (there.get("status") or {}).get("phase") == "Terminating":
             raise SystemUnavailable(
                 f"the namespace {namespace} is being deleted", hint="wait until it is gone, then run it again"
             )
-        if not labels.items() <= (there.metadata.labels or {}).items():
-            await self._call(self._core.patch_namespace, namespace, {"metadata": {"labels": labels}})
+        if not labels.items() <= (there["metadata"].get("labels") or {}).items():
+            await self._write("PATCH", path, {"metadata": {"labels": labels}})
 
     async def ensure_secret_copy(
         self, name: str, namespace: str, *, source: str, source_namespace: str, keys: dict[str, str]
     ) -> None:
         """Have a secret with the values of another one, under other keys (`{new key: source's key}`)."""
-        there = await self._call(self._core.read_namespaced_secret, source, source_namespace, allowed=(404,))
+        there, _ = await self._get(f"/api/v1/namespaces/{source_namespace}/secrets/{source}")
         if there is None:
             raise SystemUnavailable(
                 f"{self.name} has no secret {source} in {source_namespace}", hint="va up makes it"
             )
-        missing = [key for key in keys.values() if key not in (there.data or {})]
+        has = there.get("data") or {}
+        missing = [key for key in keys.values() if key not in has]
         if missing:
             raise SystemUnavailable(f"the secret {source_namespace}/{source} has no key {', '.join(missing)}")
-        data = {new: there.data[old] for new, old in keys.items()}
+        data = {new: has[old] for new, old in keys.items()}
         body = {"metadata": {"name": name}, "type": "Opaque", "data": data}
-        now = await self._call(self._core.read_namespaced_secret, name, namespace, allowed=(404,))
+        path = f"/api/v1/namespaces/{namespace}/secrets"
+        now, _ = await self._get(f"{path}/{name}")
         if now is None:
-            await self._call(self._core.create_namespaced_secret, namespace, body, allowed=(409,))
-        elif now.data != data:
-            await self._call(self._core.patch_namespaced_secret, name, namespace, {"data": data})
+            await self._write("POST", path, body, allowed=(409,))
+        elif now.get("data") != data:
+            await self._write("PATCH", f"{path}/{name}", {"data": data})
 
     async def route(self, name: str, namespace: str) -> dict[str, Any] | None:
         """An HTTPRoute as plain data; None when it is not there."""
@@ -350,12 +328,8 @@ class Cluster:
 
     async def replace_route(self, route: dict[str, Any]) -> None:
         """Write an HTTPRoute that was read before; a change by someone else in between is an error."""
-        group, version = _GATEWAY_API
         meta = route["metadata"]
-        await self._call(
-            self._custom.replace_namespaced_custom_object,
-            group, version, meta["namespace"], "httproutes", meta["name"], route,
-        )  # fmt: skip
+        await self._write("PUT", _path((*_GATEWAY_API, "httproutes"), meta["namespace"], meta["name"]), route)
 
     async def lease(self, name: str, namespace: str) -> tuple[dict[str, Any] | None, datetime]:
         """A Lease as plain data, None when it is not there, and what time it is for the cluster."""
@@ -366,20 +340,11 @@ class Cluster:
 
     async def write_lease(self, lease: dict[str, Any]) -> dict[str, Any] | None:
         """Make a Lease, or replace the one that was read; None when somebody else did so meanwhile."""
-        group, version = _LEASES
         meta = lease["metadata"]
-        where = (group, version, meta["namespace"], "leases")
-        written: dict[str, Any] | None
+        path = _path((*_LEASES, "leases"), meta["namespace"])
         if "resourceVersion" in meta:
-            written = await self._call(
-                self._custom.replace_namespaced_custom_object,
-                *where, meta["name"], lease, allowed=(404, 409),
-            )  # fmt: skip
-        else:
-            written = await self._call(
-                self._custom.create_namespaced_custom_object, *where, lease, allowed=(409,)
-            )
-        return written
+            return await self._write("PUT", f"{path}/{meta['name']}", lease, allowed=(404, 409))
+        return await self._write("POST", path, lease, allowed=(409,))
 
     async def highest_fence(self, namespace: str) -> int:
         """The highest fence that anything in the namespace carries; 0 when nothing does."""
@@ -389,11 +354,9 @@ class Cluster:
         """Write that fence onto what carries one already: from now on nothing older gets through there."""
         for kind, one in await self._fenced(namespace):
             if fence_of(one) not in (0, fence):
-                name, meta = one["metadata"]["name"], {"annotations": {ANNOTATION: str(fence)}}
-                await self._call(
-                    self._custom.patch_namespaced_custom_object,
-                    *kind[:2], namespace, kind[2], name, {"metadata": meta}, allowed=(404,),
-                )  # fmt: skip
+                path = _path(kind, namespace, one["metadata"]["name"])
+                meta = {"annotations": {ANNOTATION: str(fence)}}
+                await self._write("PATCH", path, {"metadata": meta}, allowed=(404,))
 
     async def _fenced(self, namespace: str) -> list[tuple[_Kind, dict[str, Any]]]:
         found = [(kind, await self._list(kind, namespace)) for kind in _FENCED]
@@ -410,10 +373,8 @@ class Cluster:
                 if one["metadata"].get("ownerReferences"):
                     continue  # KEDA's own, which follows its ScaledObject
                 name, target = one["metadata"]["name"], one["spec"]["scaleTargetRef"]["name"]
-                workload = await self._call(
-                    self._apps.read_namespaced_deployment, target, namespace, allowed=(404,)
-                )
-                now = int((workload.spec.replicas or 0) if workload else 0)
+                workload, _ = await self._get(_path(("apps", "v1", "deployments"), namespace, target))
+                now = int((workload["spec"].get("replicas") or 0) if workload else 0)
                 before = int(one["spec"].get(least) or 0)
                 if now <= before:
                     continue
@@ -439,28 +400,45 @@ class Cluster:
         self, kind: _Kind, namespace: str, name: str, least: int, annotations: Mapping[str, str | None]
     ) -> None:
         body = {"metadata": {"annotations": annotations}, "spec": {_SCALERS[kind]: least}}
-        await self._call(
-            self._custom.patch_namespaced_custom_object,
-            *kind[:2], namespace, kind[2], name, body, allowed=(404,),
-        )  # fmt: skip
+        await self._write("PATCH", _path(kind, namespace, name), body, allowed=(404,))
 
     async def _list(self, kind: _Kind, namespace: str, selector: str = "") -> list[dict[str, Any]]:
         """All of a kind; none where the cluster does not know it."""
-        group, version, plural = kind
-        path = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
-        return list(await self.objects(path, labels=selector) or ())
+        return list(await self.objects(_path(kind, namespace), labels=selector) or ())
 
     async def config_map(self, name: str, namespace: str) -> dict[str, str] | None:
         """The data of a ConfigMap; None when it is not there."""
         found, _ = await self._get(f"/api/v1/namespaces/{namespace}/configmaps/{name}")
         return dict(found.get("data") or {}) if found else None
 
-    async def _call(
-        self, ask: Callable[..., T], *args: Any, allowed: tuple[int, ...] = (), **more: Any
-    ) -> Any:
-        asked = partial(ask, *args, _request_timeout=(_CONNECT_SECONDS, _READ_SECONDS), **more)
+    async def _asked(
+        self,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]] = (),
+        *,
+        body: object = None,
+        accept: str = "application/json",
+        allowed: tuple[int, ...] = (),
+    ) -> tuple[bytes, str] | None:
+        """The content of an answer of the API, and its Date; None where its status is one of `allowed`."""
+        headers = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = _MERGE if method == "PATCH" else "application/json"
+
+        def ask() -> tuple[bytes, str]:
+            request = self._api.param_serialize(
+                method, path, query_params=list(query), header_params=headers, body=body,
+                auth_settings=["BearerToken"],
+            )  # fmt: skip
+            answer = self._api.call_api(*request, _request_timeout=(_CONNECT_SECONDS, _READ_SECONDS))
+            content: bytes = answer.read()  # type: ignore[no-untyped-call]
+            if not 200 <= answer.status < 300:
+                raise client.ApiException.from_response(http_resp=answer, body=content.decode(), data=None)
+            return content, answer.headers.get("Date") or ""
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, asked)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, ask)
         except client.ApiException as error:
             if error.status in allowed:
                 return None
@@ -477,6 +455,12 @@ class Cluster:
                 f"the cluster {self.name} does not answer: {reason_of(error)}",
                 hint="va status says which part is down, va up starts it again; then run the same command",
             ) from error
+
+
+def _path(kind: _Kind, namespace: str, name: str = "") -> str:
+    group, version, plural = kind
+    path = f"/apis/{group}/{version}/namespaces/{namespace}/{plural}"
+    return f"{path}/{name}" if name else path
 
 
 def connect(kubeconfig: Path, context: str, threads: Executor | None = None) -> Cluster:

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,3 +177,141 @@ def test_a_cluster_that_is_down_is_said_so_at_once(tmp_path: Path) -> None:
 
     with pytest.raises(SystemUnavailable, match="the cluster va-eastus does not answer"):
         asyncio.run(down.pods("ns"))
+
+
+@dataclass
+class Api:
+    """An API server that answers as it is told, and keeps what it was asked."""
+
+    url: str = ""
+    answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    """By `METHOD path`, its status and what it says: text as it is, all else as JSON."""
+    asked: list[tuple[str, str, Any]] = field(default_factory=list)
+    """`METHOD path?query`, the content's type and the content."""
+
+    def cluster(self, folder: Path) -> cluster.Cluster:
+        file = folder / "kubeconfig"
+        file.write_text(KUBECONFIG % int(self.url.rpartition(":")[2]))
+        return cluster.connect(file, "va-eastus")
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    made = Api()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def _any(self) -> None:
+            given = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            body = json.loads(given) if given else None
+            made.asked.append((f"{self.command} {self.path}", self.headers.get("Content-Type") or "", body))
+            nothing = (404, {"message": f"{self.path} is not there"})
+            status, said = made.answers.get(f"{self.command} {self.path.partition('?')[0]}", nothing)
+            content = said.encode() if isinstance(said, str) else json.dumps(said).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_POST = do_PATCH = _any  # noqa: N815
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield made
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+def test_labels_that_a_namespace_lacks_are_merged_into_it(api: Api, tmp_path: Path) -> None:
+    path = "/api/v1/namespaces/va-x"
+    there = {"metadata": {"name": "va-x", "labels": {"own": "1"}}}
+    api.answers = {
+        "POST /api/v1/namespaces": (409, {"message": "it is there already"}),
+        f"GET {path}": (200, there), f"PATCH {path}": (200, there),
+    }  # fmt: skip
+    asyncio.run(api.cluster(tmp_path).ensure_namespace("va-x", {"region": "eastus"}))
+    made, _, merged = api.asked
+    assert made[1] == "application/json" and merged[:2] == (f"PATCH {path}", "application/merge-patch+json")
+    assert merged[2]["metadata"]["labels"]["region"] == "eastus"
+    api.answers[f"GET {path}"] = (200, {"metadata": {"name": "va-x"}, "status": {"phase": "Terminating"}})
+    with pytest.raises(SystemUnavailable, match="is being deleted"):
+        asyncio.run(api.cluster(tmp_path).ensure_namespace("va-x", {}))
+
+
+@pytest.mark.parametrize(
+    ("has", "written"),
+    [
+        (None, [("POST /api/v1/namespaces/va-x/secrets", "application/json")]),
+        ({"NEW": "b3RoZXI="}, [("PATCH /api/v1/namespaces/va-x/secrets/s", "application/merge-patch+json")]),
+        ({"NEW": "dmFsdWU="}, []),
+    ],
+)
+def test_a_secret_is_copied_where_it_is_not_the_same(
+    api: Api, tmp_path: Path, has: dict[str, str] | None, written: list[tuple[str, str]]
+) -> None:
+    api.answers = {
+        "GET /api/v1/namespaces/from/secrets/src": (200, {"data": {"old": "dmFsdWU=", "more": "eA=="}}),
+        "POST /api/v1/namespaces/va-x/secrets": (201, {}),
+        "PATCH /api/v1/namespaces/va-x/secrets/s": (200, {}),
+    }
+    if has is not None:
+        api.answers["GET /api/v1/namespaces/va-x/secrets/s"] = (200, {"data": has})
+    copy = api.cluster(tmp_path).ensure_secret_copy
+    asyncio.run(copy("s", "va-x", source="src", source_namespace="from", keys={"NEW": "old"}))
+    wrote = [one for one in api.asked if not one[0].startswith("GET")]
+    assert [one[:2] for one in wrote] == written
+    assert all(one[2]["data"] == {"NEW": "dmFsdWU="} for one in wrote)
+
+
+def test_a_lease_is_made_or_replaced_and_somebody_else_may_be_first(api: Api, tmp_path: Path) -> None:
+    path = "/apis/coordination.k8s.io/v1/namespaces/va-x/leases"
+    lease: dict[str, Any] = {"metadata": {"name": "l", "namespace": "va-x"}, "spec": {"holderIdentity": "a"}}
+    api.answers = {f"POST {path}": (201, lease), f"PUT {path}/l": (409, {"message": "it was changed"})}
+    assert asyncio.run(api.cluster(tmp_path).write_lease(lease)) == lease
+    again = {**lease, "metadata": {**lease["metadata"], "resourceVersion": "7"}}
+    assert asyncio.run(api.cluster(tmp_path).write_lease(again)) is None
+    api.answers[f"PUT {path}/l"] = (403, {"message": "leases are not for you"})
+    with pytest.raises(SystemUnavailable, match="leases are not for you") as refused:
+        asyncio.run(api.cluster(tmp_path).write_lease(again))
+    assert "rights" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "why"),
+    [(201, {}, ""), (403, {"message": "the image is not signed"}, "the image is not signed")],
+)
+def test_whether_a_pod_would_run_is_asked_without_making_one(
+    api: Api, tmp_path: Path, status: int, said: object, why: str
+) -> None:
+    api.answers = {"POST /api/v1/namespaces/va-x/pods": (status, said)}
+    assert asyncio.run(api.cluster(tmp_path).refuses("va-x", "r/i@sha256:1")) == why
+    ((asked, _, body),) = api.asked
+    assert asked.endswith("?dryRun=All") and body["spec"]["containers"][0]["image"] == "r/i@sha256:1"
+    api.answers = {"POST /api/v1/namespaces/va-x/pods": (500, {"message": "etcd is away"})}
+    with pytest.raises(SystemUnavailable, match="etcd is away"):
+        asyncio.run(api.cluster(tmp_path).refuses("va-x", "r/i@sha256:1"))
+
+
+def test_the_last_words_of_a_container_are_its_log_s(api: Api, tmp_path: Path) -> None:
+    path = "/api/v1/namespaces/va-x/pods/p/log"
+    api.answers = {f"GET {path}": (200, "first\nno database\n\n")}
+    words = api.cluster(tmp_path).last_words
+    assert asyncio.run(words("va-x", "p")) == "no database"
+    assert api.asked[0][0] == f"GET {path}?tailLines=5&previous=true"
+    api.answers = {}
+    assert asyncio.run(words("va-x", "p", previous=False)) == ""
+
+
+def test_why_no_pod_is_made_is_told_by_its_set(api: Api, tmp_path: Path) -> None:
+    failed = {"type": "ReplicaFailure", "status": "True", "message": "over the quota"}
+    sets = [
+        {"metadata": {"name": "voice-api-1"}, "status": {"conditions": [failed]}},
+        {"metadata": {"name": "voice-api-0"}, "status": {}},
+    ]
+    api.answers = {"GET /apis/apps/v1/namespaces/va-x/replicasets": (200, {"items": sets})}
+    assert asyncio.run(api.cluster(tmp_path).refusals("va-x")) == {"voice-api-1": "over the quota"}
