@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from typing import Any
 import urllib3
 from kubernetes import client
 
+from ci.concurrency import together
 from ci.delivery.fence import ANNOTATION, TAKEN_OVER, fence_of
 from ci.delivery.kubeconfig import read_settings
 from ci.delivery.lease import LeaseLost
@@ -290,8 +291,9 @@ class Cluster:
         labels = {"app.kubernetes.io/part-of": "voice-assistant", **_RESTRICTED, **labels}
         body = {"metadata": {"name": namespace, "labels": labels}}
         path = f"/api/v1/namespaces/{namespace}"
-        made = await self._write("POST", "/api/v1/namespaces", body, allowed=(409,))
-        there = made or await self._found(path)
+        there, _ = await self._get(path)
+        there = there or await self._write("POST", "/api/v1/namespaces", body, allowed=(409,))
+        there = there or await self._found(path)
         if (there.get("status") or {}).get("phase") == "Terminating":
             raise SystemUnavailable(
                 f"the namespace {namespace} is being deleted", hint="wait until it is gone, then run it again"
@@ -359,8 +361,7 @@ class Cluster:
                 await self._write("PATCH", path, {"metadata": meta}, allowed=(404,))
 
     async def _fenced(self, namespace: str) -> list[tuple[_Kind, dict[str, Any]]]:
-        found = [(kind, await self._list(kind, namespace)) for kind in _FENCED]
-        return [(kind, one) for kind, listed in found for one in listed]
+        return await self._each(_FENCED, namespace)
 
     async def hold_scale(self, namespace: str, track: str) -> tuple[str, ...]:
         """Keep that track's autoscalers from having fewer pods than there are now; says which it changed.
@@ -368,33 +369,31 @@ class Cluster:
         While a canary takes half of the load, stable needs half of its pods, and then, at once, all of them.
         """
         changed = []
-        for kind, least in _SCALERS.items():
-            for one in await self._list(kind, namespace, f"va.dev/track={track}"):
-                if one["metadata"].get("ownerReferences"):
-                    continue  # KEDA's own, which follows its ScaledObject
-                name, target = one["metadata"]["name"], one["spec"]["scaleTargetRef"]["name"]
-                workload, _ = await self._get(_path(("apps", "v1", "deployments"), namespace, target))
-                now = int((workload["spec"].get("replicas") or 0) if workload else 0)
-                before = int(one["spec"].get(least) or 0)
-                if now <= before:
-                    continue
-                kept = (one["metadata"].get("annotations") or {}).get(_LEAST, str(before))
-                await self._scale(kind, namespace, name, now, {_LEAST: kept, _HELD: str(now)})
-                changed.append(f"{name}: {now} pods at least")
+        for kind, one in await self._each(_SCALERS, namespace, f"va.dev/track={track}"):
+            if one["metadata"].get("ownerReferences"):
+                continue  # KEDA's own, which follows its ScaledObject
+            name, target = one["metadata"]["name"], one["spec"]["scaleTargetRef"]["name"]
+            workload, _ = await self._get(_path(("apps", "v1", "deployments"), namespace, target))
+            now = int((workload["spec"].get("replicas") or 0) if workload else 0)
+            before = int(one["spec"].get(_SCALERS[kind]) or 0)
+            if now <= before:
+                continue
+            kept = (one["metadata"].get("annotations") or {}).get(_LEAST, str(before))
+            await self._scale(kind, namespace, name, now, {_LEAST: kept, _HELD: str(now)})
+            changed.append(f"{name}: {now} pods at least")
         return tuple(changed)
 
     async def release_scale(self, namespace: str, track: str) -> None:
         """Let that track's autoscalers have as few pods as before `hold_scale`; one that Helm has set anew
         since stays as it is."""
-        for kind, least in _SCALERS.items():
-            for one in await self._list(kind, namespace, f"va.dev/track={track}"):
-                said = one["metadata"].get("annotations") or {}
-                if _HELD not in said:
-                    continue
-                now = int(one["spec"].get(least) or 0)
-                back = int(said[_LEAST]) if said[_HELD] == str(now) else now
-                gone: dict[str, str | None] = {_LEAST: None, _HELD: None}
-                await self._scale(kind, namespace, one["metadata"]["name"], back, gone)
+        for kind, one in await self._each(_SCALERS, namespace, f"va.dev/track={track}"):
+            said = one["metadata"].get("annotations") or {}
+            if _HELD not in said:
+                continue
+            now = int(one["spec"].get(_SCALERS[kind]) or 0)
+            back = int(said[_LEAST]) if said[_HELD] == str(now) else now
+            gone: dict[str, str | None] = {_LEAST: None, _HELD: None}
+            await self._scale(kind, namespace, one["metadata"]["name"], back, gone)
 
     async def _scale(
         self, kind: _Kind, namespace: str, name: str, least: int, annotations: Mapping[str, str | None]
@@ -402,9 +401,16 @@ class Cluster:
         body = {"metadata": {"annotations": annotations}, "spec": {_SCALERS[kind]: least}}
         await self._write("PATCH", _path(kind, namespace, name), body, allowed=(404,))
 
-    async def _list(self, kind: _Kind, namespace: str, selector: str = "") -> list[dict[str, Any]]:
-        """All of a kind; none where the cluster does not know it."""
-        return list(await self.objects(_path(kind, namespace), labels=selector) or ())
+    async def _each(
+        self, kinds: Iterable[_Kind], namespace: str, selector: str = ""
+    ) -> list[tuple[_Kind, dict[str, Any]]]:
+        """All of these kinds, asked for at once, each with its kind; none of one that the cluster lacks."""
+
+        async def of(kind: _Kind) -> list[tuple[_Kind, dict[str, Any]]]:
+            found = await self.objects(_path(kind, namespace), labels=selector)
+            return [(kind, one) for one in found or ()]
+
+        return [one for listed in await together(map(of, kinds)) for one in listed]
 
     async def config_map(self, name: str, namespace: str) -> dict[str, str] | None:
         """The data of a ConfigMap; None when it is not there."""

@@ -230,17 +230,30 @@ def api() -> Iterator[Api]:
 def test_labels_that_a_namespace_lacks_are_merged_into_it(api: Api, tmp_path: Path) -> None:
     path = "/api/v1/namespaces/va-x"
     there = {"metadata": {"name": "va-x", "labels": {"own": "1"}}}
-    api.answers = {
-        "POST /api/v1/namespaces": (409, {"message": "it is there already"}),
-        f"GET {path}": (200, there), f"PATCH {path}": (200, there),
-    }  # fmt: skip
+    api.answers = {f"GET {path}": (200, there), f"PATCH {path}": (200, there)}
     asyncio.run(api.cluster(tmp_path).ensure_namespace("va-x", {"region": "eastus"}))
-    made, _, merged = api.asked
-    assert made[1] == "application/json" and merged[:2] == (f"PATCH {path}", "application/merge-patch+json")
+    _, merged = api.asked
+    assert merged[:2] == (f"PATCH {path}", "application/merge-patch+json")
     assert merged[2]["metadata"]["labels"]["region"] == "eastus"
     api.answers[f"GET {path}"] = (200, {"metadata": {"name": "va-x"}, "status": {"phase": "Terminating"}})
     with pytest.raises(SystemUnavailable, match="is being deleted"):
         asyncio.run(api.cluster(tmp_path).ensure_namespace("va-x", {}))
+
+
+def test_a_namespace_that_is_not_there_is_made_with_its_labels(api: Api, tmp_path: Path) -> None:
+    def made() -> tuple[str, str, Any]:
+        asyncio.run(api.cluster(tmp_path).ensure_namespace("va-x", {"region": "eastus"}))
+        return api.asked[-1]
+
+    api.answers = {"POST /api/v1/namespaces": (201, {"metadata": {"labels": {}}})}
+    with pytest.raises(SystemUnavailable, match="is not there"):
+        made()  # whoever answers so has not kept the labels
+    ((asked, kind, body),) = [one for one in api.asked if one[0].startswith("POST")]
+    assert (asked, kind) == ("POST /api/v1/namespaces", "application/json")
+    api.answers = {"POST /api/v1/namespaces": (201, body)}
+    assert made()[0] == "POST /api/v1/namespaces"
+    labels = body["metadata"]["labels"]
+    assert labels["region"] == "eastus" and labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
 @pytest.mark.parametrize(
