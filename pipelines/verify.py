@@ -14,6 +14,7 @@ from typing import Any
 
 from ci import dates, places
 from ci.concurrency import both, together
+from ci.delivery.site import declared_values
 from ci.environments import Environment, Trust
 from ci.errors import PipelineError, PolicyBlocked
 from ci.layout import Column, Page, Table, page, words
@@ -99,11 +100,14 @@ async def verify(release: Release, environments: Sequence[Environment]) -> Verif
 
 def _livekit(environment: Environment) -> list[str]:
     """The image of LiveKit's server that the environment's values name; none where it runs none of ours."""
-    values: Any = environment.values
-    server = values.get("livekit", {}).get("server", {})
-    image = server.get("image") or {}
-    named = f"{image.get('repository', '')}@{image.get('digest', '')}"
-    return [named] if server.get("enabled") and image else []
+    named = set()
+    for target in environment.targets.values():
+        values: Any = declared_values(environment, target)
+        server = values.get("livekit", {}).get("server", {})
+        image = server.get("image") or {}
+        if server.get("enabled") and image:
+            named.add(f"{image.get('repository', '')}@{image.get('digest', '')}")
+    return sorted(named)
 
 
 async def _verify(

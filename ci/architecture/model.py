@@ -71,6 +71,11 @@ class Architecture(Frozen):
         return min(self.regions, key=lambda region: self.regions[region].priority)
 
     @cached_property
+    def media_apart(self) -> bool:
+        """Whether LiveKit's nodes have subnets of their own."""
+        return any("media" in plan.purposes for plan in self.regions.values())
+
+    @cached_property
     def order(self) -> tuple[str, ...]:
         """The regions, the primary one first."""
         return tuple(sorted(self.regions, key=lambda region: self.regions[region].priority))

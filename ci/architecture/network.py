@@ -42,6 +42,11 @@ class RegionPlan(Frozen):
     )
 
     @property
+    def purposes(self) -> frozenset[str]:
+        """What it has subnets for."""
+        return frozenset(subnet.purpose for subnet in self.subnets.values())
+
+    @property
     def gateway_address(self) -> str:
         """Where the cluster's own gateway listens inside the network: the backend of the way in."""
         subnet = next(subnet for subnet in self.subnets.values() if subnet.purpose == "aks")

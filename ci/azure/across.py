@@ -282,7 +282,7 @@ def _the_budget_sees_it_all(placed: Sequence[Placed]) -> Iterator[Wrong]:
             yield Wrong(code="ARM-BUDGET", module=module, resource=budget, message=message)
 
 
-_EXPORTED = ("http_", "kube_", "node_", "livekit_", "lk_", "voice_", "container_", "up")
+_EXPORTED = ("http_", "kube_", "node_", "livekit_", "lk_", "voice_", "container_")
 """Whose metrics reach Prometheus: the api's and agents' own, LiveKit's, the kubelet's, the add-on's."""
 
 

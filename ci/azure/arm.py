@@ -25,7 +25,6 @@ __all__ = [
     "resource_id",
     "role_assignment",
     "template",
-    "who_is",
 ]
 
 API = {
@@ -219,7 +218,7 @@ def role_assignment(
                 principal_id=principal,
                 principal_type=principal_type,
                 # What people read in Azure's own lists and in plans: the ids say nothing to them.
-                description=f"{role} for {who_is(principal)}",
+                description=f"{role} for {_who_is(principal)}",
             )
         ),
         depends_on=tuple(depends_on),
@@ -227,16 +226,18 @@ def role_assignment(
     )
 
 
-def who_is(principal: str) -> str:
+def _who_is(principal: str) -> str:
     """A principal's name, of the expression that gives its object id: an identity's, or `group-ROLE`."""
     mentioned = words(principal)
     return mentioned[2] if len(mentioned) > 2 else mentioned[0] if mentioned else principal
 
 
-def template(resources: Iterable[Resource], parameters: Iterable[str] = ()) -> dict[str, Any]:
+def template(
+    resources: Iterable[Resource], parameters: Iterable[str] = (), outputs: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """A deployment template: its resources sorted by type and name.
 
-    Its parameters strings without defaults.
+    Its parameters are strings without defaults; an output is a text or a mapping of texts.
     """
     ordered = sorted(
         (resource.as_dict() for resource in resources), key=lambda one: (one["type"], one["name"])
@@ -248,6 +249,11 @@ def template(resources: Iterable[Resource], parameters: Iterable[str] = ()) -> d
     }
     if names := sorted(set(parameters)):
         found["parameters"] = {name: {"type": "string"} for name in names}
+    if outputs:
+        found["outputs"] = {
+            key: {"type": "string" if isinstance(value, str) else "object", "value": value}
+            for key, value in outputs.items()
+        }
     ordered_keys: dict[str, Any] = json.loads(json.dumps(found, sort_keys=True))
     return ordered_keys
 
@@ -266,6 +272,8 @@ class Module:
     parameters: tuple[str, ...] = field(default=())
     in_turn: bool = False
     """Whether its area is deployed to one region after the other."""
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    """What it tells once it is there, as expressions: see ci.azure.outputs."""
 
     @property
     def name(self) -> str:
@@ -274,4 +282,4 @@ class Module:
 
     def template(self) -> dict[str, Any]:
         """The template itself."""
-        return template(self.resources, self.parameters)
+        return template(self.resources, self.parameters, self.outputs)

@@ -15,7 +15,7 @@ from ci.azure.arm import API, Module, Resource, template
 from ci.azure.connection import Azure, call
 from ci.reporting import Reporter, Step
 
-__all__ = ["destroy", "recover"]
+__all__ = ["destroy", "recover", "was_deleted"]
 
 
 async def recover(azure: Azure, module: Module, step: Step) -> None:
@@ -27,12 +27,8 @@ async def recover(azure: Azure, module: Module, step: Step) -> None:
     for resource in module.resources:
         if resource.type != "Microsoft.KeyVault/vaults":
             continue
-        from azure.mgmt.keyvault import KeyVaultManagementClient
-
-        client, own = azure.client(KeyVaultManagementClient), resource.name
-        try:
-            await call(partial(client.vaults.get_deleted, own, module.region), f"looking for a deleted {own}")
-        except ResourceNotFoundError:
+        own = resource.name
+        if not await was_deleted(azure, own, module.region):
             continue
         step.say(f"{own} was deleted, and comes back")
         wanted = resource.body["properties"]
@@ -49,6 +45,18 @@ async def recover(azure: Azure, module: Module, step: Step) -> None:
             },
         )
         await call(partial(_deploy, azure, module.group, f"va-recover-{own}", back), f"recovering {own}")
+
+
+async def was_deleted(azure: Azure, vault: str, region: str) -> bool:
+    """Whether there was a vault of that name in the subscription, which can come back."""
+    from azure.mgmt.keyvault import KeyVaultManagementClient
+
+    vaults = azure.client(KeyVaultManagementClient).vaults
+    try:
+        await call(partial(vaults.get_deleted, vault, region), f"looking for a deleted {vault}")
+    except ResourceNotFoundError:
+        return False
+    return True
 
 
 def _deploy(azure: Azure, group: str, name: str, resource: Resource) -> None:

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from azure.core.exceptions import ResourceNotFoundError
-
 from ci.azure.arm import API, Module, Resource
 from ci.azure.connection import Azure, call
+from ci.azure.deleted import was_deleted
 from ci.concurrency import together
 from ci.errors import BadInput
 
@@ -73,14 +72,6 @@ async def _taken(azure: Azure, ask: Ask, module: Module, resource: Resource) -> 
     exists = partial(azure.groups.resources.check_existence_by_id, own, api_version=API[resource.type])
     if await call(exists, what):
         return ""
-    if resource.type == "Microsoft.KeyVault/vaults":
-        from azure.mgmt.keyvault import KeyVaultManagementClient
-
-        vaults = azure.client(KeyVaultManagementClient).vaults
-        try:
-            await call(partial(vaults.get_deleted, name, module.region), what)
-        except ResourceNotFoundError:
-            pass
-        else:
-            return ""  # one of ours that comes back
+    if resource.type == "Microsoft.KeyVault/vaults" and await was_deleted(azure, name, module.region):
+        return ""  # one of ours that comes back
     return f"{name} ({answer.message or 'it is taken'})"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
-
-from azure.core.exceptions import ResourceNotFoundError
+from typing import TYPE_CHECKING
 
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
-from ci.azure.alerting import BUDGET_PARAMETER
-from ci.azure.connection import Azure, call
 from ci.errors import BadInput
+
+if TYPE_CHECKING:
+    from ci.azure.connection import Azure
 
 __all__ = ["asked", "resolve"]
 
@@ -51,9 +51,15 @@ async def asked(
     A budget keeps its start; a new one starts with this month. "Past start date should be selected within the
     timegrain period": learn.microsoft.com, BudgetTimePeriod.
     """
+    # What needs no Azure (`va env grants`) does not load its SDK.
+    from ci.azure.alerting import BUDGET_PARAMETER
+
     if BUDGET_PARAMETER not in wanted:
         return {}
+    from azure.core.exceptions import ResourceNotFoundError
     from azure.mgmt.consumption import ConsumptionManagementClient
+
+    from ci.azure.connection import call
 
     client, own = azure.client(ConsumptionManagementClient), name(architecture, "budget")
     scope = f"subscriptions/{azure.subscription}"

@@ -91,10 +91,8 @@ def node_subnet(architecture: Architecture, region: str, pool: NodePool) -> str:
     A NAT gateway comes before a machine's own address, and what LiveKit learns to be its address would be the
     gateway's. Source: learn.microsoft.com, "Azure NAT Gateway resource", "NAT gateway and outbound methods".
     """
-    purposes = {subnet.purpose for subnet in architecture.regions[region].subnets.values()}
-    return subnet_id(
-        architecture, region, "media" if pool.public_ip_per_node and "media" in purposes else "aks"
-    )
+    apart = pool.public_ip_per_node and "media" in architecture.regions[region].purposes
+    return subnet_id(architecture, region, "media" if apart else "aks")
 
 
 def network(architecture: Architecture, region: str) -> Iterator[Resource]:
@@ -103,7 +101,7 @@ def network(architecture: Architecture, region: str) -> Iterator[Resource]:
     home = group(architecture, region)
     common = {"location": region, "tags": tags(architecture)}
     nsgs: dict[str, str] = {}
-    for purpose in sorted({subnet.purpose for subnet in plan.subnets.values()}):
+    for purpose in sorted(plan.purposes):
         nsg = name(architecture, "nsg", region, part=purpose)
         nsgs[purpose] = resource_id(home, "Microsoft.Network/networkSecurityGroups", nsg)
         yield Resource(

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,16 +96,11 @@ def _ours(modules: Sequence[Module]) -> Iterator[Problem]:
     seen: dict[tuple[str, str, str, str], str] = {}
     for module in modules:
         for resource in module.resources:
-            label = f"{resource.type} {resource.name}"
-            where = f"{module.region}/{module.area}"
-
-            def problem(code: str, message: str, label: str = label, where: str = where) -> Problem:
-                return Problem(source="ours", id=code, resource=label, module=where, message=message)
-
+            problem = partial(_problem, module, resource)
             key = (module.group, resource.scope or "", resource.type.lower(), resource.name.lower())
             if key in seen:
                 yield problem("ARM-TWICE", f"is rendered in {seen[key]} as well")
-            seen[key] = where
+            seen[key] = f"{module.region}/{module.area}"
             if resource.type.count("/") - 1 != resource.name.count("/") and not resource.name.startswith("["):
                 yield problem("ARM-NAME", "the name has another depth than the type")
             body = json.dumps(resource.body)
@@ -127,13 +123,8 @@ def _ours(modules: Sequence[Module]) -> Iterator[Problem]:
                 words = re.findall(r"'([^']*)'", need)
                 kind, name = words[1], "/".join(words[2:])
                 if words[0] != module.group or (kind, name) not in ids:
-                    yield Problem(
-                        source="ours",
-                        id="ARM-DEPENDS",
-                        resource=f"{resource.type} {resource.name}",
-                        module=f"{module.region}/{module.area}",
-                        message=f"depends on {kind} {name}, which is not in its template",
-                    )
+                    message = f"depends on {kind} {name}, which is not in its template"
+                    yield _problem(module, resource, "ARM-DEPENDS", message)
 
 
 def _wide(resource: Resource) -> bool:
@@ -245,12 +236,12 @@ def _across(modules: Sequence[Module]) -> Iterator[Problem]:
     for module in modules:
         for resource in module.resources:
             for message in beyond(resource.type, resource.name, resource.body):
-                yield _problem("ARM-LIMIT", module, resource, message)
+                yield _problem(module, resource, "ARM-LIMIT", message)
     for one in across(modules):
-        yield _problem(one.code, one.module, one.resource, one.message)
+        yield _problem(one.module, one.resource, one.code, one.message)
 
 
-def _problem(code: str, module: Module, resource: Resource, message: str) -> Problem:
+def _problem(module: Module, resource: Resource, code: str, message: str) -> Problem:
     return Problem(
         source="ours",
         id=code,

@@ -14,11 +14,12 @@ from ci.azure import access, cluster, data, edge, network, operations
 from ci.azure.alerting import BUDGET_PARAMETER
 from ci.azure.arm import Module, Resource
 from ci.azure.cluster import group_parameter
+from ci.azure.outputs import outputs
 from ci.errors import BadInput
 from ci.files import write_whole
 from ci.yamlfile import did_you_mean
 
-__all__ = ["AREAS", "IN_TURN", "render", "write"]
+__all__ = ["AREAS", "render", "write"]
 
 Render = Callable[[Architecture, str], Iterable[Resource]]
 
@@ -49,7 +50,7 @@ AREAS: dict[str, Render] = {
 """What is rendered, in the order it is deployed: an area waits for the one before it in all regions."""
 
 
-IN_TURN = frozenset({"links", "replicas"})
+_IN_TURN = frozenset({"links", "replicas"})
 """Areas whose regions change one thing together: both networks of a peering, the server that is copied.
 
 At once Azure refuses the second (AnotherOperationInProgress, ServerIsBusy; from experience, no page says it).
@@ -80,7 +81,8 @@ def render(architecture: Architecture, region: str | None = None) -> tuple[Modul
                         parameters=tuple(
                             one for one in parameters(architecture) if f"parameters('{one}')" in text
                         ),
-                        in_turn=area in IN_TURN,
+                        in_turn=area in _IN_TURN,
+                        outputs=outputs(architecture, area, each),
                     )
                 )
     return tuple(modules)

@@ -10,6 +10,7 @@ rest only Azure itself does.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import re
@@ -26,7 +27,7 @@ from starlette.routing import Route
 
 from ci import dates
 from ci.azure.refusals import Refused, World, refuse, refuse_at_once
-from ci.azure.template import Scope
+from ci.azure.template import Scope, made_up
 from ci.errors import PipelineError
 from ci.files import write_whole
 from ci.serving import serving
@@ -148,6 +149,8 @@ class StandIn:
             r"(?i)/.*/Microsoft\.KeyVault/locations/([^/]+)/deletedVaults/([^/]+)", path
         ):
             return self._deleted_vault(match[1], match[2])
+        if match := re.fullmatch(r"(/.*/managedClusters/([^/]+))/listClusterUserCredential", path):
+            return self._kubeconfig(match[1], match[2])
         if "/providers/" in path:
             return self._resource(method, path, body)
         raise Refused(404, "NotFound", f"nothing at {path}")
@@ -265,6 +268,17 @@ class StandIn:
         said = {"nameAvailable": free, "reason": "AlreadyExists", "message": f"The name {name} is taken."}
         return JSONResponse(said if not free else {"nameAvailable": True})
 
+    def _kubeconfig(self, own: str, name: str) -> Response:
+        """How a cluster is entered: as AKS says it to who may, with the certificate of its own authority."""
+        if own.lower() not in self.resources:
+            raise Refused(404, "ResourceNotFound", f"The resource '{own}' was not found.")
+        address = made_up(own, "privateFQDN", self.resources[own.lower()]["location"])
+        authority = base64.b64encode(f"the certificate of {name}'s authority".encode()).decode()
+        cluster = {"server": f"https://{address}:443", "certificate-authority-data": authority}
+        said = json.dumps({"kind": "Config", "clusters": [{"name": name, "cluster": cluster}]})
+        value = base64.b64encode(said.encode()).decode()
+        return JSONResponse({"kubeconfigs": [{"name": "clusterUser", "value": value}]})
+
     def _children(self, path: str) -> Response:
         """All of one type below a resource: `…/registries/NAME/replications`."""
         parent, _, kind = path.lower().rpartition("/")
@@ -351,6 +365,8 @@ class StandIn:
         }
         if deployment["error"]:
             properties["error"] = deployment["error"]
+        if "outputs" in deployment:
+            properties["outputs"] = deployment["outputs"]
         return {
             "id": deployment["id"],
             "name": deployment["name"],
@@ -368,7 +384,8 @@ class StandIn:
         wanted = {one["id"]: one for one in scope.resources(body)}
         ready: list[str] = []
         try:
-            refuse_at_once(list(wanted.values()))
+            if not deployment["done"]:
+                refuse_at_once(list(wanted.values()))
             for _ in range(self.per_poll):
                 if not deployment["todo"]:
                     break
@@ -387,7 +404,7 @@ class StandIn:
             deployment["error"] = {"code": "DeploymentFailed", "message": message, "details": details}
             deployment["state"] = "Failed"
         if not deployment["todo"]:
-            deployment["state"] = "Succeeded"
+            deployment["state"], deployment["outputs"] = "Succeeded", scope.outputs(body)
 
     def _bring_about(self, scope: Scope, wanted: dict[str, Any]) -> None:
         for fault in self.faults:

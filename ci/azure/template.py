@@ -13,7 +13,7 @@ from typing import Any
 
 from ci.azure.refusals import Refused
 
-__all__ = ["Scope"]
+__all__ = ["Scope", "made_up"]
 
 _NAMESPACE = uuid.UUID("5a3f1d2e-8f0b-4a55-9d7b-2b6d6f1f0a01")
 
@@ -51,6 +51,14 @@ class Scope:
                         f"{one['name']} depends on {need}, which is not in the template.",
                     )
         return found
+
+    def outputs(self, properties: Any) -> dict[str, Any]:
+        """What a deployment outputs, once all its resources are there."""
+        declared = properties["template"].get("outputs", {})
+        return {
+            key: {**one, "value": self.evaluate(self._walk(one["value"], {}), strict=True)}
+            for key, one in declared.items()
+        }
 
     @property
     def home(self) -> str:
@@ -167,5 +175,21 @@ class _Expression:
         if function == "reference":
             if self._strict and arguments[0].lower() not in scope.there:
                 raise Refused(404, "ResourceNotFound", f"reference() to {arguments[0]}, which is not there.")
-            return str(uuid.uuid5(_NAMESPACE, f"{arguments[0].lower()}/{path}"))
+            return made_up(arguments[0], path, scope.there.get(arguments[0].lower(), {}).get("location", ""))
         raise Refused(400, "InvalidTemplate", f"the stand-in does not know the function {function}")
+
+
+def made_up(own: str, path: str, location: str) -> str:
+    """A property that Azure makes up, of the form that Azure gives it; a GUID where it has no form."""
+    name, guid = own.rpartition("/")[2], str(uuid.uuid5(_NAMESPACE, f"{own.lower()}/{path}"))
+    forms = {
+        "fqdn": f"{name}-{guid[:8]}.hcp.{location}.azmk8s.io",
+        "fullyQualifiedDomainName": f"{name}.postgres.database.azure.com",
+        "hostName": f"{name}.{location}.redis.azure.net",
+        "ipAddress": f"203.0.113.{int(guid[:2], 16)}",  # RFC 5737: nobody's
+        "loginServer": f"{name}.azurecr.io",
+        "metrics.prometheusQueryEndpoint": f"https://{name}-{guid[:4]}.{location}.prometheus.monitor.azure.com",
+        "privateFQDN": f"{name}-{guid[:8]}.privatelink.{location}.azmk8s.io",
+        "vaultUri": f"https://{name}.vault.azure.net/",
+    }
+    return forms.get(path, guid)

@@ -18,6 +18,7 @@ from ci.commands import (
     databases,
     dr,
     env,
+    estate,
     gate,
     github,
     history,
@@ -55,7 +56,7 @@ _COMMANDS = (
 _GROUPS = {
     "cache": cache, "release": releases, "registry": registries, "livekit": livekit, "db": databases,
     "tools": tools, "env": env, "infra": infra, "compliance": compliance, "dr": dr, "notify": notify,
-    "ledger": ledger, "gate": gate, "kube": kube, "github": github,
+    "ledger": ledger, "gate": gate, "kube": kube, "github": github, "estate": estate,
 }  # fmt: skip
 
 app = typer.Typer(

@@ -299,6 +299,35 @@ def _text(change: object) -> str:
     return dumps(change, sort_keys=True)
 
 
+@app.command("outputs")
+def infra_outputs(
+    env: Env, region: Region = None, local: Local = False, subscription: Subscription = "", json: Json = False
+) -> None:
+    """Print what only Azure makes up, by region: addresses, endpoints, client ids of identities.
+
+    It is what the deployments output. Example: va infra outputs --env prod --json
+    """
+    from ci.azure.outputs import read_outputs
+    from ci.azure.render import render
+    from ci.layout import Column, Table, show
+
+    with failing(json):
+        modules = render(load(env).architecture, region)
+        found = on_azure(lambda azure: read_outputs(azure, env, modules), subscription, local)
+        if json:
+            write_json(found)
+            return
+        table = Table("region", "what", Column(name="", rank=1, below=True))
+        for each, facts in found.items():
+            for key, value in facts.model_dump().items():
+                if isinstance(value, dict):
+                    for one, told in value.items():
+                        table.add(each, f"{key}.{one}", told)
+                elif value:
+                    table.add(each, key, value)
+        show(table)
+
+
 @app.command("drift")
 def infra_drift(
     env: Env,

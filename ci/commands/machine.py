@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ci import places
-from ci.commands.answers import answer, needs_root
+from ci.commands.answers import answer, fail, needs_root
 from ci.commands.options import Json
-from ci.errors import PipelineError
+from ci.errors import BadInput, PipelineError, PolicyBlocked, SystemUnavailable
 
 if TYPE_CHECKING:
     from ci.layout import Page
@@ -35,15 +35,32 @@ def doctor(
         bool,
         typer.Option("--install", help="Install, take or build what is missing (apt-get as root)."),
     ] = False,
+    estate: Annotated[
+        str | None,
+        typer.Option(help="Not the tools, but an estate: what of it is reached from here, and allowed."),
+    ] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", help="Only this environment of the estate (again for more).")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Say where each tool is, or how to get it.
+    """Say where each tool is, or how to get it; with --estate, what of it is reached and allowed.
 
-    Built tools are taken from the registry that VA_TOOLS or tools/registry.yaml names (docs/tools.md).
+    Built tools are taken from the registry that VA_TOOLS or tools/registry.yaml names (docs/tools.md). Of an
+    estate each right that a promotion needs is tried by a read or a dry run; what is missing has the line
+    that mends it. It ends with 6 where something is not reached, with 8 where something is not allowed.
 
-    Example: va doctor helm kubectl --install
+    Example: va doctor helm kubectl --install; va doctor --estate azure --env prod
     """
     from ci import tools
+
+    if estate is not None:
+        if names or install:
+            fail(BadInput("--estate asks no tools", hint="va doctor --install, on its own"), json=json)
+        _doctor_of(estate, env, json=json)
+        return
+    if env:
+        fail(BadInput("--env is one of an estate", hint="--estate azure"), json=json)
 
     async def flow(reporter: Reporter) -> list[tools.ToolStatus]:
         wanted = tuple(dict.fromkeys(names or tools.NAMES))
@@ -56,6 +73,16 @@ def doctor(
         _tell_gaps()
     if any(tool.path is None for tool in found):
         raise typer.Exit(7)
+
+
+def _doctor_of(estate: str, env: Sequence[str] | None, *, json: bool) -> None:
+    from pipelines.reach import reach, show_reach
+
+    tried = answer(lambda reporter: reach(estate, env, reporter=reporter), json=json, show=show_reach)
+    if any(one.problem and not one.reached for one in tried):
+        raise typer.Exit(SystemUnavailable.exit_code)
+    if any(one.problem for one in tried):
+        raise typer.Exit(PolicyBlocked.exit_code)
 
 
 def _tell_gaps() -> None:

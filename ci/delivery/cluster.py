@@ -129,6 +129,20 @@ class Cluster:
         """The server's version: the quickest way to see that it answers."""
         return str((await self._found("/version"))["gitVersion"])
 
+    async def may(self, verb: str, group: str, resource: str, namespace: str = "") -> bool:
+        """Whether whoever asks may do that, as the cluster's authorizers say; nothing is done.
+
+        kubernetes.io/docs/reference/access-authn-authz/authorization/#checking-api-access.
+        """
+        attributes = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        found = await self._write("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
+        return bool(((found or {}).get("status") or {}).get("allowed"))
+
     async def pods(self, namespace: str) -> tuple[Pod, ...]:
         """The pods of both tracks in a namespace; none when there is no such namespace."""
         found = await self.objects(f"/api/v1/namespaces/{namespace}/pods", labels="va.dev/track")

@@ -8,6 +8,7 @@ our own client has them without a process.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,15 +18,23 @@ from kubernetes import client, config
 from ci import entra
 from ci.errors import BadInput, SystemUnavailable
 
-__all__ = ["kubeconfig_of", "read_settings"]
+__all__ = ["Server", "kubeconfig_of", "read_settings"]
 
 _API = "client.authentication.k8s.io/v1"
 _COMMAND = ("va", "kube", "token")
 _TENANT, _SERVER = "--tenant", "--server-id"
 
 
-def kubeconfig_of(servers: Mapping[str, str], tenant: str) -> dict[str, Any]:
-    """A kubeconfig for clusters of AKS: each context's name and the address of its API server.
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """An API server: its URL, and the certificate of its authority (PEM, in base64); none: a public one."""
+
+    address: str
+    authority: str = ""
+
+
+def kubeconfig_of(servers: Mapping[str, Server], tenant: str) -> dict[str, Any]:
+    """A kubeconfig for clusters of AKS: by each context's name its API server.
 
     It holds no secret, and is the same for everybody: who signs in is whoever runs it.
     """
@@ -42,7 +51,16 @@ def kubeconfig_of(servers: Mapping[str, str], tenant: str) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": first,
-        "clusters": [{"name": name, "cluster": {"server": server}} for name, server in servers.items()],
+        "clusters": [
+            {
+                "name": name,
+                "cluster": {
+                    "server": server.address,
+                    **({"certificate-authority-data": server.authority} if server.authority else {}),
+                },
+            }
+            for name, server in servers.items()
+        ],
         "users": [{"name": "entra", "user": {"exec": plugin}}],
         "contexts": [{"name": name, "context": {"cluster": name, "user": "entra"}} for name in servers],
     }

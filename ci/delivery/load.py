@@ -124,6 +124,9 @@ def _over(
 ) -> Send:
     from aiohttp import ClientError
 
+    # Its certificate is of the name that it is asked for, and not of the address that it is reached at.
+    name = http.headers["Host"] if gateway.startswith("https:") else None
+
     async def send(method: str, path: str, body: object) -> Answer:
         base = gateway
         if find is not None:
@@ -131,7 +134,7 @@ def _over(
             address = await find(parts.hostname or "")
             base = urlunsplit(parts._replace(netloc=f"{address}:{parts.port or 80}"))
         try:
-            async with http.request(method, base + path, json=body) as response:
+            async with http.request(method, base + path, json=body, server_hostname=name) as response:
                 content = await response.read()
                 if find is not None:
                     counts.by_address[address] += 1

@@ -41,6 +41,7 @@ __all__ = [
     "Site",
     "Track",
     "chart_values",
+    "declared_values",
     "open_site",
     "release_values",
 ]
@@ -326,7 +327,12 @@ def chart_values(environment: Environment, target: Target, release: Release, tra
     own["region"] = target.region
     own["traffic"] = {"hostname": target.hostname, "canaryWeight": 0, "canary": ""}
     canary = environment.canary.values if track == "canary" else {}
-    return laid_over(laid_over(environment.values, canary), own)
+    return laid_over(laid_over(declared_values(environment, target), canary), own)
+
+
+def declared_values(environment: Environment, target: Target) -> Values:
+    """The chart's values that the files say for a target: the environment's, and its own over them."""
+    return laid_over(environment.values, target.values)
 
 
 def release_values(release: Release, track: Track, registry: str) -> dict[str, Any]:

@@ -165,7 +165,9 @@ async def followed(
 
         async def ask() -> str:
             try:
-                answer = await http.get(_PROBE, headers={"Host": hostname})
+                answer = await http.get(
+                    _PROBE, headers={"Host": hostname}, extensions={"sni_hostname": hostname}
+                )
                 return str(answer.headers.get(TRACK_HEADER, ""))
             except httpx.HTTPError:
                 return ""

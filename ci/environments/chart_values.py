@@ -431,24 +431,28 @@ def _chart() -> Mapping[str, Any]:
     return own | {"images": dict.fromkeys(own["images"], image)}
 
 
-def hold(document: yamlfile.Document, *keys: tuple[str, ...]) -> None:
-    """Hold what is below these keys of a file, each laid over the one before, to what the chart takes.
+def hold(document: yamlfile.Document, *layers: tuple[tuple[str, ...], ...]) -> None:
+    """Hold what is below these keys of a file, each laid over those before, to what the chart takes.
 
+    The keys of one layer are only complete together, and are looked at once all of them are laid.
     BadInput names file, line and key of every mistake, as Helm would not: before anything is installed.
     """
     values = _chart()
-    for key in keys:
-        written: Any = document.data
-        for part in key:
-            written = written.get(part) if isinstance(written, Mapping) else None
-        if not isinstance(written, Mapping) or not written:
+    for layer in layers:
+        below: dict[Any, Any] = {}
+        top = None
+        for key in layer:
+            written: Any = document.data
+            for part in key:
+                written = written.get(part) if isinstance(written, Mapping) else None
+            if not isinstance(written, Mapping) or not written:
+                continue
+            values, top = laid_over(values, written), top or document.place(*key)
+            below |= {loc[len(key) :]: at for loc, at in document.places.items() if loc[: len(key)] == key}
+        if top is None:
             continue
-        values = laid_over(values, written)
-        below = {loc[len(key) :]: at for loc, at in document.places.items() if loc[: len(key)] == key}
         data = {name: value for name, value in values.items() if value is not None}
-        whole = replace(
-            document, data=data, places=below, removed={}, top=document.place(*key), overlaid=True
-        )
+        whole = replace(document, data=data, places=below, removed={}, top=top, overlaid=True)
         yamlfile.checked(Values, whole)
 
 

@@ -17,7 +17,6 @@ from ci.environments.written import (
     Address,
     CommittedFile,
     Container,
-    LocalFile,
     Model,
     Name,
     Seconds,
@@ -48,7 +47,7 @@ class Target(Model):
 
     environment: str
     region: str
-    kubeconfig: LocalFile
+    kubeconfig: CommittedFile
     context: str
     namespace: Annotated[
         str,
@@ -70,6 +69,8 @@ class Target(Model):
         ),
     ]
     """The name that the gateway routes to this target."""
+    values: dict[str, JsonValue] = Field(default_factory=dict)
+    """Chart values of this target alone, laid over those of the environment."""
 
     @property
     def name(self) -> str:

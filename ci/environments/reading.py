@@ -66,7 +66,9 @@ def read_environment(estate: str, name: str, root: Path | None = None) -> Enviro
     document = _document(estate, name, folder)
     _say_names(document, estate, name)
     environment = yamlfile.checked(Environment, document)
-    hold(document, ("values",), ("canary", "values"))
+    # Each target's are laid over the environment's, and the canary's over those.
+    for region in environment.targets:
+        hold(document, (("values",), ("targets", region, "values")), (("canary", "values"),))
     for loc, mistake in _inconsistencies(environment, known):
         raise BadInput(mistake, place=document.place(*loc), hint="nothing was touched: mend the file")
     return environment

@@ -19,7 +19,6 @@ __all__ = [
     "Address",
     "CommittedFile",
     "Container",
-    "LocalFile",
     "Margin",
     "Model",
     "Name",
@@ -145,7 +144,6 @@ Address = Annotated[str, AfterValidator(_address)]
 """Of a registry: host or host:port."""
 Container = Annotated[str, AfterValidator(_container)]
 """Of blobs: its URL."""
-LocalFile = Annotated[Path, BeforeValidator(_path)]
 CommittedFile = Annotated[Path, BeforeValidator(_committed)]
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Margin = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]

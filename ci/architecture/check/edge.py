@@ -18,12 +18,7 @@ def media_ports_open(estate: Estate) -> Iterator[Broken]:
     livekit, network = estate.architecture.livekit, estate.architecture.network
     if livekit.media != "host-network" or not network.block_all_inbound:
         return
-    apart = any(
-        subnet.purpose == "media"
-        for plan in estate.architecture.regions.values()
-        for subnet in plan.subnets.values()
-    )
-    purpose = "media" if apart else "aks"
+    purpose = "media" if estate.architecture.media_apart else "aks"
     rules = network.security.get(purpose, {}).values()
     needs = {
         ("udp", f"{livekit.udp_from}-{livekit.udp_to}"): "media",

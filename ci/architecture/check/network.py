@@ -107,7 +107,7 @@ Pools = dict[str, NodePool]
 def _pools(estate: Estate, purpose: str = "") -> Pools:
     """The pools of a kind of subnet; of all where none is named."""
     found = estate.architecture.kubernetes.pools
-    apart = any(subnet.purpose == "media" for _, _, subnet in _subnets(estate))
+    apart = estate.architecture.media_apart
     return {
         name: pool
         for name, pool in found.items()
@@ -202,7 +202,7 @@ def media_leave_by_their_own_address(estate: Estate) -> Iterator[Broken]:
     a = estate.architecture
     public = [name for name, pool in a.kubernetes.pools.items() if pool.public_ip_per_node]
     for region, plan in a.regions.items():
-        if public and plan.resource_group and "media" not in {one.purpose for one in plan.subnets.values()}:
+        if public and plan.resource_group and "media" not in plan.purposes:
             yield Broken(
                 ("regions", region, "subnets"),
                 f"the nodes of {', '.join(public)} have addresses of their own, and {region} has no subnet "

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from ci import entra, places
 from ci.commands.cli import app
 from ci.delivery import cluster
-from ci.delivery.kubeconfig import kubeconfig_of
+from ci.delivery.kubeconfig import Server, kubeconfig_of
 from ci.delivery.metrics import Prometheus
 from ci.errors import SystemUnavailable
 
@@ -74,7 +74,8 @@ def server() -> Iterator[tuple[str, list[str]]]:
 
 def _written(folder: Path, address: str, tenant: str = "") -> Path:
     file = folder / "kubeconfig"
-    file.write_text(yaml.safe_dump(kubeconfig_of({"aks-one": address, "aks-two": address}, tenant or TENANT)))
+    there = Server(address=address)
+    file.write_text(yaml.safe_dump(kubeconfig_of({"aks-one": there, "aks-two": there}, tenant or TENANT)))
     return file
 
 
