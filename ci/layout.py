@@ -12,6 +12,7 @@ a table or a text (lint holds that). So three things are true of all of it:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -33,6 +34,7 @@ __all__ = [
     "clean",
     "lines",
     "page",
+    "printable_json",
     "screen",
     "short",
     "show",
@@ -55,6 +57,7 @@ _LEAD = " │├└"
 """What a line may begin with that its continuation shall begin to the right of."""
 _NOTHING = ("", "-")
 """Cells that need no line of their own."""
+_UNSEEN = re.compile(r"[^\x20-\x7e\n]")
 _JOINTS = re.compile(r"[/@:=,&?]")
 
 
@@ -71,6 +74,11 @@ def clean(text: str) -> str:
         else one.encode("unicode_escape").decode("ascii")
         for one in text
     )
+
+
+def printable_json(text: str) -> str:
+    """JSON that says the same, in which nothing steers a terminal: `\\u009b` for such a letter."""
+    return _UNSEEN.sub(lambda one: one[0] if one[0].isprintable() else json.dumps(one[0])[1:-1], text)
 
 
 def words(*pieces: Words, style: str = "") -> Line:

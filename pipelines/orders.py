@@ -206,7 +206,7 @@ def _target(environment: Environment, what: str | None) -> str | None:
     """What of the environment is meant: empty for all of it; None when nothing is."""
     if what is None or _is_name(what):
         return ""
-    name, _, region = what.partition("/")
+    name, slash, region = what.partition("/")
     if name != environment.name:
         return None
-    return environment.target(region).name if region else ""
+    return environment.target(region).name if slash else ""

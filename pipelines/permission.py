@@ -150,7 +150,7 @@ async def _refused(
     """What is in the way there, once GitHub's word is in the ledger; and that it waits for somebody's."""
     async with open_ledger(environment) as ledger:
         entries = await ledger.entries()
-        if not runs_in(environment, release, entries):
+        if not (afresh or runs_in(environment, release, entries)):
             for review in await _reviews(environment, entries):
                 detail = {"who": review.login, "reviewer": True, "run": review.run}
                 draft = _draft(Kind.ORDER, Action.APPROVE, release, review.comment or "approved on GitHub")

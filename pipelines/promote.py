@@ -148,14 +148,14 @@ async def chosen(
         return read_environments(estate, through)
     wanted: dict[str, list[str]] = {}
     for place in [only] if isinstance(only, str) else only:
-        name, _, region = place.partition("/")
-        wanted.setdefault(name, []).extend([region] if region else [])
+        name, slash, region = place.partition("/")
+        wanted.setdefault(name, []).extend([region] if slash else [])
     found = []
     for name, regions in wanted.items():
         environment = read_environment(estate, name)
         if regions:
-            await _proven_before(release, environment)
             environment = _of(environment, regions)
+            await _proven_before(release, environment)
         found.append(environment)
     return tuple(found)
 

@@ -6,6 +6,7 @@ import io
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -30,6 +31,7 @@ __all__ = [
     "ShownRelease",
     "diff",
     "pull",
+    "readable",
     "releases",
     "show_diff",
     "show_release",
@@ -42,11 +44,27 @@ _LARGEST_CHART = 16 * 2**20
 
 
 def releases() -> tuple[Release, ...]:
-    """The releases that were shipped from here, the one shipped last first."""
-    found = (places.state() / "releases").glob("*.json")
-    return tuple(
-        read_release(file) for file in sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
-    )
+    """The releases that were shipped from here, the one shipped last first; BadInput names a spoilt one."""
+    found, broken = readable()
+    if broken:
+        raise broken[0]
+    return found
+
+
+def readable() -> tuple[tuple[Release, ...], tuple[BadInput, ...]]:
+    """The same, as far as their files can be read, and what is wrong with each of the others."""
+    files = (places.state() / "releases").glob("*.json")
+    found, broken = list[Release](), list[BadInput]()
+    for file in sorted(files, key=_shipped, reverse=True):
+        try:
+            found.append(read_release(file))
+        except BadInput as error:
+            broken.append(error)
+    return tuple(found), tuple(broken)
+
+
+def _shipped(file: Path) -> float:
+    return file.lstat().st_mtime  # a link that leads nowhere has one, too
 
 
 async def pull(registry: Registry, name: str) -> Release:

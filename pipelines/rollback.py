@@ -146,9 +146,9 @@ async def _to_stable(environment: Environment, region: str, reporter: Reporter) 
 def _places(estate: str, what: str, promotion: str) -> list[tuple[Environment, Sequence[str]]]:
     if promotion:
         return [(one, sorted(one.targets)) for one in reversed(read_environments(estate))]
-    name, _, region = what.partition("/")
+    name, slash, region = what.partition("/")
     environment = read_environment(estate, name)
-    return [(environment, [environment.target(region).region] if region else sorted(environment.targets))]
+    return [(environment, [environment.target(region).region] if slash else sorted(environment.targets))]
 
 
 def _last(entries: Iterable[Entry], environment: Environment, regions: Sequence[str]) -> str | None:

@@ -138,4 +138,6 @@ def write_json(result: object) -> None:
     """A model, dataclass or plain value, on stdout."""
     from pydantic_core import to_json
 
-    sys.stdout.write(to_json(result, indent=2).decode() + "\n")
+    from ci.layout import printable_json
+
+    sys.stdout.write(printable_json(to_json(result, indent=2).decode()) + "\n")

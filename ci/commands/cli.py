@@ -6,7 +6,6 @@ output and exit codes. Those rooms are imported inside the commands, so that `va
 
 from __future__ import annotations
 
-import re
 import sys
 
 import typer
@@ -35,10 +34,11 @@ from ci.commands import (
     shipping,
     tools,
 )
-from ci.commands.answers import failing, write_json
+from ci.commands.answers import failing
 from ci.commands.options import SETTINGS
 from ci.commands.streams import replace_streams
-from ci.errors import BadInput, Interrupted, SystemUnavailable
+from ci.commands.typed import Command, Group, strict, wrong_usage
+from ci.errors import Interrupted, SystemUnavailable
 
 __all__ = ["app", "main"]
 
@@ -61,6 +61,7 @@ _GROUPS = {
 
 app = typer.Typer(
     name="va",
+    cls=Group,
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -70,9 +71,9 @@ app = typer.Typer(
     epilog=_EXIT_CODES,
 )
 for _command in _COMMANDS:
-    app.command(context_settings=SETTINGS)(_command)
+    app.command(context_settings=SETTINGS, cls=Command)(_command)
 for _name, _group in _GROUPS.items():
-    app.add_typer(_group.app, name=_name, context_settings=SETTINGS)
+    app.add_typer(strict(_group.app), name=_name, cls=Group, context_settings=SETTINGS)
 
 
 def main() -> None:
@@ -80,35 +81,18 @@ def main() -> None:
     output = replace_streams()
     try:
         with failing("--json" in sys.argv):
-            code = app(standalone_mode=False)
+            try:
+                code = app(standalone_mode=False)
+            except Exception as error:
+                if (wrong := wrong_usage(error)) is None:
+                    raise
+                raise wrong from None
     except typer.Exit as ended:
         code = ended.exit_code
     except typer.Abort:
         code = Interrupted.exit_code
-    except Exception as error:
-        # What Typer says of a command line: it names no class for that.
-        if not hasattr(error, "format_message"):
-            raise
-        if isinstance(getattr(error, "message", None), str):
-            error.message = _in_words(error.message)  # type: ignore[attr-defined]
-        if "--json" in sys.argv[1:]:
-            told = {"kind": BadInput.__name__, "message": error.format_message(), "hint": "va --help"}
-            write_json({"error": told})
-        error.show()  # type: ignore[attr-defined]
-        code = getattr(error, "exit_code", BadInput.exit_code)
     sys.stdout.flush()
     if output.problem is not None and not code:
         sys.stderr.write(f"error: the result could not be written: {output.problem.strerror}\n")
         code = SystemUnavailable.exit_code
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _in_words(message: str) -> str:
-    """What Typer has from pydantic, without its words for types."""
-    found = re.fullmatch(
-        r"(.*)Input should be (?:a valid (integer|number|\w+)|(.*?))(?:, (?!.*').*)?", message
-    )
-    if found is None:
-        return message.replace("Value error, ", "")
-    kind = {"integer": "whole number"}.get(found[2], found[2])
-    return f"{found[1]}{f'a {kind} is expected' if kind else f'it should be {found[3]}'}"

@@ -40,7 +40,7 @@ def history(
         raise BadInput("--figures are of all promotions", hint="leave one of both out")
     if figures:
         _figures(estate, env, days, json)
-    elif promotion:
+    elif promotion is not None:
         _timeline(estate, env, promotion, json)
     else:
         _promotions(estate, env, days, json)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ci.commands.answers import answer, ended
+from ci.commands.answers import answer, ended, failing
 from ci.commands.options import Estate, Json, Only, ReleaseName, check_only
+from ci.errors import BadInput
 
 if TYPE_CHECKING:
     from ci.release import Release
@@ -23,13 +24,25 @@ app = typer.Typer(no_args_is_help=True, help="The releases that were made: list,
 
 @app.command("list")
 def release_list(json: Json = False) -> None:
-    """List the releases that were shipped from here, the last first. Example: va release list"""
-    from pipelines.releases import releases, show_releases
+    """List the releases that were shipped from here, the last first.
+
+    A file that is none any more is named, and the others are listed all the same; then the exit code is 2.
+
+    Example: va release list
+    """
+    from pipelines.releases import readable, show_releases
+
+    broken: list[BadInput] = []
 
     async def flow(_: Reporter) -> tuple[Release, ...]:
-        return releases()
+        found, others = readable()
+        broken.extend(others)
+        return found
 
     answer(flow, json=json, show=show_releases)
+    if broken:
+        with failing(json=False):  # stdout has the others already
+            raise BadInput("\n".join(one.message for one in broken), hint=broken[0].hint)
 
 
 @app.command("show")

@@ -117,7 +117,7 @@ def read_environments(
             )
         ordered.append(environment)
 
-    for name in [through] if through else names(estate, root):
+    for name in names(estate, root) if through is None else [through]:
         add(name, ())
     return tuple(ordered)
 

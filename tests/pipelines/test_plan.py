@@ -473,6 +473,25 @@ def test_each_thing_that_moved_is_a_line(world: World, what: str) -> None:
     assert "hunter2" not in str(moved.value) and len(told) == len(set(told))
 
 
+def test_a_plan_of_no_environment_is_told_in_a_line_an_environment(world: World) -> None:
+    promote(OLD)
+    made = plan(NEW)
+    with pytest.raises(PolicyBlocked) as moved:
+        as_planned(sealed(made.model_copy(update={"environments": ()})), made)
+    assert str(moved.value).splitlines() == [
+        "that is not the plan any more:", *(f"  {name} is not in it" for name in ("dev", "staging", "prod"))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["prod/", "prod/nowhere"])
+def test_half_a_place_is_none(world: World, place: str) -> None:
+    for wanted in (lambda: promote(NEW, only=place), lambda: plan(NEW, only=[place])):
+        with pytest.raises(BadInput, match="unknown target prod/"):
+            wanted()
+    with pytest.raises(BadInput, match="unknown target prod/"):
+        asyncio.run(back.rollback("test", place, reporter=SilentReporter()))
+
+
 def test_an_approval_that_came_since_and_a_freeze_that_ended_did_not_move_a_plan(world: World) -> None:
     promote(OLD)
     set_up(world, "prod", approvals=Approvals(by=["anna"]))

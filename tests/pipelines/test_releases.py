@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -8,9 +9,12 @@ from pathlib import Path, PurePosixPath
 import pytest
 from fake_registry import FakeRegistry
 from oci import layer, write_image
+from promotion_world import release as made
 from rich.console import Console
+from typer.testing import CliRunner
 
 from ci import places
+from ci.commands.cli import app
 from ci.delivery.chart import package_chart
 from ci.errors import BadInput, SystemUnavailable
 from ci.files import write_whole
@@ -193,3 +197,22 @@ def test_a_release_is_brought_from_where_it_was_published(tmp_path: Path) -> Non
                 await pull(registry, "image")
 
     asyncio.run(main())
+
+
+def test_a_broken_file_is_named_and_the_other_releases_are_listed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VA_STATE", str(tmp_path))
+    folder = tmp_path / "releases"
+    folder.mkdir()
+    (folder / "r1.json").write_text(made("r1").model_dump_json())
+    (folder / "cut.json").write_text(made("r2").model_dump_json()[:-20])
+    (folder / "link.json").symlink_to(tmp_path / "nowhere")
+    for words in (["release", "list"], ["release", "list", "--json"]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 2
+        assert "r1" in done.stdout and "r2" not in done.stdout
+        assert "cut.json" in done.stderr and "link.json" in done.stderr
+    assert [one["name"] for one in json.loads(done.stdout)] == ["r1"]
+    with pytest.raises(BadInput):  # who removes what no release needs does not guess
+        releases()

@@ -11,6 +11,7 @@ from datetime import UTC
 from pydantic_core import to_json
 
 from ci.delivery.ledger.entry import Entry
+from ci.layout import clean, printable_json
 
 __all__ = ["as_csv", "as_json"]
 
@@ -19,18 +20,19 @@ _COLUMNS = (
     "release", "fence", "weight", "result", "reason", "findings", "exposure", "detail", "previous", "hash",
 )  # fmt: skip
 _NESTED = ("findings", "exposure", "detail")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 
 def as_json(ledgers: Mapping[str, Sequence[Entry]]) -> str:
     """A list of entries, each with its `environment`; times are ISO 8601 in UTC."""
-    return to_json(_rows(ledgers), indent=2, inf_nan_mode="strings").decode() + "\n"
+    return printable_json(to_json(_rows(ledgers), indent=2, inf_nan_mode="strings").decode()) + "\n"
 
 
 def as_csv(ledgers: Mapping[str, Sequence[Entry]]) -> str:
     """A row an entry (RFC 4180), what is nested as JSON in its cell.
 
-    What a spreadsheet would take for a formula gets an apostrophe before it: reasons are typed by people.
+    What a spreadsheet would take for a formula gets an apostrophe before it, and what would steer a
+    terminal is written out: reasons are typed by people. JSON has them as they are.
     https://owasp.org/www-community/attacks/CSV_Injection
     """
     file = io.StringIO()
@@ -57,4 +59,7 @@ def _rows(ledgers: Mapping[str, Sequence[Entry]]) -> list[dict[str, object]]:
 def _cell(name: str, value: object) -> object:
     if name in _NESTED:
         return json.dumps(value) if value else ""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    if not isinstance(value, str):
+        return value
+    text = clean(value)
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text

@@ -276,7 +276,9 @@ def moved(before: Plan, now: Plan, begun: Collection[str] = ()) -> tuple[str, ..
         told.append(f"{before.release}: it is another file of that name: {before.digest} -> {now.digest}")
     rules = {one.name: one.rules for one in before.environments}
     for here in now.environments:
-        told += [f"{here.name}: {line}" for line in differences(rules.pop(here.name, {}), here.rules)]
+        had = rules.pop(here.name, None)
+        told += [f"{here.name} is not in it"] if had is None else []
+        told += [f"{here.name}: {line}" for line in differences(had or here.rules, here.rules)]
     told += [f"{name}: the promotion does not go there any more" for name in rules]
     was = {one.target: one for one in before.targets}
     for one in now.targets:

@@ -176,7 +176,7 @@ def report(
     known = {one.promotion: one for one in promotions(ledgers)}
     if not known:
         raise BadInput("nothing was promoted yet", hint="va promote does; va report tells of it then")
-    promotion = known[_meant(name, known, ledgers) if name else next(iter(known))]
+    promotion = known[next(iter(known)) if name is None else _meant(name, known, ledgers)]
     own = {
         environment: tuple(entry for entry in entries if entry.promotion == promotion.promotion)
         for environment, entries in ledgers.items()
@@ -221,7 +221,7 @@ def report(
 
 def _meant(name: str, known: Mapping[str, Promotion], ledgers: Mapping[str, Iterable[Entry]]) -> str:
     """The last promotion of the release of that name, or else the one that is meant by it."""
-    of_release = (one.promotion for one in known.values() if one.release == name)
+    of_release = (one.promotion for one in known.values() if name and one.release == name)
     begun = {place: [one for one in entries if one.promotion in known] for place, entries in ledgers.items()}
     return next(of_release, "") or meant(name, begun)
 

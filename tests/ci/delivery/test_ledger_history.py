@@ -236,6 +236,23 @@ def test_pages_fit_the_screen_and_lose_nothing(width: int) -> None:
     assert "step 25 %: failed" in said and "alice" in said
 
 
+@pytest.mark.parametrize(
+    "formula", ["=1+1", " =1+1", "\t@SUM(A1)", "\n+1", "＝1+1", "-1", "\r=1", "=\x1b]0;x\x07"]
+)
+def test_what_people_typed_steers_no_terminal_and_is_no_formula(formula: str) -> None:
+    book = Book()
+    escapes = "\x1b[2Jgone \x9b1m \u202eback\u2069 \x08"
+    book.write(Kind.ORDER, Action.PAUSE, reason=formula)
+    book.write(Kind.ORDER, Action.RESUME, reason=escapes, detail={"=note": escapes})
+    text = as_csv({"prod": book.entries})
+    assert all(one.isprintable() or one in "\r\n" for one in text)
+    first, second = csv.DictReader(io.StringIO(text, newline=""))
+    assert first["reason"].startswith("'") and "gone" in second["reason"]
+    as_said = as_json({"prod": book.entries})
+    assert all(one.isprintable() or one == "\n" for one in as_said)
+    assert [one["reason"] for one in json.loads(as_said)] == [formula, escapes]
+
+
 def test_an_export_has_every_entry_in_json_and_in_csv() -> None:
     book = Book()
     failed(book)
