@@ -12,6 +12,7 @@ What the environments themselves say (freezes, approvals, …) is pipelines.perm
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,13 +103,22 @@ async def others(environment: Environment, release: str, entries: Sequence[Entry
     """
     found = obstacles.others(environment, release, entries)
     begun = {name: what for name, what in unfinished(entries).items() if what != release}
+    if not begun:
+        return []
+    everywhere, busy = whole(environment), dict[str, str]()
 
-    async def at(name: str, what: str) -> None:
+    async def at(target: Target) -> None:
+        with suppress(SystemUnavailable):
+            async with open_site(everywhere, target.region) as site:
+                holder = await at_work(site.cluster, target.namespace)
+            if holder is not None:
+                busy[holder.promotion] = holder.who
+
+    await together(map(at, everywhere.targets.values()))
+    for name, what in begun.items():
         own = [one for one in entries if one.promotion == name]
-        if who := (await presence(whole(environment), name, own)).who:
+        if who := busy.get(name) or (await presence(everywhere, name, own)).who:
             found[name] = obstacles.at_work(environment.name, name, f"{who} promotes {what} there ({name})")
-
-    await together(at(name, what) for name, what in begun.items())
     return list(found.values())
 
 
