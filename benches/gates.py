@@ -6,6 +6,7 @@ independent of each other. Each row has its own seed, so that it is the same in 
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 import tracemalloc
@@ -14,18 +15,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benches.canaries import LEVELS, TOLERATED, faults, nulls
 from benches.measure import Figure
 from ci.delivery import gates
-from ci.delivery.findings import NOTHING_CARRIED, Levels, Verdict
+from ci.delivery.findings import NOTHING_CARRIED, Verdict
 from ci.delivery.gates import Evidence, Place, Process
 
 __all__ = ["figures"]
 
 _STEPS = {5: 600.0, 20: 900.0, 50: 900.0}
-_LEVELS = Levels(alpha=1 / 60, beta=0.05)
 _LOOK = 15.0
 _LONGEST = 7200.0
-_TOLERATED = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ def _promotion(
     `bad` of its sessions."""
     carried, seconds, errors = NOTHING_CARRIED, 0.0, 0
     for number, (weight, bake) in enumerate(_STEPS.items()):
-        seen, since = Evidence.begin(weight=weight / 100, margin=0.1, harm=0.5), seconds
+        seen = Evidence.begin(weight=weight / 100, margin=0.1, harm=0.5, tables=True)
+        since = seconds
         fails = bad if number >= begins else stable
         while True:
             if seconds >= _LONGEST:
@@ -62,7 +63,7 @@ def _promotion(
             seen = seen.look(x, canary, y, sessions - canary)
             place = Place(planned=tuple(_STEPS), weight=weight, baked=seconds - since >= bake, sessions=50)
             found = gates.errors(
-                seen, place=place, floor=_TOLERATED, tolerated=_TOLERATED, levels=_LEVELS, carried=carried
+                seen, place=place, floor=TOLERATED, tolerated=TOLERATED, levels=LEVELS, carried=carried
             )
             if found.verdict is Verdict.FAIL:
                 return _Ended(verdict=Verdict.FAIL, errors=errors, seconds=seconds)
@@ -129,7 +130,7 @@ def _tolerated(runs: int) -> list[Figure]:
     """What is tolerated hardly ever fails, however good stable is."""
     return [
         Figure(
-            claim=f"FAIL at {rate:.2%} against .01 %, 200/s, {_TOLERATED:.1%} tolerated",
+            claim=f"FAIL at {rate:.2%} against .01 %, 200/s, {TOLERATED:.1%} tolerated",
             value=_share(
                 _many(runs, seed, lambda chance, r=rate: _promotion(chance, 200, 0.0001, r)), Verdict.FAIL
             ),
@@ -137,7 +138,7 @@ def _tolerated(runs: int) -> list[Figure]:
             unit="",
             detail=f"{runs} runs, seed {seed}",
         )
-        for seed, rate, limit in ((40, _TOLERATED / 2, 0.01), (41, _TOLERATED, 0.2))
+        for seed, rate, limit in ((40, TOLERATED / 2, 0.01), (41, TOLERATED, 0.2))
     ]
 
 
@@ -148,7 +149,7 @@ def _harmful(runs: int) -> list[Figure]:
         Figure(
             claim="canaries that do harm from the third step on, and pass: 1 % to 1.5 %, 100/s",
             value=_share(ended, Verdict.PASS),
-            limit=_LEVELS.beta,
+            limit=LEVELS.beta,
             unit="",
             detail=f"{runs} runs, seed 50",
         )
@@ -189,12 +190,12 @@ def _drifts(runs: int) -> list[Figure]:
 def _speed() -> list[Figure]:
     """A thousand gates look once; and one gate for a day."""
     place = Place(planned=tuple(_STEPS), weight=50, baked=True, sessions=50)
-    seen = Evidence.begin(weight=0.5, margin=0.1, harm=0.5)
+    seen = Evidence.begin(weight=0.5, margin=0.1, harm=0.5, tables=True)
 
     def look(x: int) -> None:
         nonlocal seen
         seen = seen.look(x, 50, x, 50)
-        gates.errors(seen, place=place, floor=_TOLERATED, tolerated=_TOLERATED, levels=_LEVELS)
+        gates.errors(seen, place=place, floor=TOLERATED, tolerated=TOLERATED, levels=LEVELS)
 
     taken = []
     for _ in range(7):
@@ -224,6 +225,119 @@ def _speed() -> list[Figure]:
     ]
 
 
+def _bursts(runs: int) -> list[Figure]:
+    """Twenty pods, 100/s, of which one fails all for five seconds in each promotion; and harm at 20/s."""
+    wrong = dict.fromkeys((False, True), 0)
+    for mode in wrong:
+        chance = np.random.default_rng(70)
+        wrong[mode] = sum(
+            _pods(chance, 0.001, 0.001, rate=100, mode=mode, burst=True) is not None for _ in range(runs)
+        )
+    found = [
+        Figure(
+            claim="good canaries taken back where a pod fails for 5 s, in the mode for bursts",
+            value=wrong[True] / runs,
+            limit=2 * LEVELS.alpha,
+            unit="",
+            detail=f"{runs} runs with a burst in each, seed 70; without the mode {wrong[False] / runs:.3f}",
+        )
+    ]
+    for seed, (base, bad, wanted) in enumerate(((0.001, 0.051, 4), (0.01, 0.03, 21), (0.05, 0.15, 70)), 71):
+        taken = {}
+        for mode in (False, True):
+            chance = np.random.default_rng(seed)
+            errors = [_pods(chance, base, bad, mode=mode) for _ in range(max(20, runs // 4))]
+            taken[mode] = statistics.median(math.inf if one is None else one for one in errors)
+        found.append(
+            Figure(
+                claim=f"errors until FAIL in the mode for bursts, {base:.1%} to {bad:.1%}, from step 1 on",
+                value=taken[True],
+                limit=1.2 * wanted,
+                unit="",
+                detail=f"median, seed {seed}; without the mode {taken[False]:g}, wanted {wanted}",
+            )
+        )
+    return found
+
+
+def _pods(
+    chance: np.random.Generator, base: float, bad: float, *, mode: bool, rate: float = 20, burst: bool = False
+) -> int | None:
+    """The canary's bad sessions until it FAILS; None when it does not in the time that the steps bake.
+
+    It has pods as it has weight: 1, 4 and 10 of twenty. A look every 5 s, `rate` sessions a second.
+    """
+    carried, errors = NOTHING_CARRIED, 0
+    looks = int(sum(_STEPS.values()) / 5)
+    at, which = (int(chance.integers(looks)), int(chance.integers(20))) if burst else (-1, -1)
+    look = 0
+    for weight, seconds in _STEPS.items():
+        own = weight * 20 // 100
+        seen = Evidence.begin(weight=weight / 100, margin=0.1, harm=0.5, tables=not mode)
+        place = Place(planned=tuple(_STEPS), weight=weight, baked=False, sessions=50)
+        for _ in range(int(seconds / 5)):
+            sessions = chance.poisson(rate * 5 / 20, 20)  # of each pod
+            fails = chance.binomial(sessions, np.where(np.arange(20) < own, bad, base))
+            if look == at:
+                fails[which] = sessions[which]
+            look += 1
+            errors += int(fails[:own].sum())
+            if mode:
+                came = [
+                    ("canary" if pod < own else "stable", int(fails[pod]), int(sessions[pod]))
+                    for pod in range(20)
+                ]
+                seen = seen.of_pods(came, (own, 20 - own))
+            else:
+                seen = seen.look(
+                    int(fails[:own].sum()), int(sessions[:own].sum()), int(fails[own:].sum()),
+                    int(sessions[own:].sum()),
+                )  # fmt: skip
+            found = gates.errors(
+                seen, place=place, floor=TOLERATED, tolerated=TOLERATED, levels=LEVELS, carried=carried
+            )
+            if found.verdict is Verdict.FAIL:
+                return errors
+        carried = found.carried
+    return None
+
+
+def _against(runs: int) -> list[Figure]:
+    """The goals: our bad sessions against theirs, and false alarms."""
+    bad, found = list(faults(runs)), []
+    said = f"{runs} runs a cell"
+    for rule in ("Argo", "Flagger", "Kayenta", "one threshold", "its own threshold"):
+        for step in (1, 3):
+            cells = [cell for cell in bad if cell.begins == step and rule in cell.keeps]
+            if not cells:
+                continue
+            ratios = [max(cell.bad["ours"][0], 0.5) / max(cell.bad[rule][0], 0.5) for cell in cells]
+            lost = [cell.what for cell, ratio in zip(cells, ratios, strict=True) if ratio > 1]
+            of = len([cell for cell in bad if cell.begins == step])
+            found.append(
+                Figure(
+                    claim=f"our bad sessions / those of {rule}, from step {step} on",
+                    value=math.exp(sum(map(math.log, ratios)) / len(ratios)),
+                    limit=1.0 if (rule, step) == ("its own threshold", 1) else 0.5,
+                    unit="x",
+                    detail=f"geometric mean of the {len(cells)} of {of} services whose good canaries it "
+                    f"keeps, {said}; it has fewer at {'; '.join(lost) or 'none'}",
+                )
+            )
+    wrong = {cell.what: cell.shares["ours"] for cell in nulls(runs) if "a track" not in cell.what}
+    worst = max(wrong, key=lambda what: wrong[what])
+    found.append(
+        Figure(
+            claim="good canaries that our gate takes back",
+            value=sum(wrong.values()) / len(wrong),
+            limit=LEVELS.alpha,
+            unit="",
+            detail=f"mean of {len(wrong)} cells, {said}; worst {wrong[worst]:.3f}: {worst}",
+        )
+    )
+    return found
+
+
 def figures(runs: int = 200) -> list[Figure]:
     """All of it."""
     return [
@@ -233,4 +347,6 @@ def figures(runs: int = 200) -> list[Figure]:
         *_tolerated(runs),
         *_harmful(runs),
         *_decided(runs),
+        *_bursts(runs),
+        *_against(runs // 4),
     ]

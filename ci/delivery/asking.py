@@ -46,9 +46,6 @@ __all__ = [
     "warmup_of",
 ]
 
-_BURST = 2
-"""Bad sessions of a pod in a look, at least, that count in the mode for bursts."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
@@ -122,7 +119,10 @@ def gather(
                 tally = _tally(name, gate, window, thresholds, grown or {})
                 if tally is not None and _bursts(limits, gate):
                     running = before.pods if pods is None else pods
-                    evidence[name] = _capped(evidence[name], window.of_pods(thresholds.get(name)), running)
+                    evidence[name] = evidence[name].of_pods(
+                        window.of_pods(thresholds.get(name)),
+                        (count(running, "canary"), count(running, "stable")),
+                    )
                 elif tally is not None:
                     counts = (tally.canary_bad, tally.canary, tally.stable_bad, tally.stable)
                     evidence[name] = evidence[name].until(*counts)
@@ -277,21 +277,6 @@ def _asked(
 
 def _bursts(limits: Gates, gate: AnyGate) -> bool:
     return limits.bursts and gate.source == "sessions"
-
-
-def _capped(evidence: Evidence, of_pods: Sequence[tuple[str, int, int]], pods: tuple[Pod, ...]) -> Evidence:
-    """One look in the mode for bursts: of a pod's sessions so many count as bad at most, however many were.
-
-    A pod that fails for some seconds is as likely the canary's as it has pods, which may be more than its
-    part of the sessions: the larger of both is its share. Measured, not proved (`nox -s bench -- gates`).
-    """
-    counts = {"canary": [0, 0], "stable": [0, 0]}
-    for track, bad, whole in of_pods:
-        counts[track][0] += min(bad, max(_BURST, whole // 10))
-        counts[track][1] += whole
-    canary, stable = count(pods, "canary"), count(pods, "stable")
-    share = canary / (canary + stable) if canary and stable else 0.0
-    return evidence.look(*counts["canary"], *counts["stable"], share=share)
 
 
 def warmed_up(limits: Gates, step: CanaryStep, window: Window) -> tuple[Finding, ...]:

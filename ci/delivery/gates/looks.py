@@ -23,7 +23,7 @@ quadrature, and a look costs as much as there are nodes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Self
@@ -38,6 +38,8 @@ __all__ = ["Evidence", "Process", "from_any_step"]
 _NODES = 128
 _COMMON, _KNOWN = 0.1, 50
 """From which rate of stable's on bad sessions are not rare, and by how many of its sessions that is known."""
+_BURST = 2
+"""Bad sessions of a pod in a look, at least, that count in the mode for bursts."""
 _FURTHEST = 14.0
 """ln of the largest ratio to the null's that is thought of."""
 _Numbers = NDArray[np.float64]
@@ -167,7 +169,9 @@ class Evidence:
         *,
         share: float = 0.0,
     ) -> Self:
-        """One more look: what came since the one before. `share`: the canary's, at least (0 to 1).
+        """One more look: what came since the one before.
+
+        `share`: the canary's of what is bad by no fault of it, where that is more than of exposure (0 to 1).
 
         A look in which only one track had exposure says nothing, and its bad sessions would be lost: it is
         one with the look after it. When it ends depends on the exposure alone, so the null is as it was.
@@ -186,11 +190,11 @@ class Evidence:
         )
         if not n or not m:
             return now
-        rho = max(n / (n + m), share)
+        rho = n / (n + m)
         ratio = (x + y) * math.log1p(rho * self.harm) - x * math.log1p(self.harm)
         return replace(
             now,
-            worse=self._worse(int(x), n, int(y), m, rho),
+            worse=self._worse(int(x), n, int(y), m, max(rho, share)),
             better=self.better.look(int(y), int(x), 1 - rho),
             log_ratio=self.log_ratio + ratio,
             open=(0, 0.0, 0, 0.0),
@@ -202,6 +206,20 @@ class Evidence:
         if self.tables and whole >= _KNOWN and bad >= _COMMON * whole and x <= n and y <= m:
             return self.worse.table(x, n, y, m, (bad + 0.5) / (whole + 1))
         return self.worse.look(x, y, rho)
+
+    def of_pods(self, came: Iterable[tuple[str, int, int]], pods: tuple[int, int]) -> Self:
+        """One more look, in the mode for bursts: pod by pod its track, bad sessions, and all.
+
+        Of a pod's sessions so many count as bad at most, however many were. `pods`: how many canary and
+        stable have. A pod that fails for some seconds is as likely the canary's as it has pods, which may be
+        more than its part of the sessions: the larger of both is its share. Measured, not proved.
+        """
+        counts = {"canary": [0, 0], "stable": [0, 0]}
+        for track, bad, whole in came:
+            counts[track][0] += min(bad, max(_BURST, whole // 10))
+            counts[track][1] += whole
+        share = pods[0] / sum(pods) if all(pods) else 0.0
+        return self.look(*counts["canary"], *counts["stable"], share=share)
 
     def until(self, canary_bad: int, canary: float, stable_bad: int, stable: float) -> Self:
         """One more look, by what has come since the bake began. Counts that fell are none."""
