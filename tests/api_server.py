@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,11 @@ class ApiServer:
 
 
 @contextlib.contextmanager
-def api_server(folder: Path, *, controllers: str = "") -> Iterator[ApiServer]:
-    """One while this lasts, with the Gateway API's HTTPRoute, and with these controllers of Kubernetes."""
+def api_server(folder: Path, *, controllers: str = "", more: Sequence[str] = ()) -> Iterator[ApiServer]:
+    """One while this lasts, with the Gateway API's HTTPRoute, and with these controllers of Kubernetes.
+
+    `more` are flags of the API server beside those that it needs.
+    """
     needed = ["kube-apiserver", "kubectl", "etcd", "gateway-api"]
     needed += ["kube-controller-manager"] if controllers else []
     asyncio.run(tools.ensure(needed, SilentReporter()))
@@ -119,6 +122,7 @@ def api_server(folder: Path, *, controllers: str = "") -> Iterator[ApiServer]:
                 f"--service-account-signing-key-file={folder / 'sa.key'}",
                 # Nobody is there to make them.
                 "--disable-admission-plugins=ServiceAccount",
+                *more,
             ),
         }.items():
             programs[name] = Program((tools.path(name), *words), folder / f"{name}.log")

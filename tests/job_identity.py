@@ -28,6 +28,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from jwt.algorithms import ECAlgorithm
 
 __all__ = ["Identities"]
 
@@ -46,6 +47,10 @@ class Identities:
     broken: list[tuple[int, bytes]] = field(default_factory=list)
     token_tenant: str = ""
     """Whose tokens Entra gives, said in them; plain words when empty."""
+    groups: tuple[str, ...] = ()
+    """The groups of Entra that a token says its holder is in."""
+    issuer: str = ""
+    """What those tokens are issued by: its keys are told, as OpenID Connect's Discovery has it."""
     refusal: str = ""
     """What Entra says no with."""
     given: list[str] = field(default_factory=list)
@@ -54,12 +59,34 @@ class Identities:
     """What Entra gave tokens for."""
     environment: dict[str, str] = field(default_factory=dict)
 
-    def token(self, number: int, key: ec.EllipticCurvePrivateKey) -> str:
+    def token(self, number: int, scope: str, key: ec.EllipticCurvePrivateKey) -> str:
         """The access token number so much."""
         if not self.token_tenant:
             return f"entra-{number}"
-        claims = {"tid": self.token_tenant, "oid": self.client, "jti": str(number)}
+        now = datetime.now(UTC)
+        claims = {
+            "iss": self.issuer, "aud": scope.removesuffix("/.default"), "iat": now, "jti": str(number),
+            "exp": now + timedelta(seconds=self.life), "tid": self.token_tenant, "oid": self.client,
+            "groups": self.groups,
+        }  # fmt: skip
         return jwt.encode(claims, key, algorithm="ES256")
+
+    def told(self, path: str, key: ec.EllipticCurvePrivateKey) -> object | None:
+        """What Entra says to everybody of who issues its tokens; None of anything else."""
+        issuer = urlsplit(self.issuer)
+        own = {
+            "issuer": self.issuer,
+            "jwks_uri": f"{self.issuer}/keys",
+            "response_types_supported": ["id_token"],
+            "subject_types_supported": ["pairwise"],
+            "id_token_signing_alg_values_supported": ["ES256"],
+        }
+        public = ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+        keys = {"keys": [{**public, "use": "sig", "alg": "ES256"}]}
+        return {
+            f"{issuer.path}/.well-known/openid-configuration": own,
+            f"{issuer.path}/keys": keys,
+        }.get(path)
 
     @contextmanager
     def serve(self, folder: Path) -> Iterator[Identities]:
@@ -78,6 +105,8 @@ class Identities:
 
             def do_GET(self) -> None:
                 """GitHub: who holds the job's secret gets a token for the audience that is asked for."""
+                if (told := identities.told(self.path, key)) is not None:
+                    return self.answer(200, json.dumps(told).encode())
                 if identities.broken:
                     return self.answer(*identities.broken.pop(0))
                 (audience,) = parse_qs(urlsplit(self.path).query)["audience"]
@@ -119,7 +148,7 @@ class Identities:
                 given = {
                     "token_type": "Bearer",
                     "expires_in": identities.life,
-                    "access_token": identities.token(len(identities.scopes), key),
+                    "access_token": identities.token(len(identities.scopes), form["scope"][0], key),
                 }
                 return self.answer(200, json.dumps(given).encode())
 
@@ -130,6 +159,7 @@ class Identities:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate, private)
             entra = stack.enter_context(_served(Handler, context))
+            self.issuer = f"https://127.0.0.1:{entra}/{self.tenant}/v2.0"
             self.environment = {
                 "ACTIONS_ID_TOKEN_REQUEST_URL": f"http://127.0.0.1:{github}/token?api-version=2.0",
                 "ACTIONS_ID_TOKEN_REQUEST_TOKEN": secret,
