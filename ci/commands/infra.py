@@ -269,6 +269,16 @@ def infra_apply(
                 f"{env}: {len(new)} modules deployed ({sum(one.resources for one in new)} resources), "
                 f"{len(done) - len(new)} unchanged"
             )
+            for line in _NEXT if region is None else ():
+                show(f"next: {line.format(env=env)}", to=sys.stderr)
+
+
+_NEXT = (
+    "of an administrator, inside the network: va env grants --env {env} | kubectl apply -f -; va env fence "
+    "likewise; the controllers that docs/chart.md names",
+    "va estate init azure --env {env}; va doctor --estate azure --env {env}",
+)
+"""What comes after everything is there: for people, beside the result."""
 
 
 def _hold_to(file: Path, now: str) -> None:
