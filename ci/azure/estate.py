@@ -243,7 +243,7 @@ def write_estate(
 
     PolicyBlocked, before anything is written, when a made file was changed by hand, unless `overwrite`.
     """
-    there = {key: (folder / key).read_text() for key in made if (folder / key).is_file()}
+    there = {key: (folder / key).read_text(errors="replace") for key in made if (folder / key).is_file()}
     changed = sorted(key for key, text in there.items() if _by_hand(text) and text != made[key])
     if changed and not overwrite:
         raise PolicyBlocked(
