@@ -16,6 +16,7 @@ from ci.commands import (
     cost,
     databases,
     dr,
+    drill,
     env,
     estate,
     gate,
@@ -56,7 +57,7 @@ _COMMANDS = (
 _GROUPS = {
     "cache": cache, "release": releases, "registry": registries, "livekit": livekit, "db": databases,
     "tools": tools, "env": env, "infra": infra, "compliance": compliance, "dr": dr, "notify": notify,
-    "ledger": ledger, "gate": gate, "kube": kube, "github": github, "estate": estate,
+    "ledger": ledger, "gate": gate, "kube": kube, "github": github, "estate": estate, "drill": drill,
 }  # fmt: skip
 
 app = typer.Typer(

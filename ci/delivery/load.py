@@ -61,6 +61,8 @@ class Counts:
     failed: int = 0
     lost: int = 0
     sessions: int = 0
+    broken: int = 0
+    """Sessions of which a request was lost."""
     skipped: int = 0
     by_track: Counter[str] = field(default_factory=Counter)
     failed_by_track: Counter[str] = field(default_factory=Counter)
@@ -179,14 +181,16 @@ async def _session(send: Send, counts: Counts) -> None:
     counts.sessions += 1
     made = await _request(send, counts, "POST", "/v1/sessions", {})
     if made is None or made.status != 201:
+        counts.broken += made is None
         return
     try:
         session = json.loads(made.body)["session_id"]
     except (ValueError, KeyError, TypeError):
         counts.failed += 1
         return
-    await _request(send, counts, "GET", f"/v1/sessions/{session}")
-    await _request(send, counts, "DELETE", f"/v1/sessions/{session}")
+    read = await _request(send, counts, "GET", f"/v1/sessions/{session}")
+    ended = await _request(send, counts, "DELETE", f"/v1/sessions/{session}")
+    counts.broken += None in (read, ended)
 
 
 async def _request(send: Send, counts: Counts, method: str, path: str, body: object = None) -> Answer | None:

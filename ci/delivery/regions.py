@@ -35,6 +35,7 @@ __all__ = [
     "GlobalTraffic",
     "Monitor",
     "Profile",
+    "may_go",
     "put_back",
     "take_out",
     "traffic_manager",
@@ -95,6 +96,10 @@ class Profile:
     ttl: int
     """Seconds for which an answer is remembered, and so users still come to what was taken out."""
     routing: str
+    interval: float
+    """Seconds between two probes of an endpoint."""
+    tolerated: int
+    """Failures in a row that change nothing."""
     endpoints: tuple[Endpoint, ...]
 
     def endpoint(self, region: str) -> Endpoint:
@@ -130,13 +135,13 @@ async def take_out(traffic: GlobalTraffic, region: str) -> Profile:
     cannot both go on: each looks again afterwards, and takes its own step back. Returns how it is then.
     """
     before = await traffic.look()
-    _refuse(before, region)
+    may_go(before, region)
     if not before.endpoint(region).enabled:
         return before
     await traffic.change(region, enabled=False)
     after = await traffic.look()
     try:
-        _refuse(after, region)
+        may_go(after, region)
     except PolicyBlocked:
         await traffic.change(region, enabled=True)
         raise
@@ -152,7 +157,8 @@ async def put_back(traffic: GlobalTraffic, region: str) -> Profile:
     return await traffic.look()
 
 
-def _refuse(profile: Profile, region: str) -> None:
+def may_go(profile: Profile, region: str) -> None:
+    """PolicyBlocked when users have nowhere else to go, or a second region is out already."""
     profile.endpoint(region)
     others = [one for one in profile.endpoints if one.region != region]
     if not any(one.online for one in others):
@@ -235,6 +241,8 @@ class _TrafficManager:
         return Profile(
             fqdn=str(found.dns_config.fqdn),
             ttl=int(found.dns_config.ttl),
+            interval=float(found.monitor_config.interval_in_seconds or 30),
+            tolerated=int(found.monitor_config.tolerated_number_of_failures or 0),
             routing=str(getattr(found.traffic_routing_method, "value", found.traffic_routing_method)),
             endpoints=tuple(map(_endpoint, found.endpoints or ())),
         )

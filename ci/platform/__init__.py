@@ -1,7 +1,7 @@
 """The embedded platform: registries, a real Kubernetes, a gateway, Prometheus, Redis, LiveKit, all here.
 
     up       brings it up, or what is missing of it; idempotent
-    lose     destroys parts, for drills
+    lose     destroys parts, for drills;   cut_off  a region's network
     down     takes it down and leaves nothing: no process, mount, network namespace, filter rule or file
     status   says of each part how it is
 
@@ -14,17 +14,17 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 
 from ci import tools
-from ci.errors import RootNeeded, SystemUnavailable
+from ci.errors import BadInput, RootNeeded, SystemUnavailable
 from ci.locks import locked
-from ci.platform import daemon
+from ci.platform import daemon, network
 from ci.platform.instance import REGIONS, Instance, instance, sized
 from ci.platform.part import PartStatus, bring_up, look, take_down
 from ci.platform.plan import all_parts, chosen, tools_of
@@ -36,6 +36,7 @@ __all__ = [
     "PartStatus",
     "Platform",
     "addresses",
+    "cut_off",
     "down",
     "last_words",
     "lose",
@@ -149,6 +150,27 @@ async def lose(names: Sequence[str]) -> None:
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
         await take_down([part for part in all_parts(place) if part.name in names], SilentReporter())
+
+
+@asynccontextmanager
+async def cut_off(name: str) -> AsyncIterator[None]:
+    """A region is without its network while the block runs; nobody else changes the platform meanwhile.
+
+    BadInput when there is no such region with a cluster of its own.
+    """
+    place = instance()
+    region = next((one for one in place.regions if one.name == name), None)
+    if region is None or not place.apart:
+        raise BadInput(
+            f"no region {name!r} can be cut off here",
+            hint="va up --clusters 3 makes three: " + ", ".join(REGIONS),
+        )
+    async with locked(place.folder / ".lock", lambda: None):
+        await network.cut(region)
+        try:
+            yield
+        finally:
+            await asyncio.shield(network.join(region))
 
 
 def last_words(name: str) -> str:

@@ -18,7 +18,7 @@ import httpx
 from ci.errors import PipelineError, SystemUnavailable
 from ci.platform.instance import Instance
 from ci.platform.part import Part, PartStatus, Say
-from ci.platform.processes import Marked, end, is_ending, marked, port_owner
+from ci.platform.processes import Marked, end, is_ending, lately, marked, port_owner
 from ci.reasons import reason_of
 
 __all__ = ["Daemon", "answers", "as_part", "connects", "last_words"]
@@ -91,7 +91,7 @@ def as_part(
         return True
 
     async def status() -> PartStatus:
-        found = [process for process in marked(place.folder) if process.part == name]
+        found = [process for process in lately(place.folder) if process.part == name]
         if not found:
             return PartStatus(name=name, problem="not running")
         try:
@@ -110,7 +110,7 @@ def as_part(
 
 def _process(place: Instance, daemon: Daemon) -> Marked | None:
     # What a daemon leaves behind on purpose (containerd's shims) has its mark but another program.
-    for process in marked(place.folder):
+    for process in lately(place.folder):
         if process.part == daemon.name and process.program == daemon.program:
             return process
     return None

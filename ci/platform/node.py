@@ -15,7 +15,7 @@ from ci.errors import SystemUnavailable, ToolMissing
 from ci.platform.daemon import Check, Daemon, as_part
 from ci.platform.instance import Instance, Region
 from ci.platform.part import Part, PartStatus, Say
-from ci.platform.processes import marked
+from ci.platform.processes import lately
 
 __all__ = ["enter", "first_process", "listens", "node", "node_folder"]
 
@@ -136,7 +136,7 @@ def listens(place: Instance, region: Region, what: str, port: int) -> Check:
 
 
 def _first_process(place: Instance, name: str) -> int | None:
-    for process in marked(place.folder):
+    for process in lately(place.folder):
         if process.part == name and process.program == "unshare":
             with suppress(OSError, IndexError):
                 return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])

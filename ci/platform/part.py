@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ci.concurrency import together
+from ci.platform.processes import forget
 from ci.reporting import Reporter
 
 __all__ = ["Part", "PartStatus", "Say", "bring_up", "look", "take_down"]
@@ -50,6 +51,7 @@ class Part:
 
 async def bring_up(parts: Sequence[Part], reporter: Reporter) -> None:
     """Bring all up, each as soon as those it needs are up; the first failure stops the rest and is raised."""
+    forget()
     ready = {part.name: asyncio.Event() for part in parts}
 
     async def one(part: Part) -> None:
@@ -80,4 +82,5 @@ async def take_down(parts: Iterable[Part], reporter: Reporter) -> None:
 
 async def look(parts: Sequence[Part]) -> list[PartStatus]:
     """How each part is now."""
+    forget()
     return list(await asyncio.gather(*(part.status() for part in parts)))

@@ -16,7 +16,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Marked", "end", "is_ending", "marked", "port_owner"]
+__all__ = ["Marked", "end", "forget", "is_ending", "lately", "marked", "port_owner"]
+
+_LATELY_SECONDS = 0.2
+_seen: dict[Path, tuple[float, list[Marked]]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,20 @@ def marked(folder: Path) -> list[Marked]:
                     )
                 )
     return sorted(found, key=lambda process: process.pid)
+
+
+def lately(folder: Path) -> list[Marked]:
+    """As `marked` a moment ago: of many parts that ask at once, one reads the process table for all."""
+    since, found = _seen.get(folder, (float("-inf"), []))
+    if time.monotonic() - since > _LATELY_SECONDS:
+        found = marked(folder)
+        _seen[folder] = (time.monotonic(), found)
+    return found
+
+
+def forget() -> None:
+    """What comes now is to see what is there now."""
+    _seen.clear()
 
 
 async def end(alive: Callable[[], list[int]], *, grace: float = 10.0) -> None:

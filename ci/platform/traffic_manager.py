@@ -51,7 +51,7 @@ from ci.platform.profile import (
 )
 from ci.platform.secret import secret
 
-__all__ = ["Manager", "Settings", "app", "definition", "profile_id", "traffic_manager"]
+__all__ = ["HOST", "Manager", "Settings", "app", "definition", "profile_id", "traffic_manager"]
 
 _PROFILE = (
     "/subscriptions/{subscription}/resourceGroups/{group}"
@@ -60,7 +60,7 @@ _PROFILE = (
 _VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(-preview)?")
 _FQDN = "voice-prod.trafficmanager.test"
 """In no zone of the world's (RFC 6761): it is asked of this server only."""
-_HOST = "api.voice.localhost"
+HOST = "api.voice.localhost"
 """What users ask each region's gateway for; `environments/regions` says so."""
 
 
@@ -116,7 +116,7 @@ def definition(place: Instance) -> Definition:
         probes=Probes(
             port=place.gateway,
             path="/healthz",
-            host=_HOST,
+            host=HOST,
             interval=1.0,
             timeout=0.8,
             tolerated=1,

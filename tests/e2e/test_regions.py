@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -16,13 +19,16 @@ import yaml
 from waiting import until
 
 from ci import platform, tools
-from ci.errors import BadInput
+from ci.delivery.regions import GlobalTraffic, put_back, take_out, traffic_manager
+from ci.errors import BadInput, PolicyBlocked
 from ci.platform.certificates import administrator
 from ci.platform.cluster import client
 from ci.platform.instance import REGIONS, Region, instance
 from ci.platform.network import cut
 from ci.platform.processes import marked
+from ci.platform.traffic_manager import HOST, profile_id
 from ci.reporting import SilentReporter
+from pipelines.regional import lose_region
 
 pytestmark = [
     pytest.mark.e2e,
@@ -110,6 +116,127 @@ def test_a_region_that_is_cut_off_is_the_only_one_that_is_missed() -> None:
     asyncio.run(platform.up(SilentReporter()))
     assert _answers(lost)
     assert {one.part: one.pid for one in marked(instance().folder)} == before  # it was well, but for the link
+
+
+# Users -----------------------------------------------------------------------------------------------------
+
+
+class _Api(BaseHTTPRequestHandler):
+    """As much of the api as synthetic users and probes ask for; on the host, behind each gateway."""
+
+    protocol_version = "HTTP/1.1"
+
+    def _say(self, status: int, body: bytes = b"{}") -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.send_response(status)
+        self.send_header("x-va-track", "stable")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self._say(201, b'{"session_id": "1"}')
+
+    def do_GET(self) -> None:
+        self._say(200)
+
+    def do_DELETE(self) -> None:
+        self._say(200)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+async def _expose(region: Region, port: int) -> None:
+    """A route of the gateway to the host, with no pod: what is tried here is the way to the gateway."""
+    meta = {"name": "voice", "namespace": "default"}
+    wanted: dict[str, dict[str, object]] = {
+        "/api/v1/namespaces/default/services/voice": {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "spec": {"ports": [{"name": "http", "port": 80, "targetPort": port}]},
+        },
+        "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/voice": {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [region.host_ip], "conditions": {"ready": True}}],
+        },
+        "/apis/gateway.networking.k8s.io/v1/namespaces/default/httproutes/voice": {
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "spec": {
+                "parentRefs": [{"name": "voice", "namespace": "va-system"}],
+                "hostnames": [HOST],
+                "rules": [{"backendRefs": [{"name": "voice", "port": 80}]}],
+            },
+        },
+    }
+    async with client(administrator(instance(), region)) as api:
+        for path, one in wanted.items():
+            labels = {"labels": {"kubernetes.io/service-name": "voice"}}
+            applied = await api.patch(
+                path,
+                params={"fieldManager": "test"},
+                json={**one, "metadata": {**meta, **(labels if "Slice" in str(one["kind"]) else {})}},
+                headers={"Content-Type": "application/apply-patch+yaml"},
+            )
+            assert applied.is_success, applied.text
+
+
+@asynccontextmanager
+async def _traffic() -> AsyncIterator[GlobalTraffic]:
+    place = instance()
+    at = f"http://127.0.0.1:{place.traffic_manager}"
+    async with traffic_manager(profile_id(), at=at, token=place.traffic_manager_token) as traffic:
+        yield traffic
+
+
+async def _all_online() -> bool:
+    async with _traffic() as traffic:
+        return all(one.online for one in (await traffic.look()).endpoints)
+
+
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[None]:
+    """Each region's gateway has an api to lead to."""
+    with ExitStack() as stack:
+        for region in _regions():
+            server = ThreadingHTTPServer((region.host_ip, 0), _Api)
+            stack.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            asyncio.run(_expose(region, server.server_port))
+        until(lambda: asyncio.run(_all_online()), "the probes do not see the api", every=1)
+        yield
+
+
+@pytest.mark.usefixtures("served")
+def test_users_leave_a_lost_region_and_come_back_to_it() -> None:
+    done = asyncio.run(lose_region("westeurope", rate=20, reporter=SilentReporter()))
+
+    assert [moment.what for moment in done.timeline if "westeurope" in moment.what] == [
+        "westeurope is cut off", "westeurope is joined again", "users come to westeurope",
+    ]  # fmt: skip
+    assert 0 < done.lost < done.requests and 0 < done.broken <= done.sessions
+    assert 0 < done.detection < 20 and 0 < done.rto < 30  # a busy machine's; what the drill says is measured
+    assert not [problem for problem in done.problems if "came back" in problem]
+    assert asyncio.run(_all_online()) and _problems() == {}
+
+
+@pytest.mark.usefixtures("served")
+def test_no_second_region_is_lost_on_purpose() -> None:
+    async def with_one_out() -> None:
+        async with _traffic() as traffic:
+            await take_out(traffic, "southeastasia")
+            try:
+                await lose_region("westeurope", reporter=SilentReporter())
+            finally:
+                await put_back(traffic, "southeastasia")
+
+    with pytest.raises(PolicyBlocked, match="southeastasia is taken out"):
+        asyncio.run(with_one_out())
+    assert all(_answers(region) for region in _regions())
 
 
 def test_more_regions_than_there_are_is_refused() -> None:

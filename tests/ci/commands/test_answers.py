@@ -18,8 +18,10 @@ from ci.errors import BadInput
 
 ROOT_ONLY = {
     "up", "down", "build", "test", "scan", "make", "ship", "livekit make", "livekit publish",
-    "demo", "dr backup", "dr restore", "dr drill",
+    "demo", "dr backup", "dr restore", "dr drill", "drill region",
 }  # fmt: skip
+
+_ARGUMENTS = {"drill region": ("westeurope",)}
 
 
 def _commands(group: typer.Typer, above: str = "") -> Iterator[tuple[str, object]]:
@@ -48,7 +50,7 @@ def test_an_ordinary_user_is_told_in_one_line_what_to_type(
     command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["va", *command.split(), "--reports", "a b"])
-    done = CliRunner().invoke(cli.app, command.split())
+    done = CliRunner().invoke(cli.app, [*command.split(), *_ARGUMENTS.get(command, ())])
     assert done.exit_code == 9
     assert done.stderr.count("\n") == 1 and done.stdout == ""
     assert done.stderr.startswith("error: root is needed: ")

@@ -62,6 +62,8 @@ def test_the_client_of_azure_sees_the_profile_as_it_is(tmp_path: Path) -> None:
             fqdn="voice.test",
             ttl=7,
             routing="Weighted",
+            interval=10.0,
+            tolerated=3,
             endpoints=tuple(
                 Endpoint(
                     region=name,
