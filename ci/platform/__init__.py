@@ -101,9 +101,9 @@ async def up(
     await tools.ensure(tools_of(wanted), reporter)
     with _said_plainly(place):
         async with _alone(place, reporter):
-            place = instance()  # whoever was waited for may have changed its size
-            if clusters is not None and clusters != place.clusters:
-                place = await _resized(place, clusters, reporter)
+            place, size = _as_it_is(), clusters or instance().clusters
+            if size != place.clusters:
+                place = await _resized(place, size, reporter)
             await _end_the_forgotten(place)
             await bring_up(chosen(all_parts(place), parts), reporter)
     return addresses(place)

@@ -244,7 +244,8 @@ def test_more_regions_than_there_are_is_refused() -> None:
         asyncio.run(platform.up(SilentReporter(), clusters=4))
 
 
-def test_with_one_cluster_the_others_are_gone_and_the_first_stands_in() -> None:
+def test_with_one_cluster_the_others_are_gone_and_the_first_stands_in(folder: Path) -> None:
+    (folder / "clusters").unlink()  # what is remembered of its size is lost
     asyncio.run(platform.up(SilentReporter(), clusters=1))
 
     assert _problems() == {}
@@ -255,9 +256,6 @@ def test_with_one_cluster_the_others_are_gone_and_the_first_stands_in() -> None:
 
 
 def test_down_leaves_nothing_of_any(folder: Path) -> None:
-    asyncio.run(platform.up(SilentReporter(), clusters=3))
-    (folder / "clusters").unlink()  # what was remembered of it is lost, too
-
     asyncio.run(platform.down(SilentReporter()))
 
     assert marked(folder) == []
