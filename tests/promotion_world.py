@@ -26,6 +26,7 @@ from ci.delivery.cluster import Pod, PodImage, Ran
 from ci.delivery.load import Answer
 from ci.delivery.metrics import Prometheus
 from ci.delivery.promotion import run as loop
+from ci.delivery.regions import GlobalTraffic
 from ci.delivery.revisions import BACK, Revision
 from ci.delivery.site import CANARY, STABLE, Site
 from ci.environments import (
@@ -126,6 +127,7 @@ class World:
         self.done: list[str] = []
         """What Helm installed to its end."""
         self.prometheus_down = False
+        self.regions: GlobalTraffic | None = None
         self.renders: Callable[[Mapping[str, Any]], str] = lambda values: ""
         """The manifest of a chart with these values."""
         self.on: Callable[[str], None] = lambda event: None
@@ -156,6 +158,7 @@ class World:
                 prometheus,
                 httpx.MockTransport(place.gateway),
                 place.send,
+                self.regions,
             )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from ci.delivery import lease as leases
 from ci.delivery.guard import Acted
 from ci.delivery.helm import Helm
 from ci.delivery.lease import Lease
+from ci.delivery.regions import GlobalTraffic, traffic_manager
 from ci.delivery.revisions import ONCE_RAN, Revision, Values, newest
 from ci.delivery.tracks import CANARY, SPLIT, STABLE, TRACKS, Track
 from ci.environments import Environment, Target
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 REGION_LABEL = "va.dev/region"
+_CALLS = "voice_calls_active"
 _VALUES_KEY = {
     "fastapi-backend": "api",
     "livekit-agent": "agent",
@@ -68,6 +70,8 @@ class Site:
     transport: httpx.AsyncBaseTransport | None = None
     send: Send | None = None
     """What carries probes and synthetic requests to the gateway: the network, or a test's."""
+    regions: GlobalTraffic | None = None
+    """What sends users here, where they leave before something is changed."""
     lease: Lease | None = None
     """While it is ours: see `held`. Whatever changes something there asks it first."""
 
@@ -96,6 +100,19 @@ class Site:
             return None
         await self.lease.confirm()
         return self.lease.fence
+
+    async def busy(self) -> float | None:
+        """Sessions a second, and calls, that are there now; None when nobody says."""
+        from ci.delivery.metrics import SESSIONS
+
+        where = f'{{namespace="{self.target.namespace}"}}'
+        window = f"{max(1.0, 2 * self.environment.gates.stale):.0f}s"
+        try:
+            sessions = await self.prometheus.instant(f"sum(rate({SESSIONS}{where}[{window}]))")
+            calls = await self.prometheus.instant(f"sum({_CALLS}{where})")
+        except SystemUnavailable:
+            return None
+        return sum(one.value for one in (*sessions, *calls)) if sessions else None
 
     async def running(self, track: Track) -> Revision | None:
         """The Helm release of that track; None when there is none."""
@@ -314,8 +331,13 @@ async def open_site(environment: Environment, region: str) -> AsyncIterator[Site
 
     cluster = connect(target.kubeconfig, target.context)
     helm = Helm(kubeconfig=target.kubeconfig, context=target.context, namespace=target.namespace)
-    async with Prometheus(target.metrics) as prometheus:
-        yield Site(environment, target, cluster, helm, prometheus)
+    async with AsyncExitStack() as stack:
+        prometheus = await stack.enter_async_context(Prometheus(target.metrics))
+        regions = None
+        if (wanted := environment.traffic) is not None:
+            opened = traffic_manager(wanted.profile, at=wanted.at, token=wanted.token)
+            regions = await stack.enter_async_context(opened)
+        yield Site(environment, target, cluster, helm, prometheus, regions=regions)
 
 
 def chart_values(environment: Environment, target: Target, release: Release, track: Track) -> Values:

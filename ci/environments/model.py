@@ -36,6 +36,7 @@ __all__ = [
     "Registries",
     "SecretCopy",
     "Target",
+    "Traffic",
     "Trust",
     "TrustedSigner",
     "geography",
@@ -188,6 +189,25 @@ class Registries(Model):
     """How long publishing waits for a region that has not got all of a release yet."""
 
 
+class Traffic(Model):
+    """The Traffic Manager profile that sends users to the regions; its endpoints bear their names."""
+
+    profile: Annotated[
+        str,
+        written_as(
+            r"(?i)/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.Network/"
+            r"trafficManagerProfiles/[^/]+",
+            "/subscriptions/…/resourceGroups/…/providers/Microsoft.Network/trafficManagerProfiles/NAME",
+        ),
+    ]
+    at: Url | None = None
+    """A Traffic Manager of this machine, in place of Azure's."""
+    token: LocalFile | None = None
+    """What that one is shown."""
+    drain: Seconds
+    """Users leave a region before its stable release is upgraded; so long they may take, beside the TTL."""
+
+
 class Environment(Model):
     """One environment: its targets, in which order they get a release, and what a release has to stand."""
 
@@ -216,6 +236,8 @@ class Environment(Model):
     soak: SoakText | None = None
     approvals: Approvals | None = None
     notify: Notify = ()
+    traffic: Traffic | None = None
+    """None: users stay with a region while it is upgraded."""
     ledger: Container | None = None
     """The container of blobs that all who promote here share a ledger in; None: each machine has its own."""
     values: dict[str, JsonValue] = Field(default_factory=dict)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ci.delivery.helm import changes
 from ci.delivery.lease import LeaseLost
 from ci.delivery.ledger import Action, Conflict, Draft, Entry, Kind, Ledger
 from ci.delivery.origins import origins, strangers
+from ci.delivery.promotion import users
 from ci.delivery.promotion.facts import canary_ready, look
 from ci.delivery.promotion.measurements import Measurements
 from ci.delivery.promotion.show import look_line, paused_line
@@ -148,6 +150,10 @@ class _Book:
             detail=dict(detail),
         )
 
+    def users_away(self) -> bool:
+        """Whether this promotion had the target's users leave, and they have not come back."""
+        return users.are_away(self.entries, self._work.goal.promotion, self._work.name)
+
     def harm(self) -> str:
         """What another target of this promotion came to, by the ledger."""
         goal = self._work.goal
@@ -214,6 +220,7 @@ async def run(work: Work) -> TargetResult:
                 log.loose = view.loose
                 state, act = next_act(view)
                 if act.action is Action.FINISH:
+                    await _users_come_back(work, book, act)
                     await _finish(book, view, act, written=view.over or state.name == "there already")
                     break
                 if act.action is Action.PAUSE:
@@ -266,6 +273,12 @@ async def _stay_paused(work: Work, book: _Book, paused: Act) -> None:
 def _harm(work: Work, book: _Book) -> str:
     """What failed on another target, told within this process or by the ledger; empty when nothing did."""
     return work.harm.elsewhere(work.name) or book.harm()
+
+
+async def _users_come_back(work: Work, book: _Book, act: Act) -> None:
+    """Once stable was verified; at the latest at the end, when it is what it was before."""
+    if await users.come_back(work.site, away=book.users_away(), note=partial(book.note, act)):
+        work.reporter.note(f"{work.name}: users come back to the region")
 
 
 async def _finish(book: _Book, view: View, act: Act, *, written: bool) -> None:
@@ -437,6 +450,10 @@ async def _install(doing: _Doing) -> _Came:
     }.get(doing.act.action, "upgrade stable")
     if doing.act.action is Action.UPGRADE and not work.goal.weights:
         what = f"upgrade stable (no canary in {doing.site.environment.name})"
+    if doing.act.action is Action.UPGRADE and doing.site.regions is not None:
+        with work.reporter.step(f"{work.name}: users leave the region") as step:
+            note = partial(doing.book.note, doing.act)
+            await users.leave(doing.site, away=doing.book.users_away(), note=note, show=step.say)
     with work.reporter.step(f"{work.name}: {what}") as step:
         try:
             await doing.site.install(work.release, work.chart, track, step.say)
@@ -634,6 +651,7 @@ async def _verify(doing: _Doing) -> _Came:
             reason = f"the tests of {work.goal.release}'s chart fail on {work.name}: {why}"
             return _Came(result="failed", reason=reason)
         step.say("all pods are this release's, a session gets through, and the chart's tests pass")
+        await _users_come_back(work, doing.book, doing.act)
         return _Came(result="passed", reason=step.detail)
 
 

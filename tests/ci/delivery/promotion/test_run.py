@@ -20,9 +20,10 @@ from ci.delivery.ledger import Action, Draft, Entry, Kind, Ledger, open_named
 from ci.delivery.promotion import run as loop
 from ci.delivery.promotion.run import Harm, Work, run
 from ci.delivery.promotion.states import Goal, past_of
+from ci.delivery.regions import Endpoint, Monitor, Profile
 from ci.delivery.results import Outcome, StepResult, TargetResult
 from ci.delivery.site import CANARY, STABLE, chart_values
-from ci.environments import Environment
+from ci.environments import Environment, Traffic
 from ci.errors import SystemUnavailable
 from ci.reporting import SilentReporter
 
@@ -176,6 +177,41 @@ CASES = {
 }
 
 
+def drained(wanted: Environment) -> Environment:
+    """The same, with users who leave a region before it is upgraded."""
+    profile = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/trafficManagerProfiles/p"
+    return wanted.model_copy(update={"traffic": Traffic(profile=profile, drain="0s")})
+
+
+class Regions:
+    """Two regions; what is done to them can be the last thing that happens."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.out: set[str] = set()
+
+    async def look(self) -> Profile:
+        return Profile(
+            fqdn="voice.test", ttl=0, routing="Weighted", interval=1, tolerated=1,
+            endpoints=tuple(self._endpoint(name) for name in ("eastus", "westeurope")),
+        )  # fmt: skip
+
+    async def change(self, region: str, *, enabled: bool | None = None, **_: int | None) -> Endpoint:
+        self.world.event(f"{region} about to be {'put back' if enabled else 'taken out'}")
+        (self.out.discard if enabled else self.out.add)(region)
+        self.world.event(f"{region} {'put back' if enabled else 'taken out'}")
+        return self._endpoint(region)
+
+    def _endpoint(self, name: str) -> Endpoint:
+        monitor = Monitor.DISABLED if name in self.out else Monitor.ONLINE
+        return Endpoint(region=name, target="t", enabled=name not in self.out, monitor=monitor)
+
+
+CASES |= {
+    "users leave": Case(drained(environment()), "better", "promoted"),
+    "users leave, at once, broken": Case(drained(at_once()), "good", "failed", broken=True),
+}
+
 ONCE = (
     Action.START, Action.INSTALL, Action.CANARY, Action.STEP, Action.UPGRADE, Action.SMOKE, Action.VERIFY,
     Action.ROLL_BACK, Action.FINISH,
@@ -213,6 +249,7 @@ def test_cut_anywhere_the_same_command_comes_to_the_same_end(
                 await one.run()
                 await one.order(Action.ROLL_BACK)
                 one.world.log.clear()
+            one.world.regions = regions = Regions(one.world)
             one.cut = cut
             if moment is None:
                 await one.run(back=case.back)
@@ -228,6 +265,9 @@ def test_cut_anywhere_the_same_command_comes_to_the_same_end(
             assert (place.revisions[STABLE][-1].release, past.ended) == (case.stable, case.ended), where
             assert place.revisions[STABLE][-1].deployed and not place.revisions[CANARY], where
             assert place.weight() == 0, where
+            assert not regions.out, where
+            left = [event for event in one.world.log if event.endswith("taken out")]
+            assert bool(left) == name.startswith("users leave"), where
             done = [
                 (entry.action, entry.weight, entry.result)
                 for entry in entries
