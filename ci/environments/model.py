@@ -202,7 +202,7 @@ class Traffic(Model):
     ]
     at: Url | None = None
     """A Traffic Manager of this machine, in place of Azure's."""
-    token: LocalFile | None = None
+    token: CommittedFile | None = None
     """What that one is shown."""
     drain: Seconds
     """Users leave a region before its stable release is upgraded; so long they may take, beside the TTL."""
