@@ -18,7 +18,7 @@ import httpx
 from ci.errors import PipelineError, SystemUnavailable
 from ci.platform.instance import Instance
 from ci.platform.part import Part, PartStatus, Say
-from ci.platform.processes import Marked, end, is_ending, lately, marked, port_owner
+from ci.platform.processes import Marked, end, forget, is_ending, lately, marked, port_owner
 from ci.reasons import reason_of
 
 __all__ = ["Daemon", "answers", "as_part", "connects", "last_words"]
@@ -125,6 +125,7 @@ async def _stop(place: Instance, name: str, program: str, grace: float) -> None:
         ],
         grace=grace,
     )
+    forget()
 
 
 async def _start(place: Instance, daemon: Daemon, say: Say) -> None:
@@ -157,6 +158,7 @@ async def _start(place: Instance, daemon: Daemon, say: Say) -> None:
             start_new_session=True,
             **whose,
         )
+    forget()
     say("starting")
     deadline = time.monotonic() + daemon.up_within
     problem = "starting"
