@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import random
 import shutil
@@ -184,6 +185,8 @@ class Truth(RuleBasedStateMachine):
     clean: ClassVar[dict[Program, Any]] = {}
     """What programs give on an empty cache."""
     did: ClassVar[Counter[str]] = Counter()
+    until: ClassVar[float] = math.inf
+    """When to do no more, by time.monotonic: on a busy machine an example may take longer than all should."""
     chance = random.Random(1)
 
     @initialize()
@@ -202,11 +205,17 @@ class Truth(RuleBasedStateMachine):
             if _SECONDS:
                 print(dict(self.did), flush=True)
 
+    @property
+    def over(self) -> bool:
+        return time.monotonic() > self.until
+
     def _run(self, cache: Path, *together: Program) -> list[Any]:
         os.environ["VA_CACHE"] = str(cache)
         return asyncio.run(results(self.work, *together))
 
     def _check(self, *together: Program) -> None:
+        if self.over:
+            return
         given = self._run(self.cache, *together)
         for program, found in zip(together, given, strict=True):
             if program not in self.clean:
@@ -233,11 +242,15 @@ class Truth(RuleBasedStateMachine):
 
     @rule(part=st.sampled_from((0.0, 0.5, 0.9, 0.99, 1.0)))
     def prune_it(self, part: float) -> None:
+        if self.over:
+            return
         root = self.cache / "engine"
         prune(max(0, int(usage(root).size * part) - 1), root)
         self.did["prunings"] += 1
 
     def _killed(self, body: str, *args: str) -> None:
+        if self.over:
+            return
         child = subprocess.Popen(
             [sys.executable, "-c", body, *args],
             env=os.environ | {"VA_CACHE": str(self.cache), "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -304,6 +317,7 @@ def test_what_is_stored_is_what_happened(monkeypatch: pytest.MonkeyPatch) -> Non
         run_state_machine_as_test(Truth, settings=how)  # type: ignore[no-untyped-call]
         return
     until, number = time.monotonic() + _SECONDS, time.time_ns()
+    monkeypatch.setattr(Truth, "until", until)
     while time.monotonic() < until:
         number += 1
         Truth.chance.seed(number)
