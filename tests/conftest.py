@@ -4,6 +4,7 @@ And Ctrl-C works in what tests start: a shell without job control gives its back
 start, a SIGINT that is ignored.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 settings.register_profile("va", deadline=None, derandomize=True)
 settings.load_profile("va")
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# A suite makes millions of objects that live to its end (syntax trees, hypotheses, schemas), and Python looks
+# through all of them again and again for what is dead: a quarter of what the collection of tests takes.
+gc.set_threshold(50_000, 20, 50)
 # xdist tells its workers how wide the terminal is: what a test prints is as wide as it says itself.
 os.environ.pop("COLUMNS", None)
 
