@@ -30,8 +30,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from jwt.algorithms import ECAlgorithm
 
-__all__ = ["Identities"]
+__all__ = ["LOGIN", "Identities"]
 
+LOGIN = "login.microsoftonline.com"
 _BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -57,7 +58,23 @@ class Identities:
     """The audiences that tokens of GitHub were given for."""
     scopes: list[str] = field(default_factory=list)
     """What Entra gave tokens for."""
+    issued: list[str] = field(default_factory=list)
+    """The tokens of Entra; several jobs may share the list."""
     environment: dict[str, str] = field(default_factory=dict)
+    port: int = 0
+    """Where both are without TLS."""
+
+    def metadata(self, path: str) -> dict[str, object] | None:
+        """What Entra says of itself, under its own name, to a program that asks before it signs in."""
+        here = f"https://{LOGIN}/{self.tenant}"
+        if path.startswith("/common/discovery/instance"):
+            known = {"preferred_network": LOGIN, "preferred_cache": LOGIN, "aliases": [LOGIN]}
+            found = f"{here}/v2.0/.well-known/openid-configuration"
+            return {"tenant_discovery_endpoint": found, "metadata": [known]}
+        if path.startswith(f"/{self.tenant}/v2.0/.well-known/openid-configuration"):
+            ends = {"token_endpoint": "oauth2/v2.0/token", "authorization_endpoint": "oauth2/v2.0/authorize"}
+            return {"issuer": f"{here}/v2.0", **{name: f"{here}/{end}" for name, end in ends.items()}}
+        return None
 
     def token(self, number: int, scope: str, key: ec.EllipticCurvePrivateKey) -> str:
         """The access token number so much."""
@@ -105,7 +122,9 @@ class Identities:
 
             def do_GET(self) -> None:
                 """GitHub: who holds the job's secret gets a token for the audience that is asked for."""
-                if (told := identities.told(self.path, key)) is not None:
+                named = self.headers.get("Host", "") == LOGIN
+                told = identities.metadata(self.path) if named else identities.told(self.path, key)
+                if told is not None:
                     return self.answer(200, json.dumps(told).encode())
                 if identities.broken:
                     return self.answer(*identities.broken.pop(0))
@@ -145,10 +164,12 @@ class Identities:
                         401, json.dumps({"error": "invalid_client", "error_description": error}).encode()
                     )
                 identities.scopes += form["scope"]
+                count = len(identities.issued) + 1
+                identities.issued.append(identities.token(count, form["scope"][0], key))
                 given = {
                     "token_type": "Bearer",
                     "expires_in": identities.life,
-                    "access_token": identities.token(len(identities.scopes), form["scope"][0], key),
+                    "access_token": identities.issued[-1],
                 }
                 return self.answer(200, json.dumps(given).encode())
 
@@ -160,6 +181,7 @@ class Identities:
             context.load_cert_chain(certificate, private)
             entra = stack.enter_context(_served(Handler, context))
             self.issuer = f"https://127.0.0.1:{entra}/{self.tenant}/v2.0"
+            self.port = github
             self.environment = {
                 "ACTIONS_ID_TOKEN_REQUEST_URL": f"http://127.0.0.1:{github}/token?api-version=2.0",
                 "ACTIONS_ID_TOKEN_REQUEST_TOKEN": secret,
@@ -188,7 +210,8 @@ def _served(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "entra.test")])
+    # A name of its own: whoever trusts several finds each one's key by it.
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"entra-{secrets.token_hex(4)}.test")])
     now = datetime.now(UTC)
     made = (
         x509.CertificateBuilder()

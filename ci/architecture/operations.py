@@ -18,7 +18,7 @@ AzureRole = Literal[
     "Reader", "Contributor", "Network Contributor", "Managed Identity Operator", "AcrPull", "AcrPush",
     "Key Vault Reader",
     "Key Vault Secrets User", "Key Vault Administrator", "Storage Blob Data Contributor", "Monitoring Reader",
-    "Monitoring Contributor", "Monitoring Data Reader",
+    "Monitoring Contributor", "Monitoring Data Reader", "Grafana Viewer", "Grafana Editor", "Grafana Admin",
 ]  # fmt: skip
 """Azure's built-in roles that we give; ci.azure.arm has their ids."""
 

@@ -8,6 +8,7 @@ limits.py       what Azure takes of one resource: names, sizes, intervals
 across.py       what it refuses, or leaves dead, of several together
 offline.py      what can be said of templates without Azure: our rules, the definitions, checkov
 registry.py secrets.py    what is asked of the registry and of the vaults that are there
+grafana.py      our dashboards in Managed Grafana
 given.py free.py    the values of template parameters; whether names are to be had
 connection.py   the clients, and what their errors become
 deploy.py deleted.py    plan, apply, drift; destroy, and what comes back

@@ -418,6 +418,27 @@ def infra_destroy(
             show(*(f"deleted {name}" for name in gone) if gone else ["nothing was there"])
 
 
+@app.command("dashboards")
+def infra_dashboards(
+    env: Env, local: Local = False, subscription: Subscription = "", json: Json = False
+) -> None:
+    """Have the dashboards in the environment's Grafana, in place of what was there of them.
+
+    Example: va infra dashboards --env prod
+    """
+    from ci.azure import grafana
+    from ci.layout import show
+    from ci.reporting import console_reporter
+
+    with failing(json):
+        architecture, reporter = load(env).architecture, console_reporter()
+        addresses = on_azure(lambda azure: grafana.deploy(azure, architecture, reporter), subscription, local)
+        if json:
+            write_json(list(addresses))
+        else:
+            show(*addresses)
+
+
 def _resources(architecture: Any) -> list[Any]:
     from ci.azure.render import render
 
