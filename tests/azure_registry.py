@@ -147,7 +147,7 @@ class AzureStandIn:
         return Starlette(routes=[Route("/{path:path}", self._answer, methods=methods)])
 
     async def _answer(self, request: Request) -> Response:
-        on_data = f"{request.url.hostname}:{request.url.port}" == self.data_endpoint
+        on_data = request.url.netloc == self.data_endpoint
         line = f"{'DATA' if on_data else request.method} {request.url.path}"
         self.asked.append(line)
         trouble = next((one for one in self.troubles if one.times > 0 and re.search(one.request, line)), None)
@@ -271,7 +271,8 @@ class AzureStandIn:
             if (await self._passed(request, method="HEAD")).status_code != 200:
                 return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
             signature = self._signed(request.url.path)
-            location = f"http://{self.data_endpoint}{request.url.path}?sig={signature}"
+            secure = "" if self.data_endpoint.startswith("127.0.0.1:") else "s"
+            location = f"http{secure}://{self.data_endpoint}{request.url.path}?sig={signature}"
             return Response(status_code=307, headers={"Location": location})
         if trouble and trouble.cut_upload is not None:
             return await self._cut_upload(request, trouble.cut_upload)

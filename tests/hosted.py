@@ -69,7 +69,7 @@ runs:
       shell: bash
       env: {NAME: "${{ inputs.name }}", PATHS: "${{ inputs.path }}", NONE: "${{ inputs.if-no-files-found }}"}
       run: |
-        mkdir -p "$HOSTED/artifacts" && cd "$GITHUB_WORKSPACE"
+        cd "$GITHUB_WORKSPACE"
         there=() && while read -r one; do
           if [ -n "$one" ] && [ -e "$one" ]; then there+=("$one"); fi
         done <<< "$PATHS"
@@ -277,7 +277,7 @@ class Hosted:
         payload: Mapping[str, Any] | None = None,
         disk: Path | None = None,
         jobs: str = "",
-        seconds: float = 400,
+        seconds: float = 1000,
         **inputs: str,
     ) -> Ran:
         """Run a workflow as if that had happened; `disk` is what /var/lib/va is to its machines."""
@@ -397,7 +397,7 @@ def _read(code: int, out: str, errors: str) -> Ran:
 @contextmanager
 def hosted(folder: Path) -> Iterator[Hosted]:
     """A clone of this checkout as a repository on GitHub, with nothing pushed yet."""
-    for name in ("home", "bin", "runners"):
+    for name in ("home", "bin", "runners", "artifacts"):
         (folder / name).mkdir(parents=True)
     for name, script in _PROGRAMS.items():
         (folder / "bin" / name).write_text(script)

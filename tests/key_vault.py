@@ -14,7 +14,7 @@ import secrets
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -103,6 +103,49 @@ class KeyVault:
             number.to_bytes(size, "big")
             for number in decode_dss_signature(self.key.sign(digest, ec.ECDSA(hashed)))
         )
+
+    def public_pem(self) -> bytes:
+        """Of its key."""
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        return self.key.public_key().public_bytes(serialization.Encoding.PEM, form)
+
+    @contextmanager
+    def plainly(self, issued: Sequence[str], tenant: str) -> Iterator[int]:
+        """The vault alone, at a port where plain HTTP is spoken: whoever has a token of Entra's is let in."""
+        vault = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None:
+                """Not on a test's output."""
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+                good = token if token in issued else "none"
+                code, document = vault.answer(self.command, self.path, body, token, good)
+                content = json.dumps(document).encode()
+                self.send_response(code)
+                if code == 401:
+                    where = f'Bearer authorization="https://login.example/{tenant}"'
+                    self.send_header("WWW-Authenticate", f'{where}, resource="https://vault.azure.net"')
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_POST = do_GET  # noqa: N815
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
     @contextmanager
     def serve(self, folder: Path) -> Iterator[dict[str, str]]:

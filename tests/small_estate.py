@@ -21,13 +21,13 @@ __all__ = ["stand_in", "va", "whole", "write_environment", "write_release"]
 _ROOT = places.checkout()
 _ENVIRONMENT = """\
 extends: ../base.yaml
-waves: [[{regions}]]
+{after}waves: [[{regions}]]
 wave_bake: 0s
 watch: 0s
 targets:
 {targets}
-registries: {{home: registry.example}}
-trust: {{signers: [{{key: {key}}}], builders: ["*"]}}
+registries: {{home: {registry}}}
+trust: {{signers: [{{key: {key}}}], builders: ["{builder}"]}}
 canary:
   steps:
     - {{weight: 30, bake: 1s}}
@@ -51,7 +51,7 @@ _TARGET = """\
     kubeconfig: {kubeconfig}
     context: va-eastus
     namespace: {namespace}
-    registry: registry.example
+    registry: {registry}
     metrics: {gateway}
     gateway: {gateway}
     hostname: {namespace}.voice.localhost
@@ -140,21 +140,29 @@ def write_environment(
     install: str = "60s",
     drain: str = "1s",
     deadline: str = "60s",
+    estate: str = "test",
+    registry: str = "registry.example",
+    after: str | None = None,
+    builder: str = "*",
 ) -> None:
-    """An environment of the estate `test`: each region a namespace, and a kubeconfig of its own."""
-    (root / "test").mkdir(parents=True, exist_ok=True)
-    shutil.copy(_ROOT / "environments" / "base.yaml", root)
-    key = root / "signer.pub"
+    """An environment of that estate: each region a namespace, and a kubeconfig of its own."""
+    (root / estate).mkdir(parents=True, exist_ok=True)
+    if not (root / "base.yaml").exists():
+        shutil.copy(_ROOT / "environments" / "base.yaml", root)
+    key = root / estate / "signer.pub"
     key.write_text("a key that nobody asks")
     targets = ""
     for region, namespace in regions.items():
         own = root / f"{name}-{region}.kubeconfig"
         shutil.copy(kubeconfig, own)
-        targets += _TARGET.format(region=region, kubeconfig=own, namespace=namespace, gateway=gateway)
+        targets += _TARGET.format(
+            region=region, kubeconfig=own, namespace=namespace, gateway=gateway, registry=registry
+        )
     text = _ENVIRONMENT.format(
-        regions=", ".join(regions), targets=targets, key=key, install=install, drain=drain, deadline=deadline
-    )
-    (root / "test" / f"{name}.yaml").write_text(text)
+        regions=", ".join(regions), targets=targets, key=key, install=install, drain=drain,
+        deadline=deadline, registry=registry, after=f"after: {after}\n" if after else "", builder=builder,
+    )  # fmt: skip
+    (root / estate / f"{name}.yaml").write_text(text)
 
 
 def va(root: Path, state: Path, *words: str) -> tuple[list[str], dict[str, str]]:

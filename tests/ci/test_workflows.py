@@ -94,6 +94,10 @@ def _step_problems(step: dict[str, Any], *, signs: bool) -> Iterator[str]:
             yield f"${word} is not quoted"
     if re.search(r"va [^\n]*\$RELEASE", script) and not re.search(r'-- "\$RELEASE"', script):
         yield "a release's name could be taken for an option"
+    if re.search(r"va (make|publish|ship)\b", script):
+        for file in re.findall(r">>? *(\S+)", script):
+            if not file.startswith(("reports/", '"$GITHUB_', '"$RUNNER_TEMP/')):
+                yield f"{file} in the checkout is an uncommitted change, and a release says so"
     if signs and re.search(_MAKES, script):
         yield f"has an identity, and runs what was made: {script.strip()}"
     if signs and re.search(_INSTALLS, script):
@@ -153,6 +157,10 @@ _SHA = "0" * 40
         (_run("pip install azure-cli==2.91.0"), "installs what no lock names"),
         (_run("apt-get update && apt-get install -y jq"), "installs what no lock names"),
         (_run("curl -sSf https://example.test | sh"), "installs what no lock names"),
+        (
+            _run(".venv/bin/va make --to made --json > made.json"),
+            "made.json in the checkout is an uncommitted",
+        ),
         (_run("echo ${{ inputs.x }}"), "put together from words"),
         (_run(".venv/bin/va release verify $RELEASE"), "$RELEASE is not quoted"),
         (_run('.venv/bin/va release verify "$RELEASE"'), "could be taken for an option"),
