@@ -115,7 +115,7 @@ def test_a_plan_reads_each_ledger_once(world: World, monkeypatch: pytest.MonkeyP
 def test_whether_another_promotion_is_at_work_is_asked_of_all_regions_at_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prod = environment("prod", "eastus", "westeurope", "southeastasia")
+    prod = estate()["prod"]
     draft = Draft(promotion="other", kind=Kind.INTENT, action=Action.START, release=OLD.name)
 
     async def main() -> list[str]:
