@@ -343,4 +343,5 @@ def _changed(
 
 def problems(checked: tuple[Checked, ...]) -> str:
     """What is wrong, in a line; empty when nothing is."""
-    return "; ".join(f"{one.target}: {one.gate}: {one.problem}" for one in checked if one.problem)
+    told = (f"{one.target}: {one.gate}: {one.problem}" for one in checked if one.problem)
+    return "; ".join(dict.fromkeys(told))  # both tracks may have the same

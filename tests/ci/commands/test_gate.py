@@ -136,6 +136,8 @@ def test_a_gate_of_ones_own_is_tried_on_its_prometheus(
     done = va("lint", "x", "--estate", "mine")
     assert done.exit_code == (3 if problem else 0), done.output
     assert problem in " ".join(done.output.split())
+    if "parse" not in problem:  # which names the query
+        assert done.stderr.count("x/eastus: gateway:") == bool(problem)  # of both queries and both tracks
     assert 'answers_total{app="voice-canary",code=~"5.."}' in asked
     listed = va("list", "x", "--estate", "mine").stdout
     assert "gateway (dry run)" in listed and "answers_total" in listed
