@@ -8,7 +8,7 @@ installation may take. A pod that an autoscaler adds, or a node that is drained,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ci.delivery.cluster import Cluster, Pod
@@ -28,12 +28,14 @@ class Upright:
     patience: Canary
     _before: dict[str, int] | None = field(default=None, init=False)
     """The restarts of the pods that were there at the first look."""
-    _since: float | None = field(default=None, init=False)
+    _since: dict[str, float] = field(default_factory=dict, init=False)
+    """Since when each that is not well has been so: services, pods, Deployments."""
 
-    def look(self, pods: Iterable[Pod], missing: str, now: float) -> Finding | None:
+    def look(self, pods: Iterable[Pod], missing: Mapping[str, str], now: float) -> Finding | None:
         """None while all is well; INCONCLUSIVE while that may pass. `now`: a steady clock, seconds.
 
-        `missing`: which replicas are not there (see `missing`), in words.
+        Each is held against its own limit from when it went itself: nodes that are renewed one after the
+        other take pods away for an hour, and none of them for long. `missing`: as `missing` below says it.
         """
         stable = [pod for pod in pods if pod.track == "stable" and not (pod.ended or pod.leaving)]
         if self._before is None:
@@ -42,44 +44,50 @@ class Upright:
             if (times := pod.restarts - self._before.get(pod.name, 0)) >= _RESTARTS:
                 why = f": {pod.trouble}" if pod.trouble else ""
                 return _finding(Verdict.FAIL, f"{pod.name} has restarted {times} times{why}")
-        down = _down(stable)
-        wrong = down or _unready(stable) or missing
-        if not wrong:
-            self._since = None
-            return None
-        self._since = now if self._since is None else self._since
-        limit, had = self.patience.follow if down else self.patience.install, now - self._since
-        if had > limit:
-            return _finding(Verdict.FAIL, f"{wrong}, for {had:.0f} s")
-        return _finding(Verdict.INCONCLUSIVE, wrong)
+        follow, install = self.patience.follow, self.patience.install
+        wrong = {who: (words, follow) for who, words in _down(stable).items()}
+        wrong |= {who: (words, install) for who, words in (_unready(stable) | dict(missing)).items()}
+        self._since = {who: self._since.get(who, now) for who in wrong}
+        for who, (words, limit) in wrong.items():
+            if (had := now - self._since[who]) > limit:
+                return _finding(Verdict.FAIL, f"{words}, for {had:.0f} s")
+        return next((_finding(Verdict.INCONCLUSIVE, words) for words, _ in wrong.values()), None)
 
 
 def _finding(verdict: Verdict, reason: str) -> Finding:
     return Finding(metric="pods", verdict=verdict, reason=reason)
 
 
-def _down(stable: Sequence[Pod]) -> str:
-    """The service that nobody answers for; empty when there is none."""
+def _down(stable: Sequence[Pod]) -> dict[str, str]:
+    """The services that nobody answers for, and that in words."""
     if not stable:
-        return "no pod runs"
+        return {"every service": "no pod runs"}
     gone = {pod.app for pod in stable} - {pod.app for pod in stable if pod.ready}
-    return f"no pod of {min(gone)} is ready" if gone else ""
+    return {f"service {app}": f"no pod of {app} is ready" for app in sorted(gone)}
 
 
-def _unready(stable: Sequence[Pod]) -> str:
-    away = next((pod for pod in stable if not pod.ready), None)
-    return "" if away is None else f"{away.name} is not ready" + (f": {away.trouble}" if away.trouble else "")
+def _unready(stable: Sequence[Pod]) -> dict[str, str]:
+    return {
+        f"pod {pod.name}": f"{pod.name} is not ready" + (f": {pod.trouble}" if pod.trouble else "")
+        for pod in stable
+        if not pod.ready
+    }
 
 
-async def missing(cluster: Cluster, namespace: str) -> str:
-    """Which of stable's Deployments has fewer ready pods than it wants; empty where that may not be read."""
+async def missing(cluster: Cluster, namespace: str) -> dict[str, str]:
+    """Which of stable's Deployments have fewer pods than they want, and that in words.
+
+    Pods that are not even made, for a quota or a webhook: one that is made and not ready is seen itself.
+    Empty where Deployments may not be read.
+    """
     path = f"/apis/apps/v1/namespaces/{namespace}/deployments"
     try:
         found = await cluster.objects(path, labels="va.dev/track=stable")
     except SystemUnavailable:
-        return ""
+        return {}
+    short = {}
     for one in found or ():
-        wanted, ready = one["spec"].get("replicas", 1), (one.get("status") or {}).get("readyReplicas") or 0
-        if ready < wanted:
-            return f"{one['metadata']['name']} has {ready} of {wanted} pods"
-    return ""
+        name, wanted = one["metadata"]["name"], one["spec"].get("replicas", 1)
+        if (made := (one.get("status") or {}).get("replicas") or 0) < wanted:
+            short[f"Deployment {name}"] = f"{name} has {made} of {wanted} pods"
+    return short

@@ -89,7 +89,8 @@ async def _wait(
             return "done", "", ()
         else:
             say(f"{left:.0f} s of {seconds:g} s")
-        await asyncio.sleep(min(max(left, 0.05), max(environment.gates.look, 0.05)))
+        pace = max(environment.gates.look, 0.05)
+        await asyncio.sleep(min(left, pace) if left > 0 else pace)
 
 
 def ordered(entries: Iterable[Entry]) -> tuple[str, str] | None:

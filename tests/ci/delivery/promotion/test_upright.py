@@ -32,7 +32,7 @@ WELL = (pod("api-1"), pod("api-2", restarts=7), pod("agent-1", app="agent"))
 
 def looked(*looks: tuple[float, tuple[Pod, ...], str]) -> list[tuple[Verdict, str] | None]:
     upright = Upright(PATIENCE)
-    found = [upright.look(pods, away, now) for now, pods, away in looks]
+    found = [upright.look(pods, {"a Deployment": away} if away else {}, now) for now, pods, away in looks]
     return [None if one is None else (one.verdict, one.reason) for one in found]
 
 
@@ -80,14 +80,34 @@ def test_what_is_away_may_come_back_for_a_while_and_is_harm_then(what: str) -> N
 def test_replicas_that_the_cluster_does_not_even_make_are_missed() -> None:
     place = Place(World(), "prod/eastus")
 
-    def deployment(name: str, replicas: int, **status: int) -> dict[str, Any]:
-        return {"metadata": {"name": name}, "spec": {"replicas": replicas}, "status": status}
+    def deployment(name: str, wanted: int, **status: int) -> dict[str, Any]:
+        return {"metadata": {"name": name}, "spec": {"replicas": wanted}, "status": status}
 
     path = "/apis/apps/v1/namespaces/va-prod-eastus/deployments"
-    place.listed[path] = (deployment("voice-agent", 0), deployment("voice-api", 3, readyReplicas=1))
-    assert asyncio.run(missing(place, "va-prod-eastus")) == "voice-api has 1 of 3 pods"  # type: ignore[arg-type]
-    place.listed[path] = (deployment("voice-api", 3, readyReplicas=3),)
-    assert asyncio.run(missing(place, "va-prod-eastus")) == ""  # type: ignore[arg-type]
+    place.listed[path] = (deployment("voice-agent", 0), deployment("voice-api", 3, replicas=1))
+    found = asyncio.run(missing(place, "va-prod-eastus"))  # type: ignore[arg-type]
+    assert found == {"Deployment voice-api": "voice-api has 1 of 3 pods"}
+    place.listed[path] = (
+        deployment("voice-api", 3, replicas=3, readyReplicas=1),
+    )  # its pods say it themselves
+    assert asyncio.run(missing(place, "va-prod-eastus")) == {}  # type: ignore[arg-type]
+
+
+def test_each_is_away_from_when_it_went_itself() -> None:
+    """Nodes that are renewed: a pod of twenty is away at each look, and none of them for over a minute."""
+    names = [f"api-{number}" for number in range(20)]
+
+    def without(away: str) -> tuple[Pod, ...]:
+        return tuple(pod(name, ready=name != away) for name in names)
+
+    found = looked(*((60.0 * minute, without(f"api-{minute}"), "") for minute in range(20)))
+    assert {one and one[0] for one in found} == {Verdict.INCONCLUSIVE}
+    starting = (*WELL, pod("api-3", ready=False))  # an autoscaler's, for minutes
+    down = (*WELL[:2], pod("api-3", ready=False), pod("agent-1", app="agent", ready=False))
+    last = looked((0, starting, ""), (180, starting, ""), (190, down, ""))[-1]
+    assert last == (Verdict.INCONCLUSIVE, "no pod of agent is ready")
+    both = looked((0, down, ""), (31, down, ""))[-1]
+    assert both == (Verdict.FAIL, "no pod of agent is ready, for 31 s")
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
