@@ -271,7 +271,7 @@ class AzureStandIn:
             if (await self._passed(request, method="HEAD")).status_code != 200:
                 return _error(404, "BLOB_UNKNOWN", "blob unknown to registry")
             signature = self._signed(request.url.path)
-            secure = "" if self.data_endpoint.startswith("127.0.0.1:") else "s"
+            secure = "" if ":" in self.data_endpoint else "s"  # by a name of Azure's, at the usual port
             location = f"http{secure}://{self.data_endpoint}{request.url.path}?sig={signature}"
             return Response(status_code=307, headers={"Location": location})
         if trouble and trouble.cut_upload is not None:

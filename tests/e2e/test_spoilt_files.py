@@ -45,7 +45,10 @@ _READING: dict[str, tuple[str, ...]] = {
 def command(file: Path) -> tuple[str, ...]:
     if (known := _READING.get(str(file))) is not None:
         return known
-    return ("env", "check", "--env", file.stem) if "architecture" in file.parts else ("status",)
+    if "architecture" in file.parts:
+        return ("env", "check", "--env", file.stem)
+    estate = Path(*file.parts[1:2]).stem  # what several share is read by each
+    return ("status", "--estate", "local" if estate == "base" else estate)
 
 
 def va(*words: str) -> tuple[int, str]:
