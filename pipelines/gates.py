@@ -218,7 +218,7 @@ async def _query_problems(prometheus: Prometheus, target: Target, name: str, gat
     for key, query in queries(gate).items():
         for track in TRACKS if key != "query" or not isinstance(gate, SaturationGate) else ("canary",):
             said = filled(query, names_of(target, track))
-            series, problem, hint = await _shape(prometheus, said, counter=key in ("all", "bad"))
+            series, problem, hint = await _shape(prometheus, said)
             found.append(
                 Checked(
                     target=target.name, gate=name, metric=f"{key}: {said}", series=series, problem=problem,
@@ -228,7 +228,7 @@ async def _query_problems(prometheus: Prometheus, target: Target, name: str, gat
     return list({one.metric: one for one in found}.values())
 
 
-async def _shape(prometheus: Prometheus, query: str, *, counter: bool) -> tuple[int, str, str]:
+async def _shape(prometheus: Prometheus, query: str) -> tuple[int, str, str]:
     try:
         kind = await prometheus.shape(query)
         if kind != "vector":
@@ -240,9 +240,6 @@ async def _shape(prometheus: Prometheus, query: str, *, counter: bool) -> tuple[
         return 0, error.message, "try it in Prometheus: what it says of it is above"
     if unknown := sorted(metrics_in(query) - known):
         return len(series), f"nobody exports {', '.join(unknown)}", "is its name right? Is it scraped?"
-    if counter and re.search(r"\b(rate|irate|increase|delta|deriv)\s*\(", query):
-        hint = "name the counter itself: growth is added up here"
-        return len(series), "it is smoothed: counters are read raw", hint
     return len(series), "", ""
 
 

@@ -13,7 +13,7 @@ from ci.delivery.asking import Gathered, begin, compared, gather, place_of, told
 from ci.delivery.cluster import Cluster, Pod
 from ci.delivery.findings import Carried, Finding, Verdict
 from ci.delivery.metrics import NoData, Prometheus, Reading, Window
-from ci.delivery.queries import Count, Growth, largest, names_of
+from ci.delivery.queries import Counts, Growth, largest, names_of
 from ci.delivery.queries import advance as advance_growth
 from ci.delivery.queries import begin as begin_growth
 from ci.delivery.queries import read as read_counts
@@ -61,9 +61,14 @@ async def bake(
     ]
     names = {track: names_of(target, track) for track in TRACKS}
 
-    async def counted() -> dict[str, Mapping[Count, float] | NoData]:
+    async def counted(before: Mapping[str, Growth]) -> dict[str, Counts | NoData]:
         answers = await asyncio.gather(
-            *(read_counts(prometheus, limits.named[name], names) for name in queried)
+            *(
+                read_counts(
+                    prometheus, limits.named[name], names, before[name].instances if name in before else ()
+                )
+                for name in queried
+            )
         )
         return dict(zip(queried, answers, strict=True))
 
@@ -77,7 +82,7 @@ async def bake(
         # It has had no traffic but what came while the gateway followed.
         cold=[pod.name for pod in before if pod.track == "canary"] if not carried else (),
     )
-    grown = {name: begin_growth(one) for name, one in (await counted()).items()}
+    grown = {name: begin_growth(one) for name, one in (await counted({})).items()}
     gathered = begin(limits, step, before)
     while True:
         await asyncio.sleep(limits.look)
@@ -90,7 +95,7 @@ async def bake(
         except SystemUnavailable as error:
             reading = NoData(time=time.time(), reason=error.message)
         window = metrics.advance(window, reading, restarted=_restarted(pods))
-        grown = {name: advance_growth(grown[name], one) for name, one in (await counted()).items()}
+        grown = {name: advance_growth(grown[name], one) for name, one in (await counted(grown)).items()}
         values = {
             name: await _value(prometheus, gate, namespace, pods, names["canary"])
             for name, gate in limits.named.items()
@@ -99,7 +104,8 @@ async def bake(
         seconds = time.monotonic() - started
         gathered = gather(limits, gathered, window, pods, seconds, grown=grown, values=values)
         observed = Observed(window=window, gathered=gathered, pods=pods, grown=grown, seconds=seconds)
-        findings = judge(environment, step, observed, carried)
+        # It computes, for seconds maybe, and the lease has to be renewed meanwhile.
+        findings = await asyncio.to_thread(judge, environment, step, observed, carried)
         verdict = gates.decide(findings)
         show(observed, findings)
         late = observed.seconds >= limits.deadline

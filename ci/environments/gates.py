@@ -29,6 +29,8 @@ __all__ = [
 PLACEHOLDERS: Final = ("environment", "region", "namespace", "hostname", "track", "app")
 """What a query may name as ${…}: `track` is stable or canary, `app` the name of that track's Helm release."""
 _BURST_LOOK = 5.0
+_TAKEN = ("warm-up", "pods")
+"""What findings are called that are of no gate."""
 _PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -43,8 +45,29 @@ def _query(value: str) -> str:
     return value
 
 
+def _counter(value: str) -> str:
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`', '""', value)
+    if found := re.search(rf"\b({_SMOOTHS})\s*\(", bare, re.IGNORECASE):
+        raise mistake(
+            f"{shown(value)} is smoothed, by {found[1]}: counters are read raw",
+            "name the counter itself: growth is added up here",
+        )
+    if found := re.search(rf"\b({_AGGREGATES})\s*(?:\(|by\b|without\b)", bare, re.IGNORECASE):
+        raise mistake(
+            f"{shown(value)} is aggregated, by {found[1]}: a pod that goes would be a reset",
+            "name the counter itself: its series are added up here",
+        )
+    return value
+
+
+_SMOOTHS = r"i?rate|increase|i?delta|deriv|predict_linear|resets|changes|[a-z]+_over_time"
+_AGGREGATES = (
+    "sum|min|max|avg|count|group|stddev|stdvar|topk|bottomk|quantile|count_values|limitk|limit_ratio"
+)
 Query = Annotated[str, AfterValidator(_query)]
 """PromQL whose answer is a vector, with placeholders."""
+Counter = Annotated[Query, AfterValidator(_counter)]
+"""One that names counters themselves, series by series."""
 
 
 def filled(query: str, values: Mapping[str, str]) -> str:
@@ -74,9 +97,9 @@ class ErrorGate(_Gate):
 
     kind: Literal["ratio"] = "ratio"
     source: Literal["sessions", "prometheus"] = "sessions"
-    bad: Query | None = None
+    bad: Counter | None = None
     """Counters that only grow, summed over the answer's series. No answer is none, where `all` has one."""
-    all: Query | None = None
+    all: Counter | None = None
     margin: Margin
     harm: Margin
     tolerated: Share
@@ -125,7 +148,7 @@ class RestartGate(_Gate):
 
     kind: Literal["events"] = "events"
     source: Literal["pods", "prometheus"] = "pods"
-    query: Query | None = None
+    query: Counter | None = None
     """Counters that only grow, summed over the answer's series."""
     unit: str = "restarts"
     margin: Margin
@@ -182,6 +205,12 @@ def queries(gate: AnyGate) -> dict[str, str]:
     """What it asks Prometheus, by the key that says it."""
     said = {key: getattr(gate, key, None) for key in ("all", "bad", "query")}
     return {key: query for key, query in said.items() if query is not None}
+
+
+def _counts(gate: AnyGate) -> str:
+    """What it is a test of, beside its numbers."""
+    said = {"kind", "source", "bad", "all", "query", "threshold", "against", "per_pod_hour"}
+    return gate.model_dump_json(include=said)
 
 
 class OnInconclusive(StrEnum):
@@ -250,6 +279,15 @@ class Gates(Model):
         for name in self.model_extra or {}:
             if re.fullmatch(r"[a-z][a-z0-9-]{0,41}", name) is None:
                 raise ValueError(f"{shown(name)} is no name of a gate: small letters, digits and hyphens")
+            if name in _TAKEN:
+                raise ValueError(f"{shown(name)} is no name of a gate: reports say it of something else")
+        counted: dict[str, str] = {}
+        for name, gate in self.named.items():
+            if gate.tests and not gate.dry_run and (other := counted.setdefault(_counts(gate), name)) != name:
+                raise ValueError(
+                    f"{shown(name)} counts what {shown(other)} does, and takes a part of its alpha: "
+                    "say dry_run, or change the one that there is"
+                )
         if self.bursts and self.look > _BURST_LOOK:
             raise ValueError(f"bursts: true needs a look every {_BURST_LOOK:g} s, or more often")
         if self.errors.dry_run or self.errors.source != "sessions":

@@ -204,7 +204,7 @@ def restarts(
         events = sum(one.tally.canary_bad for one in begun)
         horizon = horizon or per_pod_hour * watched * _GROWTH
         # With more pods than were thought of its end moves on, and its boundary with it.
-        fail_at = maxsprt_critical(round(max(horizon, expected, 1e-6), 9), levels.alpha)
+        fail_at = maxsprt_critical(_no_less(max(horizon, expected, 1e-6)), levels.alpha)
         harm = maxsprt_llr(events, expected) if expected else 0.0
         known = known and evidence.canary > 0
     else:
@@ -308,9 +308,10 @@ def decide(findings: Iterable[Finding]) -> Verdict:
 
 
 def missing(finding: Finding, *, place: Place, tolerated: float) -> int | None:
-    """How many more sessions without a bad one the canary needs to pass; None where no number would do it."""
+    """How many more sessions without a bad one the canary needs to pass; None where it has passed or failed,
+    or no number would do it; 0 where it lacks something else."""
     factors = finding.carried.factors
-    if not factors or finding.verdict is Verdict.FAIL:
+    if not factors or finding.verdict is not Verdict.INCONCLUSIVE:
         return None
     own = factors[-1]
     x, n = own.tally.canary_bad, own.tally.canary
@@ -319,6 +320,8 @@ def missing(finding: Finding, *, place: Place, tolerated: float) -> int | None:
         return least
     pass_at, step = finding.log_pass_at, 1
     relative = finding.log_safe
+    if relative >= pass_at:
+        return least
     # What is known against stable stays; the mean of both is as much as it was, or what is proven below.
     while max(relative, log_e_below(x, n + step, tolerated) - math.log(2)) < pass_at:
         step *= 2
@@ -349,6 +352,11 @@ def _of_step(found: Factor | None, weight: int) -> Factor:
     if found is None:
         return Factor(weight=weight)
     return found if found.weight == weight else found.model_copy(update={"weight": weight})
+
+
+def _no_less(horizon: float) -> float:
+    """The next power of 1.1: an end that moves on has few critical values, each on the safe side."""
+    return float(1.1 ** math.ceil(round(math.log(horizon, 1.1), 6)))
 
 
 def _over(begun: Sequence[Factor], rate: float, place: Place) -> float:

@@ -171,7 +171,8 @@ class Evidence:
     ) -> Self:
         """One more look: what came since the one before.
 
-        `share`: the canary's of what is bad by no fault of it, where that is more than of exposure (0 to 1).
+        `share`: the canary's of what is bad by no fault of it, where that is more than of exposure (0 to 1);
+        it makes harm harder to show, and safety no easier.
 
         A look in which only one track had exposure says nothing, and its bad sessions would be lost: it is
         one with the look after it. When it ends depends on the exposure alone, so the null is as it was.
@@ -190,12 +191,12 @@ class Evidence:
         )
         if not n or not m:
             return now
-        rho = n / (n + m)
-        ratio = (x + y) * math.log1p(rho * self.harm) - x * math.log1p(self.harm)
+        own = n / (n + m)  # what proves it safe goes by sessions alone: a larger share would excuse harm
+        ratio = (x + y) * math.log1p(own * self.harm) - x * math.log1p(self.harm)
         return replace(
             now,
-            worse=self._worse(int(x), n, int(y), m, max(rho, share)),
-            better=self.better.look(int(y), int(x), 1 - rho),
+            worse=self._worse(int(x), n, int(y), m, max(own, share)),
+            better=self.better.look(int(y), int(x), 1 - own),
             log_ratio=self.log_ratio + ratio,
             open=(0, 0.0, 0, 0.0),
         )

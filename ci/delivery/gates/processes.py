@@ -121,10 +121,11 @@ def maxsprt_llr(events: int, expected: float) -> float:
 def maxsprt_critical(horizon: float, alpha: float) -> float:
     """The critical value of the Poisson MaxSPRT, looked at continuously until `horizon` events are expected.
 
-    Exact, by following the distribution of the count over the times at which 1, 2, … events would signal.
+    Exact to 1e-6, by following the distribution of the count over the times at which 1, 2, … events would
+    signal. Of a thousand events it takes seconds: none for an event loop.
     """
     low, high = 0.0, 60.0
-    for _ in range(60):
+    while high - low > 1e-7:
         middle = (low + high) / 2
         low, high = (middle, high) if _signals(middle, horizon) > alpha else (low, middle)
     return high
@@ -132,13 +133,16 @@ def maxsprt_critical(horizon: float, alpha: float) -> float:
 
 def _signals(critical: float, horizon: float) -> float:
     """P(the statistic reaches `critical` before `horizon` events are expected | the known rate)."""
-    quiet = np.ones(1)  # P(no signal so far, and n events)
-    before, n = 0.0, 0
+    quiet = np.ones(1)  # P(no signal so far, and so many events: `least`, one more, …)
+    before, n, least = 0.0, 0, 0
     while before < horizon:
         n += 1
         until = min(_latest(n, critical), horizon)
-        quiet = np.convolve(quiet, _poisson(np.arange(n), until - before))[:n]
-        before = until
+        # Beyond it the chance is under 1e-20: what is left out makes a signal likelier, if anything.
+        likely = int(until - before + 12 * math.sqrt(until - before)) + 40
+        quiet = np.convolve(quiet, _poisson(np.arange(min(n - least, likely)), until - before))[: n - least]
+        few = int(np.argmax(quiet > 1e-20))
+        quiet, least, before = quiet[few:], least + few, until
     return 1.0 - float(quiet.sum())
 
 
