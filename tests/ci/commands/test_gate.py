@@ -143,16 +143,7 @@ def test_a_gate_of_ones_own_is_tried_on_its_prometheus(
     assert "gateway (dry run)" in listed and "answers_total" in listed
 
 
-def test_a_smoothed_counter_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    estate(
-        monkeypatch,
-        tmp_path,
-        GATEWAY.replace("""all: 'answers_total{app="${app}"}'""", "all: 'sum(rate(answers_total[1m]))'"),
-    )
-    prometheus(monkeypatch, {"answers_total": ("vector", 3)})
-
-    done = va("lint", "x", "--estate", "mine")
-    assert done.exit_code == 3 and "it is smoothed" in " ".join(done.output.split())
+LOST = "  jobs: {kind: events, source: prometheus, margin: 0, query: 'lost_total'}\n"
 
 
 @pytest.mark.parametrize(
@@ -168,6 +159,26 @@ def test_a_smoothed_counter_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         ("  Gate way: {kind: split, margin: 1}\n", "no name of a gate"),
         ("  hot: {kind: limit, limit: 3, samples: 2}\n", "under 1"),
         ("  errors: {dry_run: true}\n", "not dry-run"),
+        (GATEWAY.replace("bad: 'answers", "bad: 'rate(answers").replace('"5.."}', '"5.."}[1m])'), "by rate"),
+        (LOST.replace("lost_total", "increase (lost_total[5m])"), "is smoothed, by increase"),
+        (LOST.replace("lost_total", "max_over_time(lost_total[5m])"), "is smoothed, by max_over_time"),
+        (LOST.replace("lost_total", "irate(lost_total[1m])"), "is smoothed, by irate"),
+        (LOST.replace("lost_total", "sum without (pod) (lost_total)"), "is aggregated, by sum"),
+        (LOST.replace("lost_total", "2 * MAX(lost_total)"), "is aggregated, by MAX"),
+        (
+            GATEWAY.replace("all: 'answers_total", "all: 'count by(app) (answers_total"),
+            "is aggregated, by count",
+        ),
+        ("  warm-up: {kind: split, margin: 1}\n", "'warm-up' is no name of a gate"),
+        ("  pods: {kind: events, margin: 0}\n", "'pods' is no name of a gate"),
+        (
+            "  twice: {kind: ratio, margin: 1, harm: 2, tolerated: 0.2, weight: 3}\n",
+            "'twice' counts what 'errors' does",
+        ),
+        (
+            LOST + LOST.replace("jobs", "again").replace("margin: 0", "margin: 1"),
+            "'again' counts what 'jobs'",
+        ),
     ],
 )
 def test_a_gate_that_is_written_wrongly_is_bad_input_with_its_line(
@@ -178,6 +189,22 @@ def test_a_gate_that_is_written_wrongly_is_bad_input_with_its_line(
 
     assert done.exit_code == 2
     assert said in " ".join(done.output.split()) and ".yaml:" in done.output
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        LOST.replace("lost_total", 'lost_total{why="rate(x)",by="sum by (y)"} or vector(0)'),
+        LOST.replace("lost_total", "sum_lost_total + count:lost:rate5m"),
+        "  twice: {kind: ratio, margin: 1, harm: 2, tolerated: 0.2, dry_run: true}\n",
+        "  slow: {kind: share, threshold: 9s, share: 0.01, margin: 0, harm: 1}\n",
+        LOST + LOST.replace("jobs", "again").replace("lost_total", "left_total"),
+    ],
+)
+def test_what_only_looks_so_is_a_gate(gate: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    estate(monkeypatch, tmp_path, gate)
+
+    assert va("list", "x", "--estate", "mine").exit_code == 0
 
 
 @pytest.mark.parametrize(

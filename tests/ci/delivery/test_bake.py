@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 
 import httpx
+import numpy as np
 import pytest
 from promotion_world import environment
 
@@ -16,7 +18,7 @@ from ci.delivery.bake import Observed, judge
 from ci.delivery.cluster import Pod
 from ci.delivery.findings import Finding, Tally, Verdict
 from ci.delivery.metrics import NoData, Prometheus, Reading, Series
-from ci.environments import CanaryStep, LatencyGate, RestartGate, SaturationGate
+from ci.environments import CanaryStep, ErrorGate, LatencyGate, RestartGate, SaturationGate
 
 STEP = CanaryStep.model_validate({"weight": 50, "bake": "10s"})
 POD = Pod(
@@ -31,6 +33,7 @@ POD = Pod(
     memory_limit=100.0,
     trouble="",
 )
+HALF = ErrorGate(margin=0, harm=0.5, tolerated=0.005)
 PODS = (POD, replace(POD, name="s", track="stable", restarts=4))
 
 
@@ -287,6 +290,63 @@ def test_a_canary_with_many_pods_has_their_share_of_bursts() -> None:
     by_pods = burst(*looks, bursts=True)["errors"].log_harm
     by_sessions = burst(*[{**look, "s1": (0, 500)} for look in looks])["errors"].log_harm
     assert by_pods is not None and by_sessions is not None and by_pods < 2 < by_sessions
+
+
+@pytest.mark.parametrize("times", [1.5, 1.9])
+def test_harm_is_not_let_pass_for_the_part_that_the_canary_has_of_the_pods(times: float) -> None:
+    """A fifth of the sessions, a third of the pods: were all of them looked at by pods, it would be well."""
+    chance = np.random.default_rng(5)
+    passed = 0
+    for _ in range(20):
+        looks = [
+            {
+                "c": (int(chance.binomial(20, 0.01 * times)), 20),
+                **{s: (int(chance.binomial(40, 0.01)), 40) for s in ("s1", "s2")},
+            }
+            for _ in range(120)
+        ]
+        passed += burst(*looks, bursts=True, errors=HALF)["errors"].verdict is Verdict.PASS
+    assert passed <= 2
+
+
+def test_what_is_counted_is_not_on_the_loop_that_renews_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_in: list[threading.Thread] = []
+    world = environment("prod", look="1ms", deadline="1ms")
+
+    def judge_slowly(*_: object) -> tuple[Finding, ...]:
+        judged_in.append(threading.current_thread())
+        return judge(world, STEP, observed(), {})
+
+    class Pods:
+        async def pods(self, _: str) -> tuple[Pod, ...]:
+            return ()
+
+    async def main() -> None:
+        async with Prometheus("http://127.0.0.1:1") as prometheus:
+            await bake.bake(
+                world, STEP, target=world.target("eastus"), cluster=Pods(), prometheus=prometheus,  # type: ignore[arg-type]
+                carried={}, show=lambda *_: None,
+            )  # fmt: skip
+
+    monkeypatch.setattr(bake, "judge", judge_slowly)
+    asyncio.run(main())
+    assert judged_in and threading.main_thread() not in judged_in
+
+
+def test_a_step_that_another_gate_holds_lacks_no_session() -> None:
+    gate = {"latency": None, "saturation": SaturationGate(limit=0.9, samples=1)}
+    seen = observed(reading(12), memory=[None], **gate)
+    world = environment("prod", **gate)
+    findings = judge(world, STEP, seen, {})
+
+    assert {one.metric: one.verdict for one in findings} == {
+        "errors": Verdict.PASS, "saturation": Verdict.INCONCLUSIVE,
+    }  # fmt: skip
+    held = bake._result(world, STEP, Verdict.INCONCLUSIVE, seen, findings, late=True)
+    assert "more sessions" not in held.reason and "saturation" in held.reason
+    few = observed(reading(12, sessions=20), **gate)
+    open_ = bake._result(world, STEP, Verdict.INCONCLUSIVE, few, judge(world, STEP, few, {}), late=True)
+    assert "more sessions of the canary without an error would do" in open_.reason
 
 
 def test_bursts_need_looks_that_are_as_short_as_they() -> None:

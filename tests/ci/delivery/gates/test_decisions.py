@@ -272,6 +272,16 @@ def test_a_known_rate_has_one_test_in_the_whole_promotion() -> None:
     assert carried.horizon == pytest.approx(0.05 * 0.1 * 4)
 
 
+def test_a_known_rate_that_is_watched_on_and_on_has_few_boundaries_each_on_the_safe_side() -> None:
+    boundaries = {}
+    for hours in range(100, 130):
+        found = _restarts((1, float(hours), 0, 20.0), known=0.1)
+        assert found.log_fail_at is not None
+        assert found.log_fail_at >= gates.maxsprt_critical(0.1 * hours, LEVELS.alpha)
+        boundaries[hours] = found.log_fail_at
+    assert len(set(boundaries.values())) <= 4
+
+
 def _saturation(*used: float | None, baked: bool = True) -> Verdict:
     return gates.saturation(used, limit=0.9, samples=3, baked=baked).verdict
 
@@ -327,6 +337,17 @@ def test_what_is_missing_is_what_it_takes(looks: tuple[int, float, int, float], 
     assert found.verdict is Verdict.INCONCLUSIVE and more is not None
     x, n, y, m = looks
     assert judged((x, n, y, m), (0, more, 0, 1), place=place).verdict is Verdict.PASS
+
+
+def test_nothing_is_missing_where_it_has_passed_and_no_sessions_where_it_lacks_something_else() -> None:
+    passed = judged((0, 500, 0, 500))
+    waits = judged((0, 500, 0, 500), place=Place(planned=(50,), weight=50, baked=False))
+    blind = judged((0, 500, 0, 500), known=False)
+
+    assert passed.verdict is Verdict.PASS and gates.missing(passed, place=LAST, tolerated=0.03) is None
+    for found in (waits, blind):
+        assert found.verdict is Verdict.INCONCLUSIVE
+        assert gates.missing(found, place=LAST, tolerated=0.03) == 0
 
 
 def test_one_fail_fails_and_only_passes_pass() -> None:

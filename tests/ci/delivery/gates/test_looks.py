@@ -206,6 +206,14 @@ def test_another_bad_session_of_the_canary_never_helps_it(looks: list[tuple[int,
     assert after.better.log_e <= before.better.log_e
 
 
+def test_a_share_that_excuses_bursts_makes_nothing_safer() -> None:
+    begun = Evidence.begin(weight=0.2, margin=0, harm=0.5)
+    sessions, pods = begun.look(9, 200, 20, 800), begun.look(9, 200, 20, 800, share=0.4)
+
+    assert pods.worse.log_e < sessions.worse.log_e
+    assert (pods.better.log_e, pods.log_ratio) == (sessions.better.log_e, sessions.log_ratio)
+
+
 @pytest.mark.parametrize(
     "look", [(1, math.nan, 1, 5.0), (-1, 5.0, 1, 5.0), (1, math.inf, 1, 5.0), (1, 5.0, 1, -5.0)]
 )
