@@ -51,6 +51,8 @@ class Factor(_Record):
     weight: int
     """The step's; 0: of a promotion that began when only the product of all steps was kept."""
     tally: Tally = Tally()
+    beyond: int = 0
+    """More bad sessions of the canary than `tally` has: what of a burst is no harm, and no safety either."""
     pod_hours: tuple[float, float] = (0.0, 0.0)
     """Of canary and stable, where that is the exposure."""
     harm: float = 0.0
@@ -70,6 +72,7 @@ class Factor(_Record):
                 stable_bad=self.tally.stable_bad + other.tally.stable_bad,
                 stable=self.tally.stable + other.tally.stable,
             ),
+            beyond=self.beyond + other.beyond,
             pod_hours=(self.pod_hours[0] + other.pod_hours[0], self.pod_hours[1] + other.pod_hours[1]),
             harm=self.harm + other.harm,
             as_stable=self.as_stable + other.as_stable,

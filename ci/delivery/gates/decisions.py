@@ -89,6 +89,7 @@ def errors(
     factor = Factor(
         weight=place.weight,
         tally=tally,
+        beyond=evidence.beyond[0],
         harm=evidence.worse.log_e,
         as_stable=evidence.log_ratio,
         less_harm=evidence.better.log_e,
@@ -97,7 +98,7 @@ def errors(
     step, safe = begun[-1], None
     if place.last:
         relative = log_mean(step.as_stable, step.less_harm)
-        safe = log_mean(relative, log_e_below(step.tally.canary_bad, step.tally.canary, tolerated))
+        safe = log_mean(relative, log_e_below(_bad(step), step.tally.canary, tolerated))
     x, y = tally.canary_bad, tally.stable_bad
     rates = "no data"
     if tally.canary and tally.stable:
@@ -150,7 +151,7 @@ def latency(
             metric=metric,
         )
     tally = Tally(canary_bad=evidence.canary_bad, canary=round(evidence.canary))
-    begun = _begun(carried, Factor(weight=place.weight, tally=tally), place)
+    begun = _begun(carried, Factor(weight=place.weight, tally=tally, beyond=evidence.beyond[0]), place)
     own = begun[-1].tally
     rates = "no data"
     if tally.canary:
@@ -166,7 +167,7 @@ def latency(
         seen=own.canary,
         harm=_over(begun, min(0.999, share * (1 + margin)), place),
         floor=None,
-        safe=log_e_below(own.canary_bad, own.canary, tolerated) if place.last else None,
+        safe=log_e_below(_bad(begun[-1]), own.canary, tolerated) if place.last else None,
         begun=begun,
     )
 
@@ -314,7 +315,7 @@ def missing(finding: Finding, *, place: Place, tolerated: float) -> int | None:
     if not factors or finding.verdict is not Verdict.INCONCLUSIVE:
         return None
     own = factors[-1]
-    x, n = own.tally.canary_bad, own.tally.canary
+    x, n = _bad(own), own.tally.canary
     least = max(0, place.sessions - n)
     if finding.log_safe is None or finding.log_pass_at is None:
         return least
@@ -352,6 +353,11 @@ def _of_step(found: Factor | None, weight: int) -> Factor:
     if found is None:
         return Factor(weight=weight)
     return found if found.weight == weight else found.model_copy(update={"weight": weight})
+
+
+def _bad(step: Factor) -> int:
+    """All bad sessions of the canary, as a proof of its safety has to count them."""
+    return min(step.tally.canary_bad + step.beyond, step.tally.canary)
 
 
 def _no_less(horizon: float) -> float:

@@ -147,8 +147,11 @@ class Evidence:
     canary: float = 0.0
     stable_bad: int = 0
     stable: float = 0.0
+    beyond: tuple[int, int] = (0, 0)
+    """Bad ones of canary and stable that are in no evidence of harm, but in that of safety."""
     open: tuple[int, float, int, float] = field(default=(0, 0.0, 0, 0.0))
     """What came since the last look that had both tracks: they are scraped one after the other."""
+    open_beyond: tuple[int, int] = (0, 0)
 
     @classmethod
     def begin(cls, *, weight: float, margin: float, harm: float, tables: bool = False) -> Self:
@@ -168,11 +171,13 @@ class Evidence:
         stable: float,
         *,
         share: float = 0.0,
+        beyond: tuple[int, int] = (0, 0),
     ) -> Self:
         """One more look: what came since the one before.
 
         `share`: the canary's of what is bad by no fault of it, where that is more than of exposure (0 to 1);
-        it makes harm harder to show, and safety no easier.
+        it makes harm harder to show, and safety no easier. `beyond`: bad ones more, of canary and stable,
+        that show no harm and have to be in a proof of safety.
 
         A look in which only one track had exposure says nothing, and its bad sessions would be lost: it is
         one with the look after it. When it ends depends on the exposure alone, so the null is as it was.
@@ -187,18 +192,22 @@ class Evidence:
             canary=self.canary + canary,
             stable_bad=self.stable_bad + stable_bad,
             stable=self.stable + stable,
+            beyond=(self.beyond[0] + beyond[0], self.beyond[1] + beyond[1]),
             open=(int(x), n, int(y), m),
+            open_beyond=(self.open_beyond[0] + beyond[0], self.open_beyond[1] + beyond[1]),
         )
         if not n or not m:
             return now
         own = n / (n + m)  # what proves it safe goes by sessions alone: a larger share would excuse harm
-        ratio = (x + y) * math.log1p(own * self.harm) - x * math.log1p(self.harm)
+        all_x, all_y = int(x) + now.open_beyond[0], int(y) + now.open_beyond[1]
+        ratio = (all_x + all_y) * math.log1p(own * self.harm) - all_x * math.log1p(self.harm)
         return replace(
             now,
             worse=self._worse(int(x), n, int(y), m, max(own, share)),
-            better=self.better.look(int(y), int(x), 1 - own),
+            better=self.better.look(all_y, all_x, 1 - own),
             log_ratio=self.log_ratio + ratio,
             open=(0, 0.0, 0, 0.0),
+            open_beyond=(0, 0),
         )
 
     def _worse(self, x: int, n: float, y: int, m: float, rho: float) -> Process:
@@ -214,13 +223,21 @@ class Evidence:
         Of a pod's sessions so many count as bad at most, however many were. `pods`: how many canary and
         stable have. A pod that fails for some seconds is as likely the canary's as it has pods, which may be
         more than its part of the sessions: the larger of both is its share. Measured, not proved.
+
+        For the proof of safety all of the canary's count, and of a pod of stable's no more than its rate
+        makes likely: what is left out makes the proof harder, so that it stays one.
         """
-        counts = {"canary": [0, 0], "stable": [0, 0]}
+        rate = (self.stable_bad + self.beyond[1] + 0.5) / (self.stable + 1)
+        counts, beyond = {"canary": [0, 0], "stable": [0, 0]}, {"canary": 0, "stable": 0}
         for track, bad, whole in came:
-            counts[track][0] += min(bad, max(_BURST, whole // 10))
+            counted = min(bad, max(_BURST, whole // 10))
+            likely = int(whole * rate + 4 * math.sqrt(whole * rate)) + 1
+            counts[track][0] += counted
             counts[track][1] += whole
+            beyond[track] += max(0, (bad if track == "canary" else min(bad, likely)) - counted)
         share = pods[0] / sum(pods) if all(pods) else 0.0
-        return self.look(*counts["canary"], *counts["stable"], share=share)
+        more = (beyond["canary"], beyond["stable"])
+        return self.look(*counts["canary"], *counts["stable"], share=share, beyond=more)
 
     def until(self, canary_bad: int, canary: float, stable_bad: int, stable: float) -> Self:
         """One more look, by what has come since the bake began. Counts that fell are none."""
