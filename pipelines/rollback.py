@@ -115,6 +115,8 @@ async def _undo(
             await ledger.append(order)
         if wanted.promotion is not None:
             regions = _went_to(entries, wanted.promotion, environment, regions)
+        if len(regions) > 1 and not (wanted.to or wanted.canary_only):
+            regions = await _went_last(environment, regions, wanted, entries, reporter)
         done, errors = await everywhere(
             {
                 environment.target(region).name: _roll_back(environment, region, wanted, ledger, reporter)
@@ -131,6 +133,44 @@ async def _undo(
                 )  # fmt: skip
                 await ledger.append(over)
         return done, errors
+
+
+async def _went_last(
+    environment: Environment,
+    regions: Sequence[str],
+    wanted: _Wanted,
+    entries: Sequence[Entry],
+    reporter: Reporter,
+) -> list[str]:
+    """Where the ledger does not explain all that runs: the regions of what went in last, or with a canary.
+
+    Somebody promoted from elsewhere, perhaps to some of them alone: the others never had that release, and
+    what Helm remembers of them is no reason to touch them. Who does not answer stays, and says so itself.
+    """
+
+    async def seen(region: str) -> tuple[Facts, bool]:
+        async with open_site(environment, region) as site:
+            facts = await look(site.cluster, site.target.namespace)
+        if (name := wanted.promotion) is None:
+            return facts, False
+        release = next(one.release for one in entries if one.promotion == name and one.release)
+        return facts, _explains(facts, past_of(entries, name, site.target.name), release)
+
+    found = dict(zip(regions, await settled(seen(region) for region in regions), strict=True))
+    known = {region: one for region, one in found.items() if not isinstance(one, PipelineError)}
+    stable = [one.stable for one, _ in known.values() if one.stable is not None and not one.stable.put_back]
+    if all(explained for _, explained in known.values()) or not stable:
+        return list(regions)
+    last = max(stable, key=lambda one: one.updated).release
+    untouched = []
+    for region, (facts, _) in known.items():
+        back = facts.stable is not None and facts.stable.put_back
+        if facts.runs != last and not back and facts.canary is None and facts.on_stable:
+            untouched.append(region)
+            name = environment.target(region).name
+            runs = facts.runs or "nothing of ours"
+            reporter.note(f"{name}: {last} never came here, {runs} stays (va rollback {name} takes it back)")
+    return [region for region in regions if region not in untouched]
 
 
 async def _to_stable(environment: Environment, region: str, reporter: Reporter) -> None:

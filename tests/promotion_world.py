@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -302,7 +302,7 @@ class Place:
             name=name,
             number=len(before) + 1,
             status="pending-upgrade" if before else "pending-install",
-            updated=NOW,
+            updated=NOW + timedelta(seconds=len(self.world.done)),
             description=description,
             values=values,
             tests=self.tests,

@@ -167,7 +167,8 @@ class PromotionResult(_Record):
             reasons = "; ".join(f"{target.target}: {target.reason}" for target in lacking)
             return SystemUnavailable(
                 f"{self.release} was not promoted everywhere: {reasons}",
-                hint="va registry status and va status say what is missing; then the same command goes on",
+                hint="va registry status and va status say what is missing; then the same command goes on, "
+                "or --only ENVIRONMENT goes past what is down",
             )
         return None
 

@@ -22,7 +22,7 @@ from ci.delivery.promotion.show import plan_page
 from ci.delivery.refusals import Code
 from ci.delivery.results import Outcome, PromotionResult
 from ci.delivery.site import STABLE, chart_values
-from ci.environments import CanaryStep, Environment
+from ci.environments import CanaryStep, Environment, Traffic
 from ci.environments.policy import Approvals
 from ci.errors import BadInput, PolicyBlocked, SystemUnavailable
 from ci.reporting import SilentReporter
@@ -445,6 +445,14 @@ MOVES = {
     ),
     "a secret": (
         "staging", {"values": {"adminToken": "hunter2"}}, ["staging/eastus: would change adminToken: "]
+    ),
+    "who leaves before": (
+        "prod",
+        {"traffic": Traffic(
+            profile="/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/trafficManagerProfiles/p",
+            drain="10m",
+        )},
+        ["prod: traffic.drain: nothing -> 600"],
     ),
     "the wait": ("prod", {"wave_bake": 60.0}, ["prod: wave_bake: 0 -> 60"]),
     "the cluster": (

@@ -26,7 +26,7 @@ from ci.reporting import SilentReporter
 from pipelines import promote as flow
 from pipelines import rollback as back
 
-GOOD, BETTER, BAD = release("good"), release("better"), release("bad")
+GOOD, BETTER, BAD, OTHER = (release(name) for name in ("good", "better", "bad", "other"))
 Use = Callable[..., None]
 
 
@@ -153,6 +153,32 @@ def test_what_went_back_stays_so_for_who_knows_nothing_of_it(
         monkeypatch.setenv("VA_STATE", str(tmp_path / folder))
         rollback()
         assert runs(world.place("prod/eastus")) == "good"
+
+
+@pytest.mark.parametrize("knows", ["nothing", "what both had"])
+def test_a_region_that_never_had_the_release_is_left_alone_by_who_does_not_know(
+    world: World, use: Use, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, knows: str
+) -> None:
+    """CI promoted to one region; at night somebody undoes it from a machine that has not heard of it."""
+    both, one = environment("prod", "sea", "eastus"), environment("prod", "sea")
+    use(both)
+    promote(GOOD)
+    if knows == "what both had":
+        promote(OTHER)
+    monkeypatch.setenv("VA_STATE", str(tmp_path / "ci"))
+    if knows == "nothing":
+        promote(OTHER)
+    use(one)
+    promote(BETTER)
+    monkeypatch.setenv("VA_STATE", str(tmp_path / ("night" if knows == "nothing" else "")))
+    use(both)
+    notes = Notes()
+    rollback(reporter=notes)
+    assert runs(world.place("prod/sea")) == "other"
+    assert runs(world.place("prod/eastus")) == "other"
+    assert [line for line in notes.told if "never came here" in line] == [
+        "prod/eastus: better never came here, other stays (va rollback prod/eastus takes it back)"
+    ]
 
 
 def test_stable_that_does_not_answer_goes_back_all_the_same(world: World, use: Use) -> None:

@@ -175,7 +175,7 @@ def planned_environment(environment: Environment, approved: Sequence[str] = ()) 
         mode="json",
         include={
             "after", "wave_bake", "watch", "on_harm", "targets", "canary", "gates", "load", "soak",
-            "approvals", "trust",
+            "approvals", "trust", "traffic",
         },
     )  # fmt: skip
     said["waves"] = " then ".join(" and ".join(wave) for wave in environment.waves)
