@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import json
 import secrets
-import ssl
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import jwt
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from jwt.algorithms import ECAlgorithm
+from listening import certified, listening
 
 __all__ = ["LOGIN", "Identities"]
 
@@ -174,12 +171,11 @@ class Identities:
                 return self.answer(200, json.dumps(given).encode())
 
         identities = self
-        certificate, private = _certificate(folder)
-        with ExitStack() as stack:
-            github = stack.enter_context(_served(Handler))
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate, private)
-            entra = stack.enter_context(_served(Handler, context))
+        certificate = folder / "entra.crt"
+        # A name of its own: whoever trusts several finds each one's key by it.
+        called = f"entra-{secrets.token_hex(4)}.test"
+        tls = certified(certificate, called, x509.IPAddress(ip_address("127.0.0.1")))
+        with listening(Handler) as github, listening(Handler, tls) as entra:
             self.issuer = f"https://127.0.0.1:{entra}/{self.tenant}/v2.0"
             self.port = github
             self.environment = {
@@ -191,45 +187,3 @@ class Identities:
                 "REQUESTS_CA_BUNDLE": str(certificate),
             }
             yield self
-
-
-@contextmanager
-def _served(handler: type[BaseHTTPRequestHandler], tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    if tls:
-        server.socket = tls.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    # A name of its own: whoever trusts several finds each one's key by it.
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"entra-{secrets.token_hex(4)}.test")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    certificate, private = folder / "entra.crt", folder / "entra.key"
-    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return certificate, private

@@ -11,14 +11,11 @@ from __future__ import annotations
 import base64
 import json
 import secrets
-import ssl
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
-from cryptography.x509.oid import NameOID
+from listening import certified, listening
 
 __all__ = ["KeyVault"]
 
@@ -137,21 +134,14 @@ class KeyVault:
 
             do_POST = do_GET  # noqa: N815
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with listening(Handler) as port:
+            yield port
 
     @contextmanager
     def serve(self, folder: Path) -> Iterator[dict[str, str]]:
         """The environment of a program that asks this vault, as a machine with a managed identity."""
         vault, token, header = self, secrets.token_urlsafe(16), secrets.token_urlsafe(8)
-        context = _tls(folder, self.name)
+        context = certified(folder / "ca.pem", self.name, x509.DNSName(self.name))
 
         class Answers(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -205,11 +195,8 @@ class KeyVault:
                     },
                 )
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        try:
+        with listening(Proxy) as port:
+            url = f"http://127.0.0.1:{port}"
             yield {
                 "HTTPS_PROXY": url,
                 "NO_PROXY": "",
@@ -217,36 +204,3 @@ class KeyVault:
                 "IDENTITY_ENDPOINT": f"{url}/token",
                 "IDENTITY_HEADER": header,
             }
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-
-def _tls(folder: Path, name: str) -> ssl.SSLContext:
-    """The vault's side of TLS; `ca.pem` in the folder is what is to be trusted."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    called = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(called)
-        .issuer_name(called)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "ca.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    (folder / "tls.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "ca.pem", folder / "tls.key")
-    return context

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from listening import listening
 from typer.testing import CliRunner
 
 from ci import places
@@ -73,13 +73,8 @@ def world() -> Iterator[tuple[int, dict[str, Any]]]:
                  "status": {"allowed": allowed}}, 201,
             )  # fmt: skip
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield server.server_port, said
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening(Handler) as port:
+        yield port, said
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from job_identity import Identities
+from listening import listening
 
 from ci.architecture import model
 from ci.architecture.cost import what_if
@@ -74,12 +74,9 @@ def grafana(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Grafana
                 self.end_headers()
                 self.wfile.write(content)
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        made.url = f"http://127.0.0.1:{server.server_port}"
-        yield made
-        server.shutdown()
-        server.server_close()
+        with listening(Handler) as port:
+            made.url = f"http://127.0.0.1:{port}"
+            yield made
 
 
 def _world(endpoint: str | None) -> standin.StandIn:

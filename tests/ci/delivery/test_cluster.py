@@ -3,14 +3,14 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from listening import listening
 
 from ci.delivery import cluster
 from ci.errors import BadInput, SystemUnavailable
@@ -217,14 +217,9 @@ def api() -> Iterator[Api]:
 
         do_GET = do_PUT = do_POST = do_PATCH = _any  # noqa: N815
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    yield made
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    with listening(Handler) as port:
+        made.url = f"http://127.0.0.1:{port}"
+        yield made
 
 
 def test_labels_that_a_namespace_lacks_are_merged_into_it(api: Api, tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ import os
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 from job_identity import Identities
+from listening import listening
 from typer.testing import CliRunner
 
 from ci import entra, places
@@ -63,13 +63,8 @@ def server() -> Iterator[tuple[str, list[str]]]:
             self.end_headers()
             self.wfile.write(content)
 
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listening.server_port}", shown
-    listening.shutdown()
-    listening.server_close()
-    thread.join()
+    with listening(Handler) as port:
+        yield f"http://127.0.0.1:{port}", shown
 
 
 def _written(folder: Path, address: str, tenant: str = "") -> Path:
