@@ -18,6 +18,8 @@ of `va` and benches do so themselves, for pytest it is `va doctor --install`.
 
 from __future__ import annotations
 
+import sys
+
 import nox
 
 nox.needs_version = ">=2025.2"
@@ -27,7 +29,7 @@ nox.options.default_venv_backend = "none"
 @nox.session(default=False)
 def demo(session: nox.Session) -> None:
     """Set this machine up and show the main job on it, act by act: a good release and a bad one."""
-    session.run("va", "demo", *session.posargs)
+    session.run("va", "demo", *session.posargs, stderr=sys.stderr)
 
 
 @nox.session(requires=["unit", "e2e"], default=False)
@@ -83,10 +85,10 @@ def bench(session: nox.Session) -> None:
 @nox.session(default=False)
 def ship(session: nox.Session) -> None:
     """Build, test, scan and publish: one release."""
-    session.run("va", "ship", *session.posargs)
+    session.run("va", "ship", *session.posargs, stderr=sys.stderr)
 
 
 @nox.session(default=False)
 def promote(session: nox.Session) -> None:
     """Move a release to its targets, wave after wave, behind canary gates."""
-    session.run("va", "promote", *session.posargs)
+    session.run("va", "promote", *session.posargs, stderr=sys.stderr)

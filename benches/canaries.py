@@ -19,6 +19,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ from ci.delivery.gates import Evidence, Place
 
 __all__ = [
     "LEVELS",
+    "LONGEST",
+    "LOOK",
+    "STEPS",
     "TOLERATED",
     "Cell",
     "Threshold",
@@ -42,13 +46,13 @@ __all__ = [
 ]
 
 STEPS = {5: 600, 20: 900, 50: 900}
-_LOOK, _LONGEST = 15, 7200
-_OVER = sum(STEPS.values()) // _LOOK
+LOOK, LONGEST = 15, 7200
+_OVER = sum(STEPS.values()) // LOOK
 """Looks until the others are done."""
-_MINUTE = 60 // _LOOK
+_MINUTE = 60 // LOOK
 LEVELS = Levels(alpha=1 / 60, beta=0.05)
 TOLERATED = 0.005
-_NEVER = _LONGEST // _LOOK
+_NEVER = LONGEST // LOOK
 _Counts = NDArray[np.int64]
 _Numbers = NDArray[np.float64]
 
@@ -66,7 +70,7 @@ class Traffic:
 
 def weights() -> _Numbers:
     """By look, the canary's; that of the last step goes on."""
-    ends = np.cumsum([seconds // _LOOK for seconds in STEPS.values()])
+    ends = np.cumsum([seconds // LOOK for seconds in STEPS.values()])
     step = np.minimum(np.searchsorted(ends, np.arange(_NEVER), side="right"), len(STEPS) - 1)
     return np.array(list(STEPS))[step] / 100
 
@@ -101,13 +105,13 @@ def simulated(
         canary = stable = np.where((times > 0.5) & (times < 0.8), 10 * base, base)[None].repeat(runs, 0)
     elif noise == "twice the base":
         canary = stable = 2 * common
-    begins = sum(list(STEPS.values())[:step]) // _LOOK
+    begins = sum(list(STEPS.values())[:step]) // LOOK
     if bad is not None:
         canary = canary.copy()
         since = np.arange(looks) - begins
-        ramp = np.clip(since / (600 / _LOOK), 0, 1) if noise == "ramp" else np.ones(looks)
+        ramp = np.clip(since / (600 / LOOK), 0, 1) if noise == "ramp" else np.ones(looks)
         canary[:, begins:] = (base + (bad - base) * ramp)[begins:]
-    sessions = chance.poisson(rate * _LOOK, (runs, looks))
+    sessions = chance.poisson(rate * LOOK, (runs, looks))
     if noise == "holes":
         there = chance.random((runs, looks)) > 0.2
         sessions = sessions * there  # what is not seen is of nobody: the least that a hole does
@@ -162,14 +166,14 @@ def _judged(traffic: Traffic, run: int) -> tuple[Verdict, int]:
         seen, since = Evidence.begin(weight=weight / 100, margin=0.1, harm=0.5, tables=True), look
         last = weight == max(STEPS)
         while True:
-            if look == (_NEVER if last else since + seconds // _LOOK):
+            if look == (_NEVER if last else since + seconds // LOOK):
                 break  # the traffic is of a canary that goes on: the others' steps have an end
             seen = seen.look(
                 int(traffic.canary_bad[run, look]), int(traffic.canary[run, look]),
                 int(traffic.stable_bad[run, look]), int(traffic.stable[run, look]),
             )  # fmt: skip
             look += 1
-            baked = (look - since) * _LOOK >= seconds
+            baked = (look - since) * LOOK >= seconds
             place = Place(planned=tuple(STEPS), weight=weight, baked=baked, sessions=50)
             found = gates.errors(
                 seen, place=place, floor=TOLERATED, tolerated=TOLERATED, levels=LEVELS, carried=carried
@@ -302,7 +306,7 @@ def _cell(traffic: Traffic, what: str, step: int, rules: _Rules, good: Traffic |
     for name, looks in taken.items():
         caught = (looks < _NEVER) & (looks > traffic.begins)
         shares[name] = float(caught.mean())
-        late = (looks[caught] - traffic.begins) * _LOOK
+        late = (looks[caught] - traffic.begins) * LOOK
         seconds[name] = _quantiles(late) if caught.any() else (math.nan, math.nan)
         bad[name] = _quantiles(_suffered(traffic, looks))
     still = float(((fails == _NEVER) & (passes == _NEVER)).mean())
@@ -334,6 +338,7 @@ def _good(runs: int, seed: int, rate: float, base: float) -> Traffic:
     return simulated(runs=runs, seed=seed, rate=rate, base=base, looks=_OVER)
 
 
+@cache
 def _for_all(runs: int) -> Threshold:
     """One that keeps 1 % for all of these services."""
     services = ((rate, base) for rate in _RATES for base, _ in _FAULTS)

@@ -1,7 +1,8 @@
 """Simulated promotions, judged by the errors gate alone with the cloud's settings: `python -m benches gates`.
 
 Three steps of 5, 20 and 50 % that bake 10, 15 and 15 minutes, alpha' = 1/60, a look every 15 s, sessions
-independent of each other. Each row has its own seed, so that it is the same in every run.
+independent of each other, where a row says nothing else. Each row has its own seed, so that it is the same in
+every run.
 """
 
 from __future__ import annotations
@@ -15,17 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benches.canaries import LEVELS, TOLERATED, faults, nulls
+from benches.canaries import LEVELS, LONGEST, LOOK, STEPS, TOLERATED, faults, nulls
 from benches.measure import Figure
 from ci.delivery import gates
 from ci.delivery.findings import NOTHING_CARRIED, Verdict
 from ci.delivery.gates import Evidence, Place, Process
 
 __all__ = ["figures"]
-
-_STEPS = {5: 600.0, 20: 900.0, 50: 900.0}
-_LOOK = 15.0
-_LONGEST = 7200.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +44,21 @@ def _promotion(
     """One promotion at `rate` sessions a second. The canary fails as stable does, and from step `begins` on
     `bad` of its sessions."""
     carried, seconds, errors = NOTHING_CARRIED, 0.0, 0
-    for number, (weight, bake) in enumerate(_STEPS.items()):
+    for number, (weight, bake) in enumerate(STEPS.items()):
         seen = Evidence.begin(weight=weight / 100, margin=0.1, harm=0.5, tables=True)
         since = seconds
         fails = bad if number >= begins else stable
         while True:
-            if seconds >= _LONGEST:
+            if seconds >= LONGEST:
                 return _Ended(verdict=Verdict.INCONCLUSIVE, errors=errors, seconds=seconds)
-            seconds += _LOOK
-            sessions = int(chance.poisson(rate * _LOOK))
+            seconds += LOOK
+            sessions = int(chance.poisson(rate * LOOK))
             canary = int(chance.binomial(sessions, weight / 100))
             x = int(chance.binomial(canary, fails))
             y = int(chance.binomial(sessions - canary, stable))
             errors += x if number >= begins else 0
             seen = seen.look(x, canary, y, sessions - canary)
-            place = Place(planned=tuple(_STEPS), weight=weight, baked=seconds - since >= bake, sessions=50)
+            place = Place(planned=tuple(STEPS), weight=weight, baked=seconds - since >= bake, sessions=50)
             found = gates.errors(
                 seen, place=place, floor=TOLERATED, tolerated=TOLERATED, levels=LEVELS, carried=carried
             )
@@ -189,7 +186,7 @@ def _drifts(runs: int) -> list[Figure]:
 
 def _speed() -> list[Figure]:
     """A thousand gates look once; and one gate for a day."""
-    place = Place(planned=tuple(_STEPS), weight=50, baked=True, sessions=50)
+    place = Place(planned=tuple(STEPS), weight=50, baked=True, sessions=50)
     seen = Evidence.begin(weight=0.5, margin=0.1, harm=0.5, tables=True)
 
     def look(x: int) -> None:
@@ -268,13 +265,13 @@ def _pods(
     It has pods as it has weight: 1, 4 and 10 of twenty. A look every 5 s, `rate` sessions a second.
     """
     carried, errors = NOTHING_CARRIED, 0
-    looks = int(sum(_STEPS.values()) / 5)
+    looks = int(sum(STEPS.values()) / 5)
     at, which = (int(chance.integers(looks)), int(chance.integers(20))) if burst else (-1, -1)
     look = 0
-    for weight, seconds in _STEPS.items():
+    for weight, seconds in STEPS.items():
         own = weight * 20 // 100
         seen = Evidence.begin(weight=weight / 100, margin=0.1, harm=0.5, tables=not mode)
-        place = Place(planned=tuple(_STEPS), weight=weight, baked=False, sessions=50)
+        place = Place(planned=tuple(STEPS), weight=weight, baked=False, sessions=50)
         for _ in range(int(seconds / 5)):
             sessions = chance.poisson(rate * 5 / 20, 20)  # of each pod
             fails = chance.binomial(sessions, np.where(np.arange(20) < own, bad, base))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import os
 import re
 import stat
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AUDIENCE", "CLUSTERS", "METRICS", "Token", "credential", "for_a_program", "is_a_job", "not_let_in",
-    "token",
+    "said", "token",
 ]  # fmt: skip
 
 AUDIENCE = "api://AzureADTokenExchange"
@@ -99,6 +100,8 @@ def credential() -> TokenCredential:
     """It remembers its tokens: make one for all that need it. Its clients block, so they are for threads."""
     from azure.identity import ClientAssertionCredential, DefaultAzureCredential
 
+    # Nobody's log is asked for: what did not let us in is said once, by `not_let_in`.
+    logging.getLogger("azure").addHandler(logging.NullHandler())
     if who := _application():
         return ClientAssertionCredential(*who, func=_assertion)
     return DefaultAzureCredential()
@@ -140,6 +143,12 @@ def token(resource: str, *, tenant: str = "") -> Token:
 
 
 _asking = threading.Lock()
+
+
+def said(error: AzureError) -> str:
+    """What Azure says of it, in a line."""
+    lines = str(error.message or error).strip().splitlines()
+    return lines[0] if lines else "without a word"
 
 
 def not_let_in(error: AzureError, what: str) -> SystemUnavailable:

@@ -250,8 +250,8 @@ async def _target(
             )
             place = Place(facts=facts, sessions=found[0].value if found else None)
             if holder is not None and holder.promotion != promotion:
-                held = Held(target.namespace, holder)
-                return place, [obstacles.at_work(target.name, held.promotion, held.message)]
+                held = Held(target.namespace, holder).message
+                return place, [obstacles.at_work(target.name, holder.promotion, held)]
             if overridden(release.name, entries) or promotion in unfinished(entries):
                 return place, []  # what was asked when it began is not asked again where it goes on
             return place, await _obstacles(release, site, facts, entries, again=again)

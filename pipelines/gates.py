@@ -7,16 +7,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from ci.concurrency import together
-from ci.delivery.asking import levels_of
 from ci.delivery.findings import Finding, Verdict
 from ci.delivery.ledger import Action, Kind, meant, read_all
 from ci.delivery.metrics import DURATIONS, SESSIONS, WORKING_SET, Prometheus
 from ci.delivery.promotion.measurements import Measurements
-from ci.delivery.promotion.replay import Replayed, replayed
 from ci.delivery.queries import names_of
 from ci.delivery.report import measured
 from ci.delivery.results import number
@@ -30,11 +29,15 @@ from ci.environments import (
     RestartGate,
     SaturationGate,
     Target,
+    bare,
     filled,
     queries,
     read_environment,
 )
 from ci.errors import BadInput, SystemUnavailable
+
+if TYPE_CHECKING:
+    from ci.delivery.promotion.replay import Replayed
 
 __all__ = [
     "Checked",
@@ -96,6 +99,8 @@ class Explained(_Record):
 
 def gates_of(environment: Environment) -> tuple[Listed, ...]:
     """Every gate that the environment asks, in the order in which it does. Pure."""
+    from ci.delivery.asking import levels_of  # whoever reads what was said needs none of the arithmetic
+
     levels = levels_of(environment)
     return tuple(
         Listed(
@@ -216,7 +221,7 @@ async def _counted(prometheus: Prometheus, query: str) -> tuple[int, str]:
 async def _query_problems(prometheus: Prometheus, target: Target, name: str, gate: AnyGate) -> list[Checked]:
     found = []
     for key, query in queries(gate).items():
-        for track in TRACKS if key != "query" or not isinstance(gate, SaturationGate) else ("canary",):
+        for track in ("canary",) if isinstance(gate, SaturationGate) else TRACKS:
             said = filled(query, names_of(target, track))
             series, problem, hint = await _shape(prometheus, said)
             found.append(
@@ -230,11 +235,10 @@ async def _query_problems(prometheus: Prometheus, target: Target, name: str, gat
 
 async def _shape(prometheus: Prometheus, query: str) -> tuple[int, str, str]:
     try:
-        kind = await prometheus.shape(query)
+        kind, series = await prometheus.shape(query)
         if kind != "vector":
             hint = "without the [range] at its end" if kind == "matrix" else "a metric with its labels"
             return 0, f"its answer is a {kind}: a vector is expected", hint
-        series = await prometheus.instant(query)
         known = {one for one in metrics_in(query) if await prometheus.instant(f"count({one})")}
     except SystemUnavailable as error:
         return 0, error.message, "try it in Prometheus: what it says of it is above"
@@ -245,12 +249,12 @@ async def _shape(prometheus: Prometheus, query: str) -> tuple[int, str, str]:
 
 def metrics_in(query: str) -> frozenset[str]:
     """The names of metrics in a PromQL expression. Pure."""
-    bare = re.sub(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`', '""', query)
+    text = bare(query)
     named = set(re.findall(r'__name__\s*=\s*"([^"]*)"', query))
-    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]", " ", bare)
+    text = re.sub(r"\{[^}]*\}|\[[^\]]*\]", " ", text)
     grouped = r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"
-    bare = re.sub(grouped, " ", bare)
-    words = re.findall(r"(?<![\w.:])([a-zA-Z_:][\w:]*)(?!\w)\s*(\()?", bare)
+    text = re.sub(grouped, " ", text)
+    words = re.findall(r"(?<![\w.:])([a-zA-Z_:][\w:]*)(?!\w)\s*(\()?", text)
     return frozenset(named | {word for word, call in words if not call and word.lower() not in _WORDS})
 
 
@@ -322,6 +326,8 @@ async def replay(
             f"this machine has kept no look of {wanted} on {where}",
             hint="what each look saw is kept where the promotion ran",
         )
+    from ci.delivery.promotion.replay import replayed
+
     return replayed(_changed(environment, alpha=alpha, beta=beta, floor=floor), looks)
 
 

@@ -26,12 +26,11 @@ from ci.delivery.promotion.plan import (
     moved,
     planned,
     planned_environment,
-    proven,
     sealed,
     total,
     under_way,
 )
-from ci.delivery.refusals import Code, Refusal, approvers, runs_in
+from ci.delivery.refusals import Code, Refusal, approvers
 from ci.delivery.site import STABLE, chart_values
 from ci.environments import Environment, read_environment
 from ci.errors import BadInput, PipelineError, Place, PolicyBlocked
@@ -40,7 +39,7 @@ from ci.reporting import Reporter
 from ci.supply.attestations import release_bundle
 from pipelines.before import Asked, ask, named, read
 from pipelines.permission import in_the_way
-from pipelines.promote import chosen
+from pipelines.promote import chosen, left_behind
 
 __all__ = ["as_planned", "plan", "read_plan"]
 
@@ -69,13 +68,7 @@ async def plan(
         )
     with reporter.step("ask registries, ledgers and targets"):
         entries = await read(environments)
-        left = {
-            one.name
-            for one in environments[:-1]
-            if not (again or only)
-            and proven(one, release.name, entries[one.name])
-            and not runs_in(one, release.name, entries[one.name])
-        }
+        left = set() if again or only else left_behind(release.name, environments, entries)
         there = [one for one in environments if one.name not in left]
         for found in await together(in_the_way(one, release.name, entries) for one in there):
             stands += found
@@ -104,7 +97,7 @@ async def plan(
                 for one in there
             ),
             targets=tuple(targets),
-            refusals=tuple(dict.fromkeys((*stands, *asked.refusals))),  # who is at work is seen by both
+            refusals=(*stands, *asked.refusals),
             seconds=total(there, targets),
         )
     )

@@ -73,8 +73,10 @@ async def promote(
     started = time.monotonic()
     environments = await chosen(release.name, estate, through, only)
     ledgers = await read(environments)
-    if not (again or only):
-        environments = _not_left(release.name, environments, ledgers, reporter)
+    left = set() if again or only else left_behind(release.name, environments, ledgers)
+    for one in (one for one in environments if one.name in left):
+        reporter.note(f"{one.name}: {release.name} was proven there, and is left behind: not touched")
+    environments = tuple(one for one in environments if one.name not in left)
     async with telling(environments, reporter):
         name = named(release.name, {one.name: ledgers[one.name] for one in environments})
         course = _Course(name, release, reporter, plan, override, again)
@@ -88,7 +90,8 @@ async def promote(
                     course = await _asked(course, [environment], await read([environment]))
                 results, stopped = await _promote(course, environment)
             except PolicyBlocked as refused:
-                raise report(done, {environment.name: refused}, reporter) or refused from None
+                report(done, {environment.name: refused}, reporter)
+                raise refused from None
             done += results
             if stopped or not (_may_go_on(results) and any(one.outcome in _THERE for one in results)):
                 # It is nowhere here, or not to be here: it may go no further.
@@ -180,18 +183,13 @@ async def _proven_before(release: str, environment: Environment) -> None:
             )
 
 
-def _not_left(
-    release: str, environments: Sequence[Environment], ledgers: Ledgers, reporter: Reporter
-) -> tuple[Environment, ...]:
-    """Without those on the way that are left alone: going through them would take their users back."""
-    kept = []
-    for environment in environments[:-1]:
-        entries = ledgers[environment.name]
-        if proven(environment, release, entries) and not runs_in(environment, release, entries):
-            reporter.note(f"{environment.name}: {release} was proven there, and is left behind: not touched")
-        else:
-            kept.append(environment)
-    return (*kept, *environments[-1:])
+def left_behind(release: str, environments: Sequence[Environment], ledgers: Ledgers) -> set[str]:
+    """Those on the way that are left alone: going through them would take their users back."""
+    return {
+        one.name
+        for one in environments[:-1]
+        if proven(one, release, ledgers[one.name]) and not runs_in(one, release, ledgers[one.name])
+    }
 
 
 async def _promote(course: _Course, environment: Environment) -> tuple[list[TargetResult], str]:
@@ -218,7 +216,8 @@ async def _promote(course: _Course, environment: Environment) -> tuple[list[Targ
                 if refused is not None:
                     waits = course.draft(Kind.OUTCOME, Action.FINISH, result="waits", reason=refused.message)
                     await ledger.append(waits)
-                    raise report(done, {environment.name: refused}, course.reporter) or refused
+                    report(done, {environment.name: refused}, course.reporter)
+                    raise refused
             if taken := [one for one in done if one.outcome is Outcome.BACK]:
                 stopped = "; ".join(f"{one.target}: {one.reason}" for one in taken)
             left = left_open(await ledger.entries(), course.promotion)

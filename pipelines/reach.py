@@ -13,14 +13,15 @@ import httpx
 
 from ci.concurrency import together
 from ci.delivery.cluster import Cluster, connect
-from ci.delivery.ledger import open_ledger
 from ci.delivery.metrics import Prometheus
-from ci.environments import Environment, Target, read_environments
-from ci.errors import BadInput, PipelineError, SystemUnavailable
+from ci.environments import Environment, Target, picked, read_environments
+from ci.errors import PipelineError, SystemUnavailable
 from ci.layout import Column, Page, Table, page
 from ci.reasons import reason_of
 from ci.registry import registry_at
 from ci.reporting import Reporter
+from ci.trusted import trusted
+from pipelines.before import read
 
 __all__ = ["Tried", "reach", "show_reach"]
 
@@ -56,12 +57,7 @@ class Tried:
 
 async def reach(estate: str, names: Sequence[str] | None, *, reporter: Reporter) -> tuple[Tried, ...]:
     """All that can be tried of the estate's environments; what fails of one hides nothing of another."""
-    environments = read_environments(estate)
-    known = {one.name: one for one in environments}
-    for name in names or ():
-        if name not in known:
-            raise BadInput(f"unknown environment {name!r}", hint=f"environments: {', '.join(known)}")
-    chosen = [known[name] for name in names] if names else list(environments)
+    chosen = picked(read_environments(estate), names)
     with reporter.step("try what promotions need"):
         found = await together(
             [
@@ -73,14 +69,14 @@ async def reach(estate: str, names: Sequence[str] | None, *, reporter: Reporter)
 
 
 async def _target(environment: Environment, target: Target) -> list[Tried]:
-    registry, *others = await together(
+    others = await together(
         [
             _one(target.name, "registry", lambda: _pulled(target.registry)),
             _one(target.name, "metrics", lambda: _counted(target.metrics)),
             _one(target.name, "gateway", lambda: _answered(target)),
         ]
     )
-    return [*await _cluster(environment, target), registry, *others]
+    return [*await _cluster(environment, target), *others]
 
 
 async def _one(where: str, what: str, ask: Callable[[], Awaitable[object]]) -> Tried:
@@ -145,7 +141,7 @@ async def _counted(url: str) -> None:
 async def _answered(target: Target) -> None:
     """Whatever the gateway says: with nothing installed that is 404."""
     try:
-        async with httpx.AsyncClient(base_url=target.gateway, timeout=5.0) as http:
+        async with httpx.AsyncClient(base_url=target.gateway, verify=trusted(), timeout=5.0) as http:
             name = {"sni_hostname": target.hostname}
             await http.get("/", headers={"Host": target.hostname}, extensions=name)
     except (httpx.HTTPError, OSError) as error:
@@ -155,11 +151,7 @@ async def _answered(target: Target) -> None:
 
 
 async def _ledger(environment: Environment) -> list[Tried]:
-    async def read() -> None:
-        async with open_ledger(environment) as ledger:
-            await ledger.entries()
-
-    return [await _one(environment.name, "ledger", read)]
+    return [await _one(environment.name, "ledger", lambda: read([environment]))]
 
 
 def show_reach(tried: Sequence[Tried]) -> Page:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ci import platform
 from ci.delivery.load import Counts, generate
 from ci.delivery.names import Names
-from ci.delivery.regions import Endpoint, GlobalTraffic, may_go, traffic_manager
+from ci.delivery.regions import GlobalTraffic, Profile, may_go, traffic_manager
 from ci.errors import BadInput, PolicyBlocked, StepFailed
 from ci.platform.instance import Instance, instance
 from ci.platform.traffic_manager import HOST, profile_id
@@ -100,18 +100,19 @@ async def lose_region(
         names = Names("127.0.0.1", place.traffic_manager + 1)
         gateway = f"http://{profile.fqdn}:{place.gateway}"
         async with generate(gateway, HOST, rate=rate, timeout=_USERS_SECONDS, find=names.find) as load:
-            return await _drilled(place, traffic, lost, load.counts, before, reporter)
+            return await _drilled(place, traffic, profile, region, load.counts, before, reporter)
 
 
 async def _drilled(
     place: Instance,
     traffic: GlobalTraffic,
-    lost: Endpoint,
+    profile: Profile,
+    region: str,
     counts: Counts,
     before: float,
     reporter: Reporter,
 ) -> RegionDrilled:
-    region, profile = lost.region, await traffic.look()
+    lost = profile.endpoint(region)
 
     async def monitored() -> bool:
         return (await traffic.look()).endpoint(region).online
@@ -133,7 +134,7 @@ async def _drilled(
             rto = await _until_nothing_is_lost(watch, counts, profile.ttl + _USERS_SECONDS + 1)
             watch.seen.append(Moment(seconds=rto, what="the last request that a user lost"))
             step.say(f"{counts.lost} of {counts.sent} requests lost, the last one after {rto:.1f} s")
-        served = counts.by_address.copy()
+        served = counts.by_address[lost.target]
         gone = counts.lost
     joined = watch.note(f"{region} is joined again")
     with reporter.step(f"{region}: joined again, until its users are back") as step:
@@ -141,7 +142,7 @@ async def _drilled(
         watch.note("its probes succeed")
 
         async def came() -> bool:
-            return counts.by_address[lost.target] > served[lost.target]
+            return counts.by_address[lost.target] > served
 
         await _until(came, "no user comes back")
         back = watch.note(f"users come to {region}") - joined
@@ -177,13 +178,12 @@ async def _drilled(
 
 async def _until_nothing_is_lost(watch: _Watch, counts: Counts, quiet: float) -> float:
     """When the last request was lost, once none has been for `quiet` seconds."""
-    last, seen, first = 0.0, 0, True
+    last, seen = 0.0, 0
     while watch.now - last < quiet:
         if counts.lost > seen:
-            last, seen = watch.now, counts.lost
-            if first:
+            if not seen:
                 watch.note("a user loses a request")
-                first = False
+            last, seen = watch.now, counts.lost
         if watch.now > _BACK_WITHIN:
             raise StepFailed(f"users still lose requests after {_BACK_WITHIN:g} s", hint="va status")
         await asyncio.sleep(_LOOK_SECONDS)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ci.concurrency import settled
@@ -88,6 +88,10 @@ async def _known(environments: Iterable[Environment], promotion: str) -> set[str
     return found
 
 
+_Looks = Mapping[str, asyncio.Task[Facts]]
+"""By region: each is asked once, all at the same time."""
+
+
 @dataclass(frozen=True)
 class _Wanted:
     promotion: str | None
@@ -115,11 +119,12 @@ async def _undo(
             await ledger.append(order)
         if wanted.promotion is not None:
             regions = _went_to(entries, wanted.promotion, environment, regions)
-        if len(regions) > 1 and not (wanted.to or wanted.canary_only):
-            regions = await _went_last(environment, regions, wanted, entries, reporter)
+        looks = {region: asyncio.ensure_future(_look(environment, region)) for region in regions}
         done, errors = await everywhere(
             {
-                environment.target(region).name: _roll_back(environment, region, wanted, ledger, reporter)
+                environment.target(region).name: _roll_back(
+                    environment, region, wanted, ledger, reporter, looks
+                )
                 for region in regions
             }
         )
@@ -135,42 +140,42 @@ async def _undo(
         return done, errors
 
 
-async def _went_last(
-    environment: Environment,
-    regions: Sequence[str],
-    wanted: _Wanted,
-    entries: Sequence[Entry],
-    reporter: Reporter,
-) -> list[str]:
-    """Where the ledger does not explain all that runs: the regions of what went in last, or with a canary.
+async def _look(environment: Environment, region: str) -> Facts:
+    async with open_site(environment, region) as site:
+        return await look(site.cluster, site.target.namespace)
 
-    Somebody promoted from elsewhere, perhaps to some of them alone: the others never had that release, and
-    what Helm remembers of them is no reason to touch them. Who does not answer stays, and says so itself.
+
+async def _never_came(
+    environment: Environment, wanted: _Wanted, entries: Sequence[Entry], own: Facts, looks: _Looks
+) -> str:
+    """The release that went in last, where another runs here, and the ledger does not explain it all.
+
+    Somebody promoted from elsewhere, perhaps to some regions alone: the others never had that release, and
+    what Helm remembers of them is no reason to touch them.
     """
-
-    async def seen(region: str) -> tuple[Facts, bool]:
-        async with open_site(environment, region) as site:
-            facts = await look(site.cluster, site.target.namespace)
-        if (name := wanted.promotion) is None:
-            return facts, False
-        release = next(one.release for one in entries if one.promotion == name and one.release)
-        return facts, _explains(facts, past_of(entries, name, site.target.name), release)
-
-    found = dict(zip(regions, await settled(seen(region) for region in regions), strict=True))
-    known = {region: one for region, one in found.items() if not isinstance(one, PipelineError)}
-    stable = [one.stable for one, _ in known.values() if one.stable is not None and not one.stable.put_back]
-    if all(explained for _, explained in known.values()) or not stable:
-        return list(regions)
+    answers = await settled(_seen(one) for one in looks.values())
+    found = {one: facts for one, facts in zip(looks, answers, strict=True) if isinstance(facts, Facts)}
+    name = wanted.promotion
+    if name is not None and all(
+        _explains(facts, *_told(entries, name, environment.target(one).name)) for one, facts in found.items()
+    ):
+        return ""
+    stable = [facts.stable for facts in found.values() if facts.stable and not facts.stable.put_back]
+    if not stable or (own.stable and own.stable.put_back):
+        return ""
     last = max(stable, key=lambda one: one.updated).release
-    untouched = []
-    for region, (facts, _) in known.items():
-        back = facts.stable is not None and facts.stable.put_back
-        if facts.runs != last and not back and facts.canary is None and facts.on_stable:
-            untouched.append(region)
-            name = environment.target(region).name
-            runs = facts.runs or "nothing of ours"
-            reporter.note(f"{name}: {last} never came here, {runs} stays (va rollback {name} takes it back)")
-    return [region for region in regions if region not in untouched]
+    return "" if own.runs == last else last
+
+
+async def _seen(look: asyncio.Task[Facts]) -> Facts:
+    return await asyncio.shield(look)  # it is another region's, too
+
+
+def _told(entries: Iterable[Entry], promotion: str, target: str) -> tuple[Past, str]:
+    """What the ledger knows of a promotion there, and its release."""
+    entries = list(entries)
+    release = next(one.release for one in entries if one.promotion == promotion and one.release)
+    return past_of(entries, promotion, target), release
 
 
 async def _to_stable(environment: Environment, region: str, reporter: Reporter) -> None:
@@ -227,19 +232,28 @@ def _began(entries: Iterable[Entry]) -> list[tuple[str, str]]:
 
 
 async def _roll_back(
-    environment: Environment, region: str, wanted: _Wanted, ledger: Ledger, reporter: Reporter
+    environment: Environment,
+    region: str,
+    wanted: _Wanted,
+    ledger: Ledger,
+    reporter: Reporter,
+    looks: _Looks,
 ) -> TargetResult:
     target = environment.target(region)
+    facts = await looks[region]
     async with open_site(environment, region) as site:
-        facts = await look(site.cluster, target.namespace)
         if facts.stable is None and facts.canary is None:
             raise BadInput(f"nothing is installed on {target.name}", hint="va status shows what runs")
         entries = await ledger.entries()
         promotion, release = wanted.promotion, ""
         past = Past()
+        several = len(looks) > 1 and not (wanted.to or wanted.canary_only)
+        calm = facts.canary is None and facts.on_stable  # else others are not asked: traffic leaves first
+        last = await _never_came(environment, wanted, entries, facts, looks) if several and calm else ""
+        if last:
+            return _left_alone(target.name, facts, last, reporter)
         if promotion is not None:
-            past = past_of(entries, promotion, target.name)
-            release = next(one.release for one in entries if one.promotion == promotion and one.release)
+            past, release = _told(entries, promotion, target.name)
         if promotion is None or not _explains(facts, past, release):
             # Somebody did something else, or from elsewhere: what Helm remembers has to do.
             before = await _before(site, facts, wanted)
@@ -265,6 +279,15 @@ async def _roll_back(
             await ledger.append(order)
         goal = Goal(promotion=promotion, target=target.name, release=release)
         return await _go_back(Work(goal=goal, site=site, ledger=ledger, reporter=reporter))
+
+
+def _left_alone(name: str, facts: Facts, last: str, reporter: Reporter) -> TargetResult:
+    runs = facts.runs or "nothing of ours"
+    reason = f"{last} never came here, {runs} stays"
+    reporter.note(f"{name}: {reason} (va rollback {name} takes it back)")
+    return TargetResult(
+        target=name, release=facts.runs, previous=facts.runs or None, outcome=Outcome.CACHED, reason=reason
+    )
 
 
 async def _go_back(work: Work) -> TargetResult:

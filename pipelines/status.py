@@ -15,8 +15,8 @@ from ci.delivery.lease import Holder, holder
 from ci.delivery.origins import origins
 from ci.delivery.promotion.facts import drift, look
 from ci.delivery.results import TargetStatus
-from ci.environments import Target, read_environments
-from ci.errors import BadInput, SystemUnavailable
+from ci.environments import Target, picked, read_environments
+from ci.errors import SystemUnavailable
 from ci.reporting import Reporter
 
 __all__ = ["answered", "status"]
@@ -32,12 +32,7 @@ async def status(
 
     A target whose cluster does not answer says so (`problem`), and the others are told of.
     """
-    environments = read_environments(estate)
-    known = {environment.name: environment for environment in environments}
-    for name in names or ():
-        if name not in known:
-            raise BadInput(f"unknown environment {name!r}", hint=f"environments: {', '.join(known)}")
-    chosen = [known[name] for name in names] if names else list(environments)
+    chosen = picked(read_environments(estate), names)
     with reporter.step("ask the targets"):
         targets = [one.target(region) for one in chosen for wave in one.waves for region in wave]
         clusters_of = {(one.kubeconfig, one.context) for one in targets}

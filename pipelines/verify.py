@@ -14,8 +14,8 @@ from typing import Any
 
 from ci import dates, places
 from ci.concurrency import both, together
-from ci.delivery.site import declared_values
 from ci.environments import Environment, Trust
+from ci.environments.chart_values import declared_values
 from ci.errors import PipelineError, PolicyBlocked
 from ci.layout import Column, Page, Table, page, words
 from ci.registry import Registry, parse_reference, registry_at

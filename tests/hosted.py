@@ -102,11 +102,6 @@ runs:
       env: {WANTED: "${{ inputs.python-version }}"}
       run: python3 --version | grep -F "Python $WANTED."
 """
-_CACHE = """
-name: cache
-inputs: {path: {required: true}, key: {required: true}}
-runs: {using: composite, steps: [{shell: bash, run: echo nothing is cached}]}
-"""
 _SARIF = """
 name: sarif
 inputs: {sarif_file: {required: true}, category: {required: true}}
@@ -117,29 +112,14 @@ runs:
       env: {FILE: "${{ inputs.sarif_file }}", OF: "${{ inputs.category }}"}
       run: mkdir -p "$HOSTED/alerts/$OF" && cp "$FILE" "$HOSTED/alerts/$OF"
 """
-_DAGGER = """
-name: dagger
-inputs: {version: {required: true}, verb: {required: true}, args: {required: true}}
-runs:
-  using: composite
-  steps:
-    - shell: bash
-      env: {ARGS: "${{ inputs.args }}"}
-      run: eval "$ARGS" # no engine is there to be had
-"""
 _ACTIONS = {
     "actions/checkout": _CHECKOUT, "actions/upload-artifact": _UPLOAD, "actions/download-artifact": _DOWNLOAD,
-    "actions/setup-python": _PYTHON, "actions/cache": _CACHE, "github/codeql-action/upload-sarif": _SARIF,
-    "dagger/dagger-for-github": _DAGGER,
+    "actions/setup-python": _PYTHON, "github/codeql-action/upload-sarif": _SARIF,
 }  # fmt: skip
 _PROGRAMS = {
     # A Debian on which all is installed that is asked for, and that says so when it is not.
     "apt-get": """#!/bin/sh
 for word; do case $word in update|install|-*) ;; *) dpkg -s "$word" >/dev/null || exit 100;; esac; done
-""",
-    "sudo": """#!/bin/sh
-while [ "${1#-}" != "$1" ]; do shift; done
-exec "$@"
 """,
 }
 
@@ -160,14 +140,12 @@ class Api:
     """GitHub's API, as far as workflows use it: comments, issues, and who has approved a run."""
 
     url: str = ""
-    asked: list[tuple[str, str, Any]] = field(default_factory=list)
     comments: list[dict[str, Any]] = field(default_factory=list)
     issues: list[dict[str, Any]] = field(default_factory=list)
     approvals: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         """Status and document; https://docs.github.com/rest/issues."""
-        self.asked.append((method, path, body))
         at = path.partition("?")[0].removeprefix(f"/repos/{REPOSITORY}/")
         if found := re.fullmatch(r"issues/comments/(\d+)", at):
             self.comments[int(found[1])].update(body)
@@ -192,7 +170,7 @@ class Api:
     def _kept(among: list[dict[str, Any]], body: dict[str, Any], **more: Any) -> dict[str, Any]:
         number = len(among)
         user = {"login": "github-actions[bot]", "type": "Bot"}
-        among.append({"id": number, "number": number, "user": user, "labels": [], **more, **body})
+        among.append({"id": number, "number": number, "user": user, **more, **body})
         return among[-1]
 
 

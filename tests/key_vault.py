@@ -12,7 +12,7 @@ import base64
 import json
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
@@ -53,12 +53,12 @@ class KeyVault:
     asked: list[str] = field(default_factory=list)
 
     def answer(
-        self, method: str, path: str, body: bytes, token: str, good: str
+        self, method: str, path: str, body: bytes, token: str, issued: Collection[str]
     ) -> tuple[int, dict[str, Any]]:
         """Status and document of one request to the vault itself."""
         words = [word for word in path.partition("?")[0].split("/") if word]
         self.asked.append(f"{method} {'/'.join(words)}")
-        if token != good:
+        if token not in issued:
             return 401, {"error": {"code": "Unauthorized", "message": "AKV10000: no token"}}
         if self.refuses:
             return 403, {"error": {"code": "Forbidden", "message": "Caller is not authorized to sign"}}
@@ -109,6 +109,11 @@ class KeyVault:
     @contextmanager
     def plainly(self, issued: Sequence[str], tenant: str) -> Iterator[int]:
         """The vault alone, at a port where plain HTTP is spoken: whoever has a token of Entra's is let in."""
+        with listening(self._handler(issued, tenant)) as port:
+            yield port
+
+    def _handler(self, issued: Collection[str], tenant: str) -> type[BaseHTTPRequestHandler]:
+        """Who shows one of these tokens, now or issued later, is let in."""
         vault = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -120,8 +125,7 @@ class KeyVault:
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-                good = token if token in issued else "none"
-                code, document = vault.answer(self.command, self.path, body, token, good)
+                code, document = vault.answer(self.command, self.path, body, token, issued)
                 content = json.dumps(document).encode()
                 self.send_response(code)
                 if code == 401:
@@ -134,8 +138,7 @@ class KeyVault:
 
             do_POST = do_GET  # noqa: N815
 
-        with listening(Handler) as port:
-            yield port
+        return Handler
 
     @contextmanager
     def serve(self, folder: Path) -> Iterator[dict[str, str]]:
@@ -158,18 +161,7 @@ class KeyVault:
                 self.end_headers()
                 self.wfile.write(content)
 
-        class Vault(Answers):
-            def do_GET(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                said = self.headers.get("Authorization", "").removeprefix("Bearer ")
-                code, document = vault.answer(self.command, self.path, body, said, token)
-                challenge = (
-                    'Bearer authorization="https://login.example/t", resource="https://vault.azure.net"'
-                )
-                self.send(code, document, **({"WWW_Authenticate": challenge} if code == 401 else {}))
-
-            def do_POST(self) -> None:
-                self.do_GET()
+        inside_tls = self._handler((token,), "t")
 
         class Proxy(Answers):
             def do_CONNECT(self) -> None:
@@ -178,7 +170,7 @@ class KeyVault:
                 self.send_response(200)
                 self.end_headers()
                 with context.wrap_socket(self.connection, server_side=True) as inside:
-                    Vault(inside, self.client_address, self.server)
+                    inside_tls(inside, self.client_address, self.server)
                 self.close_connection = True
                 return None
 

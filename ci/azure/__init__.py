@@ -9,6 +9,8 @@ across.py       what it refuses, or leaves dead, of several together
 offline.py      what can be said of templates without Azure: our rules, the definitions, checkov
 registry.py secrets.py    what is asked of the registry and of the vaults that are there
 grafana.py      our dashboards in Managed Grafana
+outputs.py estate.py    what deployments output; an estate's files made of it
+told.py         a plan, or a drift, as Markdown
 given.py free.py    the values of template parameters; whether names are to be had
 connection.py   the clients, and what their errors become
 deploy.py deleted.py    plan, apply, drift; destroy, and what comes back

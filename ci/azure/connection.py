@@ -120,25 +120,21 @@ async def call(function: Callable[[], T], what: str) -> T:
                 await asyncio.sleep(min(60.0, 2**attempt * _BUSY_SECONDS) * (0.75 + random.random() / 2))  # noqa: S311  # nosec B311  # a spread, no secret
                 continue
             if error.status_code == 400:
-                raise BadInput(f"Azure refuses {what}: {_said(error)}") from error
+                raise BadInput(f"Azure refuses {what}: {entra.said(error)}") from error
             if error.status_code == 403:
                 raise SystemUnavailable(
-                    f"Azure does not allow {what}: {_said(error)}",
+                    f"Azure does not allow {what}: {entra.said(error)}",
                     hint="the identity needs Contributor and User Access Administrator",
                 ) from error
             if error.status_code == 409:
                 raise StepFailed(
-                    f"{what}: {_said(error)}", hint="run the same command again later"
+                    f"{what}: {entra.said(error)}", hint="run the same command again later"
                 ) from error
             raise SystemUnavailable(
-                f"{what}: {_said(error)}", hint="run the same command again: it goes on from here"
+                f"{what}: {entra.said(error)}", hint="run the same command again: it goes on from here"
             ) from error
         except ServiceRequestError as error:
             raise SystemUnavailable(f"Azure Resource Manager does not answer: {error.message}") from error
         except AzureError as error:
             raise SystemUnavailable(f"{what}: {error.message}") from error
     raise AssertionError("unreachable")
-
-
-def _said(error: AzureError) -> str:
-    return str(error.message).strip().splitlines()[0]

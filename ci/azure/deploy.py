@@ -42,6 +42,12 @@ class Delta:
     before: Any = None
     after: Any = None
 
+    @property
+    def said(self) -> str:
+        """In a line: what was and what would be, each cut at a hundred characters."""
+        before, after = (json.dumps(value)[:100] for value in (self.before, self.after))
+        return {"create": f"= {after}", "delete": f"was {before}"}.get(self.kind, f"{before} -> {after}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from azure.core.exceptions import ResourceNotFoundError
 from pydantic import BaseModel, ConfigDict, Field
 
 from ci.architecture.model import Architecture
 from ci.architecture.names import name
 from ci.azure.arm import Module, expression, reference, resource_id
 from ci.azure.cluster import cluster_id, identity_id
-from ci.azure.connection import Azure, call
 from ci.azure.network import group
 from ci.concurrency import together
 from ci.delivery.kubeconfig import Server
 from ci.errors import BadInput, SystemUnavailable
+
+if TYPE_CHECKING:  # what renders loads none of Azure's clients
+    from ci.azure.connection import Azure
 
 __all__ = ["Facts", "outputs", "read_outputs", "read_servers"]
 
@@ -99,6 +100,9 @@ def outputs(architecture: Architecture, area: str, region: str) -> dict[str, Any
 
 async def read_outputs(azure: Azure, env: str, modules: Sequence[Module]) -> dict[str, Facts]:
     """What the deployments of these modules output, by region; BadInput names all that have none yet."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    from ci.azure.connection import call
 
     async def one(module: Module) -> dict[str, Any] | None:
         ask = partial(azure.deployments.deployments.get, module.group, module.name)
@@ -140,6 +144,8 @@ async def read_servers(azure: Azure, architecture: Architecture) -> dict[str, Se
     there are no local accounts.
     """
     from azure.mgmt.containerservice import ContainerServiceClient
+
+    from ci.azure.connection import call
 
     clusters = azure.client(ContainerServiceClient).managed_clusters
 

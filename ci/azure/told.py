@@ -6,7 +6,6 @@ https://docs.github.com/get-started/writing-on-github
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,6 @@ __all__ = ["as_markdown"]
 _SIGNS = {"create": "+", "modify": "!", "delete": "-", "foreign": "?"}
 _MOST = 200
 """Lines of single changes: whoever wants more reads the artifact."""
-_VALUE = 100
 
 
 def as_markdown(environment: str, changes: Sequence[Change], *, drift: bool = False) -> str:
@@ -83,9 +81,7 @@ def _lines(changes: Sequence[Change]) -> Iterator[str]:
         note = " (not ours: left alone)" if one.action == "foreign" else ""
         yield f"{_SIGNS[one.action]} {one.type} {_line(one.name)}{note}"
         for delta in one.delta:
-            before, after = (json.dumps(value)[:_VALUE] for value in (delta.before, delta.after))
-            told = {"create": f"= {after}", "delete": f"was {before}"}.get(delta.kind, f"{before} -> {after}")
-            yield f"{_SIGNS[one.action]}     {_line(delta.path)}: {_line(told)}"
+            yield f"{_SIGNS[one.action]}     {_line(delta.path)}: {_line(delta.said)}"
 
 
 def _line(text: str) -> str:

@@ -88,17 +88,15 @@ def estate_init(
             write_json(done)
             return
         show(_page(done))
-        if any("livekit" in one.kubernetes.workloads and not _image(one) for one in wanted):
+        if any(
+            "livekit" in one.kubernetes.workloads and not one.kubernetes.workloads["livekit"].image
+            for one in wanted
+        ):
             show(
                 f"next: va livekit publish --estate {estate}, its line into environments/architecture "
                 "(kubernetes.workloads.livekit.image), and this again: until then LiveKit is not installed"
             )
         show(f"next: va env check; va doctor --estate {estate}")
-
-
-def _image(architecture: Any) -> str | None:
-    image: str | None = architecture.kubernetes.workloads["livekit"].image
-    return image
 
 
 def _signer(estate: str, repository: str, key: str) -> Signer | None:

@@ -10,7 +10,6 @@ import typer
 from ci.commands.answers import answer
 from ci.commands.options import Json
 from ci.errors import BadInput
-from ci.files import refused
 
 if TYPE_CHECKING:
     from ci.layout import Page
@@ -83,8 +82,6 @@ def _read(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BadInput(f"{file} is no text") from error
-    except OSError as error:
-        raise refused(error, file) from error
 
 
 def _line(address: str | None) -> Page:

@@ -192,7 +192,6 @@ def _show_plan(changes: Sequence[Change], json: bool, none: str = _NO_CHANGES) -
 
 
 def _plan_page(changes: Sequence[Change], none: str) -> Page:
-    from json import dumps
 
     from ci.layout import page, words
 
@@ -214,9 +213,7 @@ def _plan_page(changes: Sequence[Change], none: str) -> Page:
         note = " (not ours: left alone)" if change.action == "foreign" else ""
         lines.append(words(f"  {mark} ", change.type, " ", (change.name, "bold"), note, style=style))
         for delta in change.delta:
-            before, after = (dumps(value)[:100] for value in (delta.before, delta.after))
-            said = {"create": f"= {after}", "delete": f"was {before}"}.get(delta.kind, f"{before} -> {after}")
-            lines.append(words(f"      {delta.path}: {said}"))
+            lines.append(words(f"      {delta.path}: {delta.said}"))
     made, changed, deleted = (
         sum(change.action == action for change in changes) for action in ("create", "modify", "delete")
     )

@@ -176,7 +176,7 @@ def _restarted(pods: Iterable[Pod] | None) -> list[str]:
 
 
 def _ready(pods: Iterable[Pod]) -> list[str]:
-    return [pod.name for pod in pods if pod.ready and pod.runs and pod.app.endswith("api")]
+    return [pod.name for pod in pods if pod.serves]
 
 
 async def _read(

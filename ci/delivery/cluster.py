@@ -97,6 +97,11 @@ class Pod:
     images: tuple[PodImage, ...] = ()
 
     @property
+    def serves(self) -> bool:
+        """Whether it answers sessions now, and so counts them."""
+        return self.ready and self.runs and self.app.endswith("api")
+
+    @property
     def runs(self) -> bool:
         """Whether it is at work: one that waits does not, nor one that goes or has ended."""
         return self.phase == "Running" and not self.leaving

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from kubernetes import client, config
 
 from ci import entra
 from ci.errors import BadInput, SystemUnavailable
+
+if TYPE_CHECKING:  # whoever writes a kubeconfig needs no client
+    from kubernetes import client, config
 
 __all__ = ["Server", "kubeconfig_of", "read_settings"]
 
@@ -71,6 +73,8 @@ def read_settings(kubeconfig: Path, context: str) -> client.Configuration:
 
     A plugin of somebody else's is run; ours is not, and is asked when a token is needed.
     """
+    from kubernetes import client, config
+
     if not kubeconfig.is_file():
         raise SystemUnavailable(
             f"there is no kubeconfig {kubeconfig}",
@@ -105,7 +109,9 @@ def read_settings(kubeconfig: Path, context: str) -> client.Configuration:
 def _by_entra(kubeconfig: Path, context: str) -> tuple[dict[str, Any], str, str] | None:
     """The kubeconfig without our own plugin, and what that asks for; None where the context has another."""
     try:
-        said = yaml.safe_load(kubeconfig.read_text())
+        if "exec" not in (text := kubeconfig.read_text()):
+            return None  # the client reads it itself
+        said = yaml.safe_load(text)
         name = next(one["context"]["user"] for one in said["contexts"] if one["name"] == context)
         user = next(one["user"] for one in said["users"] if one["name"] == name)
         plugin = user["exec"]
@@ -125,6 +131,8 @@ def _by_entra(kubeconfig: Path, context: str) -> tuple[dict[str, Any], str, str]
 
 def _unusable(kubeconfig: Path, context: str, error: config.ConfigException) -> BadInput:
     """What is wrong with a kubeconfig, which was read once and is read again for that."""
+    from kubernetes import config
+
     try:
         contexts, _ = config.list_kube_config_contexts(str(kubeconfig))  # type: ignore[no-untyped-call]
     except config.ConfigException as second:

@@ -24,6 +24,7 @@ import httpx
 
 from ci import entra
 from ci.delivery.findings import Tally
+from ci.delivery.tracks import Track
 from ci.errors import SystemUnavailable
 from ci.reasons import reason_of
 from ci.trusted import trusted
@@ -36,7 +37,6 @@ __all__ = [
     "Prometheus",
     "Reading",
     "Sample",
-    "Track",
     "Window",
     "advance",
     "begin",
@@ -44,8 +44,6 @@ __all__ = [
     "memory",
     "read",
 ]
-
-Track = Literal["stable", "canary"]
 
 SESSIONS = "voice_sessions_total"
 DURATIONS = "voice_session_duration_seconds_bucket"
@@ -130,16 +128,20 @@ class Prometheus:
         An answer that Prometheus itself (or Thanos, Mimir, VictoriaMetrics in its place) warns of is one in
         part: unavailable.
         """
+        return self._samples(await self._ask(query))
+
+    async def shape(self, query: str) -> tuple[str, tuple[Sample, ...]]:
+        """What its answer is (vector, matrix, scalar or string), and the series of a vector."""
         answer = await self._ask(query)
+        data = answer.get("data")
+        kind = str(data.get("resultType", "vector")) if isinstance(data, dict) else "vector"
+        return kind, self._samples(answer) if kind == "vector" else ()
+
+    def _samples(self, answer: Mapping[str, Any]) -> tuple[Sample, ...]:
         try:
             return tuple(_sample(item) for item in answer["data"]["result"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise SystemUnavailable(f"Prometheus at {self.url} answered something unknown") from error
-
-    async def shape(self, query: str) -> str:
-        """What its answer is: vector, matrix, scalar or string."""
-        data = (await self._ask(query)).get("data")
-        return str(data.get("resultType", "vector")) if isinstance(data, dict) else "vector"
 
     async def _ask(self, query: str) -> dict[str, Any]:
         try:

@@ -148,13 +148,10 @@ async def take_out(traffic: GlobalTraffic, region: str) -> Profile:
     return after
 
 
-async def put_back(traffic: GlobalTraffic, region: str) -> Profile:
+async def put_back(traffic: GlobalTraffic, region: str) -> None:
     """Send users to a region again."""
-    before = await traffic.look()
-    if before.endpoint(region).enabled:
-        return before
-    await traffic.change(region, enabled=True)
-    return await traffic.look()
+    if not (await traffic.look()).endpoint(region).enabled:
+        await traffic.change(region, enabled=True)
 
 
 def may_go(profile: Profile, region: str) -> None:
@@ -282,7 +279,7 @@ class _TrafficManager:
         except ClientAuthenticationError as error:
             raise entra.not_let_in(error, f"the Traffic Manager profile {self._name}") from error
         except HttpResponseError as error:
-            said = f"Traffic Manager says of {self._name}: {_first_line(error)}"
+            said = f"Traffic Manager says of {self._name}: {entra.said(error)}"
             if error.status_code in (400, 404, 409):
                 raise BadInput(said, hint="nothing was changed") from error
             if error.status_code == 403:
@@ -291,7 +288,7 @@ class _TrafficManager:
             raise SystemUnavailable(said, hint="the same command asks again") from error
         except AzureError as error:
             raise SystemUnavailable(
-                f"Traffic Manager does not answer about {self._name}: {_first_line(error)}",
+                f"Traffic Manager does not answer about {self._name}: {entra.said(error)}",
                 hint="the same command asks again",
             ) from error
 
@@ -305,7 +302,3 @@ def _endpoint(found: Any) -> Endpoint:
         priority=found.priority,
         weight=found.weight,
     )
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(getattr(error, "message", "") or error).strip().splitlines()), type(error).__name__)

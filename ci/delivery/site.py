@@ -24,7 +24,7 @@ from ci.delivery.regions import GlobalTraffic, traffic_manager
 from ci.delivery.revisions import ONCE_RAN, Revision, Values, newest
 from ci.delivery.tracks import CANARY, SPLIT, STABLE, TRACKS, Track
 from ci.environments import Environment, Target
-from ci.environments.chart_values import laid_over
+from ci.environments.chart_values import declared_values, laid_over
 from ci.errors import PipelineError, StepFailed, SystemUnavailable
 from ci.release import Release
 
@@ -350,11 +350,6 @@ def chart_values(environment: Environment, target: Target, release: Release, tra
     own["traffic"] = {"hostname": target.hostname, "canaryWeight": 0, "canary": ""}
     canary = environment.canary.values if track == "canary" else {}
     return laid_over(laid_over(declared_values(environment, target), canary), own)
-
-
-def declared_values(environment: Environment, target: Target) -> Values:
-    """The chart's values that the files say for a target: the environment's, and its own over them."""
-    return laid_over(environment.values, target.values)
 
 
 def release_values(release: Release, track: Track, registry: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ci.environments.gates import (
     OnInconclusive,
     RestartGate,
     SaturationGate,
+    bare,
     filled,
     queries,
 )
@@ -40,7 +41,7 @@ from ci.environments.model import (
     geography,
 )
 from ci.environments.policy import Approvals, Channel, Freeze, News, Soak
-from ci.environments.reading import estates, names, read_environment, read_environments
+from ci.environments.reading import estates, names, picked, read_environment, read_environments
 from ci.environments.written import parse_seconds
 
 __all__ = [
@@ -70,11 +71,13 @@ __all__ = [
     "Traffic",
     "Trust",
     "TrustedSigner",
+    "bare",
     "estates",
     "filled",
     "geography",
     "names",
     "parse_seconds",
+    "picked",
     "queries",
     "read_environment",
     "read_environments",

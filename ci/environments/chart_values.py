@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
@@ -20,7 +20,10 @@ from pydantic.alias_generators import to_camel
 from ci import places, yamlfile
 from ci.quantities import quantity
 
-__all__ = ["Values", "hold", "laid_over", "schema"]
+if TYPE_CHECKING:
+    from ci.environments.model import Environment, Target
+
+__all__ = ["Values", "declared_values", "hold", "laid_over", "schema"]
 
 _RESERVED = (
     "AGENT_NAME", "VA_TRACK", "VA_RELEASE", "LIVEKIT_URL", "LIVEKIT_PUBLIC_URL", "LIVEKIT_API_KEY",
@@ -471,3 +474,8 @@ def laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
         both = isinstance(under, Mapping) and isinstance(value, Mapping)
         merged[key] = laid_over(under, value) if both else value  # type: ignore[arg-type]
     return merged
+
+
+def declared_values(environment: Environment, target: Target) -> dict[str, Any]:
+    """The chart's values that the files say for a target: the environment's, and its own over them."""
+    return laid_over(environment.values, target.values)

@@ -22,6 +22,7 @@ __all__ = [
     "OnInconclusive",
     "RestartGate",
     "SaturationGate",
+    "bare",
     "filled",
     "queries",
 ]
@@ -45,14 +46,19 @@ def _query(value: str) -> str:
     return value
 
 
+def bare(query: str) -> str:
+    """A query of PromQL without what its strings say."""
+    return re.sub(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`', '""', query)
+
+
 def _counter(value: str) -> str:
-    bare = re.sub(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`', '""', value)
-    if found := re.search(rf"\b({_SMOOTHS})\s*\(", bare, re.IGNORECASE):
+    text = bare(value)
+    if found := re.search(rf"\b({_SMOOTHS})\s*\(", text, re.IGNORECASE):
         raise mistake(
             f"{shown(value)} is smoothed, by {found[1]}: counters are read raw",
             "name the counter itself: growth is added up here",
         )
-    if found := re.search(rf"\b({_AGGREGATES})\s*(?:\(|by\b|without\b)", bare, re.IGNORECASE):
+    if found := re.search(rf"\b({_AGGREGATES})\s*(?:\(|by\b|without\b)", text, re.IGNORECASE):
         raise mistake(
             f"{shown(value)} is aggregated, by {found[1]}: a pod that goes would be a reset",
             "name the counter itself: its series are added up here",

@@ -13,7 +13,7 @@ from ci.environments.model import Environment
 from ci.errors import BadInput
 from ci.windows import opens
 
-__all__ = ["estates", "names", "read_environment", "read_environments"]
+__all__ = ["estates", "names", "picked", "read_environment", "read_environments"]
 
 _ARCHITECTURE = "architecture"
 """What the targets are made of is declared there: see ci.architecture."""
@@ -24,6 +24,15 @@ def estates(root: Path | None = None) -> tuple[str, ...]:
     folder = root or places.checkout() / "environments"
     found = (path.parent.name for path in folder.glob("*/*.yaml"))
     return tuple(sorted({name for name in found if _is_name(name)} - {_ARCHITECTURE}))
+
+
+def picked(environments: Sequence[Environment], names: Sequence[str] | None) -> list[Environment]:
+    """Those of these names, as they were named; all without. BadInput lists the known ones."""
+    known = {one.name: one for one in environments}
+    for name in names or ():
+        if name not in known:
+            raise BadInput(f"unknown environment {name!r}", hint=f"environments: {', '.join(known)}")
+    return [known[name] for name in names] if names else list(environments)
 
 
 def _is_name(text: str) -> bool:
@@ -67,8 +76,12 @@ def read_environment(estate: str, name: str, root: Path | None = None) -> Enviro
     _say_names(document, estate, name)
     environment = yamlfile.checked(Environment, document)
     # Each target's are laid over the environment's, and the canary's over those.
-    for region in environment.targets:
-        hold(document, (("values",), ("targets", region, "values")), (("canary", "values"),))
+    layers: dict[tuple[tuple[str, ...], ...], None] = dict.fromkeys(
+        (("values",), ("targets", region, "values")) if target.values else (("values",),)
+        for region, target in environment.targets.items()
+    )
+    for layer in layers:
+        hold(document, layer, (("canary", "values"),))
     for loc, mistake in _inconsistencies(environment, known):
         raise BadInput(mistake, place=document.place(*loc), hint="nothing was touched: mend the file")
     return environment

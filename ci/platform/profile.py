@@ -24,6 +24,7 @@ __all__ = [
     "changed",
     "chosen",
     "endpoint_json",
+    "named",
     "probed",
     "started",
 ]
@@ -124,11 +125,17 @@ def chosen(candidates: Sequence[Steered], routing: str) -> Steered | None:
     return random.choices(candidates, weights)[0]  # noqa: S311  # nosec B311  # a spread, no secret
 
 
+def named(endpoints: Sequence[Steered], name: str) -> Steered:
+    """The endpoint of that name; Refused when there is none."""
+    found = next((one for one in endpoints if one.name == name), None)
+    if found is None:
+        raise Refused("ResourceNotFound", f"The resource '{_KIND}/{name}' was not found.", 404)
+    return found
+
+
 def changed(endpoints: Sequence[Steered], name: str, wanted: Mapping[str, Any]) -> tuple[Steered, ...]:
     """The endpoints once that one has the `properties` of a PATCH; Refused, and then nothing is changed."""
-    before = next((one for one in endpoints if one.name == name), None)
-    if before is None:
-        raise Refused("ResourceNotFound", f"The resource '{_KIND}/{name}' was not found.", 404)
+    before = named(endpoints, name)
     update: dict[str, Any] = {}
     for key in ("priority", "weight"):
         value = wanted.get(key)

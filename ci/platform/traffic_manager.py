@@ -46,6 +46,7 @@ from ci.platform.profile import (
     changed,
     chosen,
     endpoint_json,
+    named,
     probed,
     started,
 )
@@ -155,7 +156,7 @@ class Manager:
 
     def named(self, name: str) -> Steered:
         """The endpoint of that name; Refused when there is none."""
-        return next(one for one in changed(self.endpoints, name, {}) if one.name == name)
+        return named(self.endpoints, name)
 
     async def probe(self, http: aiohttp.ClientSession) -> None:
         """Ask all endpoints how they are, each once an interval, until cancelled."""

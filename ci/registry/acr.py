@@ -43,7 +43,6 @@ from ci.retries import retry_after
 if TYPE_CHECKING:
     from azure.containerregistry import ContainerRegistryClient
     from azure.core.credentials import TokenCredential
-    from azure.core.exceptions import AzureError
 
 __all__ = ["AzureRegistry", "is_azure", "registry_at"]
 
@@ -303,26 +302,21 @@ def _as_ours(endpoint: str, scope: str) -> Iterator[None]:
         yield
     except ResourceNotFoundError as error:
         raise BadInput(
-            f"{endpoint} does not have it ({scope}): {_said(error)}", hint="va publish puts it there"
+            f"{endpoint} does not have it ({scope}): {entra.said(error)}", hint="va publish puts it there"
         ) from error
     except ClientAuthenticationError as error:
         raise SystemUnavailable(
-            f"the registry {endpoint} refused these credentials for {scope}: {_said(error)}",
+            f"the registry {endpoint} refused these credentials for {scope}: {entra.said(error)}",
             hint="log in again, or ask for the right to do this there",
         ) from error
     except IncompleteReadError as error:
-        raise Again(_said(error)) from error
+        raise Again(entra.said(error)) from error
     except HttpResponseError as error:
         if error.status_code in AGAIN:
-            raise Again(_said(error), retry_after(getattr(error.response, "headers", {}))) from error
-        raise SystemUnavailable(f"the registry {endpoint} refused {scope}: {_said(error)}") from error
+            raise Again(entra.said(error), retry_after(getattr(error.response, "headers", {}))) from error
+        raise SystemUnavailable(f"the registry {endpoint} refused {scope}: {entra.said(error)}") from error
     except AzureError as error:  # no connection, or it was lost
-        raise Again(_said(error)) from error
-
-
-def _said(error: AzureError) -> str:
-    lines = str(error.message or error).strip().splitlines()
-    return lines[0] if lines else "without a word"
+        raise Again(entra.said(error)) from error
 
 
 @cache

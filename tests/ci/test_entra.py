@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,6 +72,16 @@ def test_without_a_job_it_is_what_azure_identity_finds(
     assert isinstance(entra.credential(), ClientAssertionCredential)
     monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_URL")
     assert isinstance(entra.credential(), DefaultAzureCredential)
+
+
+def test_the_log_of_azures_own_client_is_nobodys_standard_error() -> None:
+    """Who is not let in is told so in one line: `kubectl` shows all that `va kube token` says there."""
+    script = (
+        "import logging; from ci import entra; entra.credential();"
+        "logging.getLogger('azure.identity._credentials.chained').warning('13 lines')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_an_application_that_nobody_named_is_not_asked_for(

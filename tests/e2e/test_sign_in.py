@@ -106,12 +106,7 @@ def test_kubectl_and_our_client_get_in_as_who_is_signed_in(
 ) -> None:
     identities, server, _ = entered
     file = _kubeconfig(server, tmp_path)
-    until(
-        lambda: _kubectl(file, "auth", "whoami").returncode == 0,
-        "the issuer is not known",
-        seconds=90,
-        every=2,
-    )
+    _wait_until_known(file)
     who = json.loads(_kubectl(file, "auth", "whoami", "-o", "json").stdout)["status"]["userInfo"]
     assert who["username"] == identities.client and GROUP in who["groups"]
     asked = len(identities.scopes)
@@ -139,12 +134,7 @@ def test_doctor_tells_what_a_promoter_lacks_until_it_was_granted(
     (folder / "mine" / "prod.yaml").write_text(text)
     monkeypatch.setattr(reach, "read_environments", lambda name: read_environments(name, root=folder))
     file = tmp_path / "kubeconfig"
-    until(
-        lambda: _kubectl(file, "auth", "whoami").returncode == 0,
-        "the issuer is not known",
-        seconds=90,
-        every=2,
-    )
+    _wait_until_known(file)
 
     def rights() -> dict[str, dict[str, Any]]:
         said = json.loads(CliRunner().invoke(app, ["doctor", "--estate", "mine", "--json"]).stdout)

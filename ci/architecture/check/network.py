@@ -251,8 +251,7 @@ def room_for_private_endpoints(estate: Estate) -> Iterator[Broken]:
     """Private endpoints have a subnet in every region."""
     services = estate.architecture.network.private_endpoints
     for region, plan in estate.architecture.regions.items():
-        purposes = {subnet.purpose for subnet in plan.subnets.values()}
-        if plan.resource_group and services and "endpoints" not in purposes:
+        if plan.resource_group and services and "endpoints" not in plan.purposes:
             yield Broken(
                 ("network", "private_endpoints"),
                 f"private endpoints for {', '.join(services)}, but {region} has no subnet for them",
@@ -264,11 +263,11 @@ def room_for_private_endpoints(estate: Estate) -> Iterator[Broken]:
 def subnets_there(estate: Estate) -> Iterator[Broken]:
     """Every region has a subnet for AKS and one for the Application Gateway."""
     for region, plan in estate.architecture.regions.items():
-        purposes = {subnet.purpose for subnet in plan.subnets.values()}
-        if plan.resource_group and not {"aks", "gateway"} <= purposes:
+        if plan.resource_group and not {"aks", "gateway"} <= plan.purposes:
+            what = "the Application Gateway" if "aks" in plan.purposes else "AKS"
             yield Broken(
                 ("regions", region, "subnets"),
-                f"{region} has no subnet for {'AKS' if 'aks' not in purposes else 'the Application Gateway'}",
+                f"{region} has no subnet for {what}",
                 "add one with its purpose",
             )
 

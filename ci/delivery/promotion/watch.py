@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ci.concurrency import together
+from ci.concurrency import both, together
 from ci.delivery import gates, metrics
 from ci.delivery.cluster import Pod
 from ci.delivery.findings import Finding, Tally, Verdict
@@ -59,26 +59,28 @@ class Watch:
 
     async def _look(self, site: Site) -> tuple[str, list[Finding]]:
         name = site.target.name
-        reading, pods = await self._read(site)
+        reading, pods, away = await self._read(site)
         before = self._windows.get(name)
         self._windows[name] = metrics.begin(reading) if before is None else metrics.advance(before, reading)
         found = [stands(self._windows[name].sessions, self.environment, self.before.get(name))]
         if pods is not None:
-            away = await missing(site.cluster, site.target.namespace)
             found.append(self._pods[name].look(pods, away, time.monotonic()))
         return name, [one for one in found if one is not None]
 
-    async def _read(self, site: Site) -> tuple[Reading | NoData, tuple[Pod, ...] | None]:
+    async def _read(self, site: Site) -> tuple[Reading | NoData, tuple[Pod, ...] | None, Mapping[str, str]]:
         try:
             pods = await site.pods()
         except SystemUnavailable as error:
-            return NoData(time=time.time(), reason=error.message), None
-        ready = [pod.name for pod in pods if pod.ready and pod.runs and pod.app.endswith("api")]
+            return NoData(time=time.time(), reason=error.message), None, {}
+        ready = [pod.name for pod in pods if pod.serves]
         stale = self.environment.gates.stale
-        reading = await metrics.read(
-            site.prometheus, site.target.namespace, stale=stale, now=time.time(), expected=ready
+        reading, away = await both(
+            metrics.read(
+                site.prometheus, site.target.namespace, stale=stale, now=time.time(), expected=ready
+            ),
+            missing(site.cluster, site.target.namespace),
         )
-        return reading, pods
+        return reading, pods, away
 
 
 def stood(entries: Iterable[Entry], promotion: str) -> dict[str, Tally]:

@@ -230,7 +230,8 @@ def test_a_region_goes_out_and_comes_back_and_either_may_be_asked_twice(tmp_path
             out = await take_out(traffic, "westeurope")
             assert [one.enabled for one in out.endpoints] == [True, False, True]
         for _ in range(2):
-            back = await put_back(traffic, "westeurope")
+            await put_back(traffic, "westeurope")
+            back = await traffic.look()
             assert all(one.enabled for one in back.endpoints)
         assert back.endpoint("westeurope").monitor == Monitor.CHECKING  # enabled is not yet online
 
